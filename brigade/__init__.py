@@ -1,0 +1,1 @@
+"""Brigade: an inference system for GPTs. Same model, same prompt, same bits."""

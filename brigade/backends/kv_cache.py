@@ -1,0 +1,47 @@
+"""The tensors that hold keys and values; which block belongs to whom is the engine's business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Per layer one tensor of keys and one of values, [blocks, kv heads, block size, head dim]."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @classmethod
+    def allocate(
+        cls,
+        num_layers: int,
+        num_blocks: int,
+        num_kv_heads: int,
+        block_size: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> KVCache:
+        shape = (num_blocks, num_kv_heads, block_size, head_dim)
+
+        def tensors() -> tuple[Tensor, ...]:
+            # Zeroed: a tile's unused tail is multiplied by a weight of zero, and zero times an uninitialised NaN is NaN.
+            return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers))
+
+        return cls(tensors(), tensors())
+
+    @property
+    def num_blocks(self) -> int:
+        return self.keys[0].shape[0]
+
+    @property
+    def block_size(self) -> int:
+        return self.keys[0].shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.keys + self.values)

@@ -1,0 +1,23 @@
+"""What goes wrong, in words.
+
+Everything a user can mend is a `UserError`: one line that names the value, the limit and the remedy. The command
+line prints that line and exits with 2. What cannot happen is an `assert`, never one of these.
+"""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something the caller can mend; its text is one line."""
+
+
+class ConfigError(UserError):
+    """A setting or a combination of settings that cannot work."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is not whole, not safe to read, or not of a known family."""
+
+
+class RequestError(UserError):
+    """A request that can never be served: refused at submission, with the numbers."""

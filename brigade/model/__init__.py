@@ -1,0 +1,1 @@
+"""What the network is: specs, and the modules they build."""

@@ -1,0 +1,88 @@
+"""The whole network: ids and positions in, logits of the wanted rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from brigade.backends.base import Backend, Step
+from brigade.backends.kv_cache import KVCache
+from brigade.batch import Batch
+from brigade.config import ModelConfig
+from brigade.model.layer_specs import gpt_spec
+from brigade.model.rope import RopeTable
+from brigade.model.spec import ModuleSpec, build_module
+
+
+class GPTModel(nn.Module):
+    """Built from a spec for each part; it never sees a request and keeps no state between steps.
+
+    Made on the meta device, it costs nothing until `load_state_dict(..., assign=True)` gives it weights.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        backend: Backend,
+        max_length: int | None = None,
+        spec: Mapping[str, ModuleSpec] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.backend = config, backend
+        self.max_length = max_length or config.max_positions
+        spec = gpt_spec(config, backend) if spec is None else spec
+
+        def part(name: str) -> nn.Module | None:
+            return build_module(spec[name], backend=backend) if name in spec else None
+
+        self.embedding = part("embedding")
+        self.layers = nn.ModuleList(
+            build_module(spec[f"layers.{i}"], layer=i, backend=backend) for i in range(config.num_layers)
+        )
+        self.final_norm, self.project_out, self.head = part("final_norm"), part("project_out"), part("head")
+        self.windows = frozenset(config.window(i) for i in range(config.num_layers))
+        self._rope_tables: dict | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
+        """Float32 logits [wanted rows, vocabulary] in the order of the batch's spans."""
+        step = self.backend.begin_step(batch, cache, self.windows)
+        return self.logits(self.hidden(step), step)
+
+    def hidden(self, step: Step) -> Tensor:
+        x_TH = self.embedding(step)
+        rotary = self._rotary(step)
+        for layer in self.layers:
+            x_TH = layer(x_TH, step, rotary)
+        return x_TH
+
+    def logits(self, x_TH: Tensor, step: Step) -> Tensor:
+        if step.logit_rows is not None:
+            x_TH = x_TH[step.logit_rows]
+        if self.final_norm is not None:
+            x_TH = self.final_norm(x_TH)
+        if self.project_out is not None:
+            x_TH = self.project_out(x_TH)
+        logits = self.backend.linear(x_TH, self.embedding.word, None) if self.head is None else self.head(x_TH)
+        cap = self.config.logit_softcap
+        return logits.float() if cap is None else self.backend.softcap(logits.float(), cap)
+
+    def _rotary(self, step: Step) -> dict:
+        """cos and sin of this step's positions, for each distinct rope of the model."""
+        if self._rope_tables is None:
+            ropes = {self.config.layer_rope(i) for i in range(self.config.num_layers)} - {None}
+            self._rope_tables = {rope: RopeTable(rope, self.max_length, self.backend.device) for rope in ropes}
+        return {
+            rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in self._rope_tables.items()
+        }
+
+
+def empty_model(config: ModelConfig, backend: Backend, max_length: int | None = None) -> GPTModel:
+    """The network without storage: its parameter names, shapes and spec, for loading, counting and showing."""
+    with torch.device("meta"):
+        return GPTModel(config, backend, max_length)

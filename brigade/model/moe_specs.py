@@ -1,0 +1,33 @@
+"""Specs of the expert block: routed experts, and a shared one where the family has it."""
+
+from __future__ import annotations
+
+from brigade.config import ModelConfig
+from brigade.model.linear import ColumnLinear, RowLinear
+from brigade.model.mlp import MLP
+from brigade.model.moe import ExpertWeights, MoE
+from brigade.model.spec import ModuleSpec
+
+
+def mlp_spec(config: ModelConfig, ffn_size: int) -> ModuleSpec:
+    width = ffn_size * (2 if config.gated else 1)
+    return ModuleSpec(
+        MLP,
+        {"activation": config.activation, "gated": config.gated},
+        {
+            "up": ModuleSpec(ColumnLinear, {"size_in": config.hidden_size, "size_out": width, "bias": config.mlp_bias}),
+            "down": ModuleSpec(RowLinear, {"size_in": ffn_size, "size_out": config.hidden_size, "bias": config.mlp_bias}),
+        },
+    )
+
+
+def moe_spec(config: ModelConfig) -> ModuleSpec:
+    moe = config.moe
+    assert moe is not None
+    parts = {
+        "router": ModuleSpec(ColumnLinear, {"size_in": config.hidden_size, "size_out": moe.num_experts, "bias": False}),
+        "experts": ModuleSpec(ExpertWeights, {"moe": moe, "hidden_size": config.hidden_size, "gated": config.gated}),
+    }
+    if moe.shared_ffn_size:
+        parts["shared"] = mlp_spec(config, moe.shared_ffn_size)
+    return ModuleSpec(MoE, {"moe": moe, "activation": config.activation, "gated": config.gated}, parts)
