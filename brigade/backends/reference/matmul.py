@@ -1,0 +1,89 @@
+"""Matrix products whose rows do not depend on how many rows there are.
+
+A library chooses its algorithm by the shape, so the same row can come out with another last bit in a larger batch. Two
+ways around it, the first that a short probe of the machine proves:
+
+- **direct**: one library call. Holds where the library promises a strict order (`MKL_CBWR` with STRICT, asked for in
+  `brigade.backends.reference.strict`), for at least `MIN_ROWS` rows: a single row takes a matrix-vector routine.
+- **tiled**: calls of one shape only, `TILE_ROWS` rows by at most `TILE_K` of the summed axis, their sums added in order.
+  A call of one shape is one algorithm, and a short K is one pass of it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from brigade.errors import ConfigError
+
+MIN_ROWS = 4
+TILE_ROWS = 16
+TILE_K = 256
+
+
+class Matmul(Protocol):
+    name: str
+    row_quantum: int
+
+    def __call__(self, x_MK: Tensor, weight_NK: Tensor) -> Tensor: ...
+
+
+def pad_rows(x: Tensor, quantum: int) -> Tensor:
+    missing = -x.shape[0] % quantum
+    return functional.pad(x, (0, 0, 0, missing)) if missing else x
+
+
+class DirectMatmul:
+    name, row_quantum = "direct", MIN_ROWS
+
+    def __call__(self, x_MK: Tensor, weight_NK: Tensor) -> Tensor:
+        rows = x_MK.shape[0]
+        if rows >= MIN_ROWS:
+            return functional.linear(x_MK, weight_NK)
+        return functional.linear(pad_rows(x_MK, MIN_ROWS), weight_NK)[:rows]
+
+
+class TiledMatmul:
+    name, row_quantum = "tiled", TILE_ROWS
+
+    def __call__(self, x_MK: Tensor, weight_NK: Tensor) -> Tensor:
+        rows, depth = x_MK.shape
+        x = pad_rows(x_MK, TILE_ROWS)
+        out = x.new_empty(x.shape[0], weight_NK.shape[0])
+        for m in range(0, x.shape[0], TILE_ROWS):
+            tile = functional.linear(x[m : m + TILE_ROWS, :TILE_K].contiguous(), weight_NK[:, :TILE_K])
+            for k in range(TILE_K, depth, TILE_K):
+                part = x[m : m + TILE_ROWS, k : k + TILE_K].contiguous()
+                tile = tile + functional.linear(part, weight_NK[:, k : k + TILE_K])
+            out[m : m + TILE_ROWS] = tile
+        return out[:rows]
+
+
+PROBE_SHAPES = ((64, 96), (1000, 136), (1024, 256))  # K, N
+PROBE_ROWS = (1, 2, 3, 5, 16, 33, 64, 100)
+
+
+def rows_hold(matmul: Matmul, device: torch.device) -> bool:
+    """Whether every row equals itself in a larger product, on this machine, for the probed shapes."""
+    generator = torch.Generator().manual_seed(1)
+    for depth, width in PROBE_SHAPES:
+        x = torch.randn(160, depth, generator=generator).to(device)
+        weight = torch.randn(width, depth, generator=generator).to(device)
+        whole = matmul(x, weight)
+        if not all(torch.equal(matmul(x[3 : 3 + m], weight), whole[3 : 3 + m]) for m in PROBE_ROWS):
+            return False
+    return True
+
+
+def choose_matmul(device: torch.device) -> Matmul:
+    """The fastest way that holds here; none is an error, since an unproven one would break the promise silently."""
+    for candidate in (DirectMatmul(), TiledMatmul()):
+        if rows_hold(candidate, device):
+            return candidate
+    raise ConfigError(
+        f"the matrix products of torch {torch.__version__} on {device} change with the number of rows, in every way this "
+        "backend knows; results would depend on the batch. Start with --exact off to accept that"
+    )
