@@ -1,0 +1,1 @@
+"""Requests, cache, scheduler, sampler, controller, and the two engines."""

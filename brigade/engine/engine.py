@@ -1,0 +1,218 @@
+"""The request life cycle, the same for both engines: submit -> step, step, ... -> take the output; abort at any time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from brigade.engine.block_pool import BlockPool
+from brigade.engine.config import EngineConfig
+from brigade.engine.controller import TextGenerationController
+from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.request import Request, clock
+from brigade.engine.sampling.params import SamplingParams
+from brigade.engine.sampling.rng import derive_seed
+from brigade.engine.scheduler import DynamicScheduler, Scheduler, StaticScheduler
+from brigade.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Engine:
+    """Steps requests to their end. `limit` is the longest prompt and output together."""
+
+    scheduler_type: type[Scheduler]
+    prefix_cache_allowed = True
+
+    def __init__(
+        self,
+        controller: TextGenerationController,
+        config: EngineConfig,
+        num_blocks: int,
+        limit: int,
+        vocab_size: int | None = None,
+    ) -> None:
+        self.controller, self.config, self.limit, self.vocab_size = controller, config, limit, vocab_size
+        self.pool = BlockPool(num_blocks, config.block_size, config.prefix_cache and self.prefix_cache_allowed)
+        self.scheduler = self.scheduler_type(config, self.pool)
+        self.steps = 0
+        self._groups: dict[str, list[Request]] = {}
+        self._prompts: dict[str, str | None] = {}
+        self._numbers = itertools.count()
+        self._unsent: deque[Delta] = deque()
+
+    clock = staticmethod(clock)
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work or bool(self._unsent)
+
+    @property
+    def num_running(self) -> int:
+        return len(self.scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.scheduler.waiting)
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        request_id: str | None = None,
+        arrival: float | None = None,
+        collect_logits: bool = False,
+    ) -> str:
+        """Queue a prompt; refused here, with the numbers, if it could never be served."""
+        params = params or SamplingParams()
+        number = next(self._numbers)
+        request_id = f"request-{number}" if request_id is None else request_id
+        if request_id in self._groups:
+            raise RequestError(f"request id {request_id!r} is in use; choose another or take its output first")
+        ids = self._encode(prompt)
+        room = self.limit - len(ids)
+        max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
+        self._check(ids, max_tokens, params)
+        seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
+        arrival = clock() if arrival is None else arrival
+        group = [
+            Request(
+                request_id, index, (params.priority, number), params, derive_seed(seed, index), ids,
+                self.controller.eos_ids, arrival, max_tokens, collect_logits=collect_logits,
+            )
+            for index in range(params.n)
+        ]  # fmt: skip
+        for request in group:
+            self._open_text(request)
+            self.scheduler.add(request)
+        self._groups[request_id] = group
+        self._prompts[request_id] = prompt if isinstance(prompt, str) else None
+        return request_id
+
+    def _encode(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            return [int(i) for i in prompt]
+        if self.controller.tokenizer is None:
+            raise RequestError("this model has no tokenizer, so a text prompt cannot be read; give token ids instead")
+        return self.controller.tokenizer.encode(prompt)
+
+    def _check(self, ids: list[int], max_tokens: int, params: SamplingParams) -> None:
+        if not ids:
+            raise RequestError("the prompt has 0 tokens; give at least 1")
+        bad = next((i for i in ids if i < 0 or (self.vocab_size is not None and i >= self.vocab_size)), None)
+        if bad is not None:
+            raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}; use 0 to {self.vocab_size - 1}")
+        if len(ids) + max(max_tokens, 0) > self.limit or (max_tokens <= 0 and params.max_tokens is None):
+            wanted = f"{len(ids)} prompt tokens and max_tokens {params.max_tokens}"
+            raise RequestError(
+                f"{wanted} exceed the limit of {self.limit} positions; shorten the prompt, lower max_tokens, "
+                "or raise max_model_len if the model allows it"
+            )
+        blocks = self.pool.blocks_for(max(len(ids) + max_tokens - 1, 1))
+        if blocks > self.pool.num_blocks:
+            raise RequestError(
+                f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "
+                f"{self.pool.block_size} positions; the cache has {self.pool.num_blocks}: raise kv_memory or kv_blocks"
+            )
+        if params.stop and self.controller.tokenizer is None:
+            raise RequestError("stop strings match on text, but this model has no tokenizer; use stop_token_ids")
+        if params.echo and self.controller.tokenizer is None:
+            raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
+
+    def _open_text(self, request: Request) -> None:
+        tokenizer = self.controller.tokenizer
+        if tokenizer is None:
+            return
+        request.detokenizer = tokenizer.detokenizer()
+        if request.params.stop:
+            from brigade.tokenizer import StopStrings
+
+            request.stop_strings = StopStrings(request.params.stop, request.params.include_stop)
+        if request.params.echo:
+            text = self._prompts.get(request.request_id) or tokenizer.decode(request.prompt_token_ids)
+            request.pieces.append(text)
+            self._unsent.append(Delta(request.request_id, request.index, text, (), None, None))
+
+    def step(self) -> list[Delta]:
+        """Compute one step of whatever is scheduled and return what it added."""
+        deltas = list(self._unsent)
+        self._unsent.clear()
+        plan = self.scheduler.schedule()
+        if not plan.tokens:
+            assert not self.scheduler.has_work, "work is queued, and nothing could be scheduled"
+            return deltas
+        requests = list(plan.tokens)
+        deltas += self.controller.run(plan.batch(), requests)
+        self.scheduler.advance(plan)
+        self.steps += 1
+        for request in requests:
+            if request.is_finished:
+                self.scheduler.remove(request)
+            elif request.max_tokens == 0 and request.pending == 0:
+                deltas.append(self._end(request, "length"))
+        return deltas
+
+    def _end(self, request: Request, reason: str) -> Delta:
+        """End a request outside of sampling: nothing to sample, or aborted."""
+        request.finish_reason, request.finished = reason, clock()
+        self.scheduler.remove(request)
+        return Delta(request.request_id, request.index, "", (), None, reason)
+
+    def abort(self, request_id: str) -> None:
+        """End every sample of a request now, running or waiting; what it has said so far stays."""
+        for request in self._group(request_id):
+            if not request.is_finished:
+                self._unsent.append(self._end(request, "abort"))
+
+    def is_finished(self, request_id: str) -> bool:
+        return all(request.is_finished for request in self._group(request_id))
+
+    def take_output(self, request_id: str) -> RequestOutput:
+        """The finished request, once; the engine forgets it."""
+        group = self._group(request_id)
+        if not self.is_finished(request_id):
+            raise RequestError(f"request {request_id!r} is still running; step until its samples are finished")
+        del self._groups[request_id]
+        first = group[0]
+        prompt_logprobs = None
+        if first.params.prompt_logprobs is not None:
+            prompt_logprobs = [first.prompt_logprobs.get(i) for i in range(len(first.prompt_token_ids))]
+        return RequestOutput(
+            request_id, self._prompts.pop(request_id), list(first.prompt_token_ids), prompt_logprobs,
+            [request.sample() for request in group],
+        )  # fmt: skip
+
+    def take_logits(self, request_id: str) -> Tensor:
+        """The collected logits of a request submitted with `collect_logits`, [length, vocabulary]."""
+        import torch
+
+        first = self._group(request_id)[0]
+        logits = torch.stack([first.prompt_logits[i] for i in range(len(first.prompt_token_ids))])
+        self.take_output(request_id)
+        return logits
+
+    def _group(self, request_id: str) -> list[Request]:
+        if request_id not in self._groups:
+            raise RequestError(f"no request {request_id!r} here; it was never submitted, or its output was taken")
+        return self._groups[request_id]
+
+    def check(self) -> None:
+        """Assert that every block is accounted for."""
+        self.pool.check([request.blocks for request in self.scheduler.running + self.scheduler.waiting])
+
+
+class DynamicEngine(Engine):
+    """Continuous batching over paged KV blocks: requests join and leave at every step."""
+
+    scheduler_type = DynamicScheduler
+
+
+class StaticEngine(Engine):
+    """Groups of up to `max_batch_size` requests that run together until the last is done."""
+
+    scheduler_type = StaticScheduler
+    prefix_cache_allowed = False  # a group reserves its blocks once, from start to end

@@ -1,0 +1,102 @@
+"""A request on its way through the engine: what was asked, and how far it has come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from brigade.engine.block_pool import ROOT
+from brigade.engine.outputs import FinishReason, RequestMetrics, Sample
+from brigade.engine.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from brigade.engine.sampling.logprobs import TokenLogprobs
+    from brigade.tokenizer import Detokenizer, StopStrings
+
+clock = time.perf_counter
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sample of one submitted prompt. `ids` is the prompt and every token so far; the cache holds the first
+    `computed` of them in `blocks`."""
+
+    request_id: str
+    index: int
+    order: tuple[int, int]  # (priority, number of arrival): lower goes first
+    params: SamplingParams
+    seed: int
+    prompt_token_ids: Sequence[int]
+    eos_ids: tuple[int, ...]
+    arrival: float
+    max_tokens: int
+    detokenizer: Detokenizer | None = None
+    stop_strings: StopStrings | None = None
+    collect_logits: bool = False
+
+    ids: list[int] = field(default_factory=list)
+    output_token_ids: list[int] = field(default_factory=list)
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    published: int = 0  # leading blocks whose content is known to the pool
+    tip: int = ROOT  # the pool's node of the last of them
+    bypassed: int = 0  # times a later request was admitted first
+
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    prompt_logits: dict[int, Tensor] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    first_token: float | None = None
+    finished: float | None = None
+    preemptions: int = 0
+    cached_tokens: int = 0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.prompt_token_ids)
+        if self.params.logprobs is not None:
+            self.logprobs = []
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are still to be computed; 1 while decoding."""
+        return len(self.ids) - self.computed
+
+    @property
+    def position(self) -> int:
+        """The position the next sampled token will take."""
+        return len(self.ids)
+
+    @property
+    def wants_every_row(self) -> bool:
+        return self.collect_logits or self.params.prompt_logprobs is not None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def most_tokens(self) -> int:
+        """Cache positions this request can ever need: the last sampled token is never computed."""
+        return max(len(self.prompt_token_ids) + self.max_tokens - 1, 1)
+
+    def forget_cache(self) -> None:
+        self.blocks = []
+        self.computed = self.published = 0
+        self.tip = ROOT
+
+    def sample(self) -> Sample:
+        assert self.finish_reason is not None
+        metrics = RequestMetrics(
+            self.arrival, self.first_token, self.finished, self.preemptions, self.cached_tokens, self.steps
+        )
+        return Sample(
+            self.index, "".join(self.pieces), self.output_token_ids, self.logprobs, self.finish_reason,
+            self.stop_reason, self.seed, metrics,
+        )  # fmt: skip
