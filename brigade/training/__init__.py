@@ -1,0 +1,1 @@
+"""How the embedded model was made: one training step of the network, and nothing that inference needs."""
