@@ -1,0 +1,123 @@
+"""What a request may ask of its sampling: validated once, every value refused by name with its range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from brigade.engine.sampling.registry import check_extra
+from brigade.errors import RequestError
+
+MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 are off. max_tokens None: up to the model's limit.
+
+    Penalties and bias act on the logits first, then temperature, then top_k, top_p and min_p together.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    max_tokens: int | None = 16
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None  # the sampled token's, and so many of the most likely
+    prompt_logprobs: int | None = None
+    echo: bool = False
+    priority: int = 0  # lower runs first
+    include_stop: bool = False  # keep the stop string in the text
+    extra: Mapping[str, Any] = field(default_factory=dict)  # registered parameters of your own
+
+    def __post_init__(self) -> None:
+        self._number("temperature", 0.0, 100.0)
+        self._integer("top_k", 0, None)
+        self._number("top_p", 0.0, 1.0, open_below=True)
+        self._number("min_p", 0.0, 1.0)
+        self._integer("seed", 0, 2**64 - 1, optional=True)
+        self._number("repetition_penalty", 0.0, 100.0, open_below=True)
+        self._number("presence_penalty", -2.0, 2.0)
+        self._number("frequency_penalty", -2.0, 2.0)
+        self._integer("max_tokens", 0, None, optional=True)
+        self._integer("min_tokens", 0, None)
+        self._integer("n", 1, 1024)
+        self._integer("logprobs", 0, MAX_LOGPROBS, optional=True)
+        self._integer("prompt_logprobs", 0, MAX_LOGPROBS, optional=True)
+        self._integer("priority", -(2**31), 2**31)
+        for name in ("ignore_eos", "echo", "include_stop"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(stop, str) and stop for stop in stops):
+            raise RequestError(f"stop is {self.stop!r}; it must be one or more strings that are not empty")
+        object.__setattr__(self, "stop", stops)
+        ids = tuple(self.stop_token_ids)
+        if not all(_is_integer(i) and i >= 0 for i in ids):
+            raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of ids of 0 or more")
+        object.__setattr__(self, "stop_token_ids", ids)
+        self._check_bias()
+        self._check_lengths()
+        check_extra(self.extra)
+
+    def _number(self, name: str, low: float, high: float, open_below: bool = False) -> None:
+        value = getattr(self, name)
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or not low <= value <= high or (open_below and value == low):
+            bound = f"above {low:g} and at most {high:g}" if open_below else f"from {low:g} to {high:g}"
+            raise RequestError(f"{name} is {value!r}; it must be a number {bound}")
+
+    def _integer(self, name: str, low: int, high: int | None, optional: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        if not _is_integer(value) or value < low or (high is not None and value > high):
+            bound = f"of {low} or more" if high is None else f"from {low} to {high}"
+            raise RequestError(f"{name} is {value!r}; it must be an integer {bound}")
+
+    def _check_bias(self) -> None:
+        for token, bias in self.logit_bias.items():
+            if not _is_integer(token) or token < 0:
+                raise RequestError(f"logit_bias names token {token!r}; it must be an id of 0 or more")
+            if not isinstance(bias, (int, float)) or isinstance(bias, bool) or not -100 <= bias <= 100:
+                raise RequestError(f"logit_bias of token {token} is {bias!r}; it must be a number from -100 to 100")
+
+    def _check_lengths(self) -> None:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}; lower it")
+        if self.max_tokens == 0 and self.prompt_logprobs is None and not self.echo:
+            raise RequestError("max_tokens is 0; it must be 1 or more unless prompt_logprobs or echo is asked for")
+        if self.include_stop and not self.stop:
+            raise RequestError("include_stop has no effect without stop strings; give stop, or drop it")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether anything changes the logits before temperature."""
+        return bool(
+            self.repetition_penalty != 1.0
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.logit_bias
+            or self.min_tokens
+            or self.extra
+        )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
