@@ -40,11 +40,10 @@ class Attention(nn.Module):
 
     def project(self, x_TH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads, kv_heads, dim = self.shape
-        qkv = self.qkv(x_TH)
-        if self.clip is not None:
-            qkv = qkv.clamp(-self.clip, self.clip)
-        q, k, v = qkv.split([heads * dim, kv_heads * dim, kv_heads * dim], dim=-1)
+        q, k, v = self.qkv(x_TH).split([heads * dim, kv_heads * dim, kv_heads * dim], dim=-1)
         q, k = self._normalise(q, self.q_norm), self._normalise(k, self.k_norm)
+        if self.clip is not None:
+            q, k, v = (x.clamp(-self.clip, self.clip) for x in (q, k, v))
         return q.reshape(-1, heads, dim), k.reshape(-1, kv_heads, dim), v.reshape(-1, kv_heads, dim)
 
     def _normalise(self, x: Tensor, norm: nn.Module | None) -> Tensor:

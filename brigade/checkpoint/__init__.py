@@ -1,0 +1,1 @@
+"""Checkpoints in: files proven whole, names mapped, weights in place."""

@@ -1,0 +1,1 @@
+"""Each family: its settings translated, its names mapped."""

@@ -1,0 +1,177 @@
+"""From a source to a model with its weights in place: a folder, a recipe, or the model inside the package."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brigade.backends.base import Backend
+from brigade.checkpoint.families.registry import Family, find_family
+from brigade.checkpoint.families.settings import Settings
+from brigade.checkpoint.random_weights import random_parameter
+from brigade.checkpoint.recipes import find_recipe, read_recipe, recipe_names
+from brigade.checkpoint.safetensors_folder import SafetensorsFolder
+from brigade.checkpoint.sources import NameMap
+from brigade.config import ModelConfig
+from brigade.errors import CheckpointError, ConfigError
+from brigade.model.gpt_model import GPTModel, empty_model
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "mini"
+FLOATS = {"F32", "F16", "BF16"}
+# Tables and masks that older checkpoints store beside the weights; the network makes its own.
+BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias)|\.attention\.(bias|masked_bias))$")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What is known of a model before a weight is read."""
+
+    name: str
+    config: ModelConfig
+    dtype: str  # the checkpoint's own
+    path: Path | None = None  # a folder with weights
+    family: Family | None = None
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        if self.path is None:
+            return None
+        files = ("tokenizer.json", "vocab.json")
+        return self.path if any((self.path / file).exists() for file in files) else None
+
+
+def open_model(source: str | Path | None = None) -> ModelSource:
+    """None is the embedded model; else a Hugging Face folder, a recipe's name, or a recipe's YAML file."""
+    path = EMBEDDED if source is None else Path(source)
+    if path.is_dir():
+        return _open_folder(path, "mini" if source is None else path.resolve().name)
+    recipe = find_recipe(str(source))
+    if recipe is None:
+        raise CheckpointError(
+            f"no model {str(source)!r}: neither a folder nor a recipe; recipes are {', '.join(recipe_names())}"
+        )
+    config, dtype = read_recipe(recipe)
+    return ModelSource(recipe.stem, config, dtype)
+
+
+def _open_folder(path: Path, name: str) -> ModelSource:
+    file = path / "config.json"
+    if not file.exists():
+        raise CheckpointError(f"{path} has no config.json; give a model folder as save_pretrained writes it")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); fetch the file again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds no settings; fetch the file again")
+    family = find_family(values.get("model_type"))
+    if values.get("quantization_config"):
+        raise CheckpointError(f"{file} says the weights are quantised, which is not supported; use the unquantised model")
+    dtype = str(values.get("dtype") or values.get("torch_dtype") or "float32").removeprefix("torch.")
+    return ModelSource(name, family.translate(Settings(values)), dtype, path, family)
+
+
+def load_model(
+    source: ModelSource,
+    backend: Backend,
+    dtype: torch.dtype = torch.float32,
+    random_weights: int | None = None,
+    max_length: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> GPTModel:
+    """The network with its weights, rounded to `dtype` and held as the backend wants them, ready to run."""
+    if (source.path is None) != (random_weights is not None):
+        raise ConfigError(
+            f"{source.name} is a recipe without weights; give --random-weights SEED"
+            if source.path is None
+            else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
+        )
+    model = empty_model(source.config, backend, max_length)
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    held = getattr(backend, "weight_dtype", dtype)
+    read = _reader(source, wanted, random_weights)
+    state = {}
+    for done, (name, shape) in enumerate(wanted.items()):
+        tensor = read(name, shape)
+        state[name] = tensor.to(dtype).to(held).contiguous().to(backend.device)
+        if progress is not None:
+            progress(done + 1, len(wanted))
+    model.load_state_dict(state, strict=True, assign=True)
+    model.eval().requires_grad_(False)
+    backend.prepare(model)
+    return model
+
+
+def _reader(
+    source: ModelSource, wanted: dict[str, tuple[int, ...]], seed: int | None
+) -> Callable[[str, tuple[int, ...]], Tensor]:
+    if seed is not None:
+        offset = source.config.norm_weight_offset
+        return lambda name, shape: random_parameter(seed, name, shape, norm_offset=offset)
+    assert source.path is not None and source.family is not None
+    files = SafetensorsFolder(source.path)
+    table = _resolve(source, files)
+    assert set(table) == set(wanted), f"the name map of {source.family.name} disagrees: {set(table) ^ set(wanted)}"
+    _check_names(source, files, table)
+
+    def read(name: str, shape: tuple[int, ...]) -> Tensor:
+        parts = [files.read(part) for part in table[name].names]
+        try:
+            tensor = table[name].combine(parts)
+        except RuntimeError as error:
+            shapes = ", ".join(f"{part} {list(t.shape)}" for part, t in zip(table[name].names, parts, strict=True))
+            raise CheckpointError(f"{shapes} cannot form {name} {list(shape)}; config.json and weights disagree") from error
+        if tuple(tensor.shape) != shape:
+            shown = ", ".join(table[name].names[:3])
+            where = files.entries[table[name].names[0]].file
+            raise CheckpointError(
+                f"{shown} in {where} gives shape {list(tensor.shape)}, but config.json means {list(shape)} for {name}; "
+                "config.json and weights disagree"
+            )
+        return tensor
+
+    return read
+
+
+def _resolve(source: ModelSource, files: SafetensorsFolder) -> NameMap:
+    """Write out `@` as the wrapper prefix, or as nothing where the checkpoint was saved without it."""
+    family = source.family
+    assert family is not None
+    table = family.names(source.config)
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in files.entries) else ""
+
+    def full(name: str) -> str:
+        return name.replace("@", prefix, 1) if name.startswith("@") else name
+
+    return {
+        ours: type(entry)(tuple(full(name) for name in entry.names), entry.combine) for ours, entry in table.items()
+    }
+
+
+def _check_names(source: ModelSource, files: SafetensorsFolder, table: NameMap) -> None:
+    read = {name for entry in table.values() for name in entry.names}
+    missing = sorted(read - set(files.entries))
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} tensors are missing from {source.path}, first {missing[0]}; fetch the missing files again"
+        )
+    heads = {"lm_head.weight", "embed_out.weight"} if source.config.tied_head else set()
+    foreign = sorted(name for name in set(files.entries) - read - heads if not BUFFERS.search(name))
+    if foreign:
+        raise CheckpointError(
+            f"{source.path} holds {len(foreign)} tensors that {source.config.family} does not have, first {foreign[0]}; "
+            "its model_type does not fit its weights"
+        )
+    for name in read:
+        if files.entries[name].dtype not in FLOATS:
+            raise CheckpointError(
+                f"tensor {name} is {files.entries[name].dtype}; only {', '.join(sorted(FLOATS))} are read: "
+                "use an unquantised checkpoint"
+            )
