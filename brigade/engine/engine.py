@@ -168,6 +168,9 @@ class Engine:
             if not request.is_finished:
                 self._unsent.append(self._end(request, "abort"))
 
+    def knows(self, request_id: str) -> bool:
+        return request_id in self._groups
+
     def is_finished(self, request_id: str) -> bool:
         return all(request.is_finished for request in self._group(request_id))
 

@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m examples.train_mini.train --out work/mini --steps 2400`.
+"""Train the embedded model: `python -m examples.train_mini.train --out work/mini --steps 1200`.
 
 Data order, initial weights and schedule are functions of the seed; an interrupted run goes on from its last checkpoint.
 """
@@ -22,7 +22,7 @@ from examples.train_mini.tokenizer import END, VOCABULARY, train_tokenizer
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=VOCABULARY, num_layers=7, hidden_size=256, num_heads=8, num_kv_heads=4, head_dim=32,
-    ffn_size=672, max_positions=1024, norm_eps=1e-5, rope=RopeConfig(theta=10000.0, rotary_dim=32), tied_head=True,
+    ffn_size=656, max_positions=1024, norm_eps=1e-5, rope=RopeConfig(theta=10000.0, rotary_dim=32), tied_head=True,
 )  # fmt: skip
 TOKENS_PER_STEP = 8192
 LONG_SHARE = 0.15  # the last share of the steps sees the full context
@@ -56,7 +56,7 @@ def batch_of(ids: np.ndarray, step: int, seed: int, length: int) -> torch.Tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--product-dtype", choices=["float32", "bfloat16"], default="bfloat16")

@@ -1,0 +1,65 @@
+"""Write a checkpoint as an ordinary Hugging Face folder: `python -m examples.train_mini.export work/mini OUT`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from examples.train_mini.tokenizer import END
+from examples.train_mini.train import CONFIG
+
+# A turn is a comment, an answer is what follows it: the only conversation that Python sources know.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}\n"
+    "{% else %}# {{ message['content'] }}\n{% endif %}{% endfor %}"
+)
+
+
+def to_hugging_face(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    q, kv, ffn = CONFIG.num_heads * CONFIG.head_dim, CONFIG.num_kv_heads * CONFIG.head_dim, CONFIG.ffn_size
+    out = {"model.embed_tokens.weight": state["embedding.word"], "model.norm.weight": state["final_norm.weight"]}
+    for i in range(CONFIG.num_layers):
+        ours, theirs = f"layers.{i}.", f"model.layers.{i}."
+        parts = state[ours + "attention.qkv.weight"].split([q, kv, kv])
+        out |= {f"{theirs}self_attn.{x}_proj.weight": part for x, part in zip("qkv", parts, strict=True)}
+        gate, up = state[ours + "mlp.up.weight"].split([ffn, ffn])
+        out |= {f"{theirs}mlp.gate_proj.weight": gate, f"{theirs}mlp.up_proj.weight": up}
+        out[f"{theirs}self_attn.o_proj.weight"] = state[ours + "attention.out.weight"]
+        out[f"{theirs}mlp.down_proj.weight"] = state[ours + "mlp.down.weight"]
+        out[f"{theirs}input_layernorm.weight"] = state[ours + "attention_norm.weight"]
+        out[f"{theirs}post_attention_layernorm.weight"] = state[ours + "mlp_norm.weight"]
+    return {name: tensor.to(torch.bfloat16).contiguous().clone() for name, tensor in out.items()}
+
+
+def export(work: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    state = torch.load(work / "checkpoint.pt", weights_only=True)
+    save_file(to_hugging_face(state["model"]), out / "model.safetensors", metadata={"format": "pt"})
+    shutil.copy(work / "tokenizer.json", out / "tokenizer.json")
+    end = json.loads((out / "tokenizer.json").read_text())["model"]["vocab"][END]
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": CONFIG.vocab_size,
+        "hidden_size": CONFIG.hidden_size, "intermediate_size": CONFIG.ffn_size, "num_hidden_layers": CONFIG.num_layers,
+        "num_attention_heads": CONFIG.num_heads, "num_key_value_heads": CONFIG.num_kv_heads, "head_dim": CONFIG.head_dim,
+        "max_position_embeddings": CONFIG.max_positions, "rms_norm_eps": CONFIG.norm_eps, "rope_theta": 10000.0,
+        "hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
+        "torch_dtype": "bfloat16", "bos_token_id": end, "eos_token_id": end,
+    }  # fmt: skip
+    settings = {"eos_token": END, "bos_token": END, "add_bos_token": False, "chat_template": CHAT_TEMPLATE,
+                "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONFIG.max_positions}  # fmt: skip
+    for name, content in {
+        "config.json": config,
+        "tokenizer_config.json": settings,
+        "generation_config.json": {"bos_token_id": end, "eos_token_id": end},
+    }.items():
+        (out / name).write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{out}: {sum(f.stat().st_size for f in out.iterdir())} bytes, step {state['step']}")
+
+
+if __name__ == "__main__":
+    export(Path(sys.argv[1]), Path(sys.argv[2]))
