@@ -1,0 +1,77 @@
+"""`brigade chat`: a conversation in the terminal, through the model's own template."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from brigade.cli.options import add_model_options, add_sampling_options, make_llm, sampling_settings
+from brigade.errors import RequestError
+
+HELP = "/reset forgets, /system TEXT sets the system message, /exit leaves"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", help="a system message")
+    parser.add_argument("--drop-oldest", action="store_true", help="forget the oldest turns when the history is too long")
+    add_model_options(parser)
+    add_sampling_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from brigade.engine.sampling.params import SamplingParams
+
+    settings = {"max_tokens": 128} | sampling_settings(args)
+    if settings.get("n", 1) != 1:
+        raise RequestError(f"n is {settings['n']}; a chat has one answer: drop --n")
+    params = SamplingParams(**settings)
+    llm = make_llm(args)
+    llm.chat_prompt([{"role": "user", "content": "x"}])  # a model without a template is refused now
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print(f"{llm.name}: {HELP}")
+    messages = [{"role": "system", "content": args.system}] if args.system else []
+    while True:
+        try:
+            line = input("> " if terminal else "")
+        except EOFError:
+            return 0
+        except UnicodeDecodeError as error:
+            raise RequestError(f"the line is not UTF-8 ({error.reason}); type it again") from error
+        word, _, rest = line.partition(" ")
+        if word == "/exit":
+            return 0
+        if word == "/reset":
+            messages = [m for m in messages if m["role"] == "system"]
+        elif word == "/system":
+            messages = [{"role": "system", "content": rest}]
+        elif word.startswith("/"):
+            print(f"unknown command {word}; {HELP}")
+        elif line.strip():
+            _turn(llm, messages, line, params, args.drop_oldest)
+
+
+def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop_oldest: bool) -> None:
+    """One question and its streamed answer; a refused question leaves the history as it was."""
+    messages.append({"role": "user", "content": line})
+    while True:
+        try:
+            name = llm.engine.submit(llm.tokenizer.encode(llm.chat_prompt(messages), add_special_tokens=False), params)
+            break
+        except RequestError as error:
+            oldest = next((i for i, m in enumerate(messages[:-1]) if m["role"] != "system"), None)
+            if drop_oldest and oldest is not None:
+                del messages[oldest]
+                continue
+            messages.pop()
+            print(f"{error} (or /reset, or start with --drop-oldest)", file=sys.stderr)
+            return
+    try:
+        while llm.engine.has_work:
+            for delta in llm.engine.step():
+                print(delta.text, end="", flush=True)
+    except KeyboardInterrupt:
+        llm.engine.abort(name)
+    print()
+    messages.append({"role": "assistant", "content": llm.engine.take_output(name).text})

@@ -1,0 +1,78 @@
+"""`brigade env`: what a bug report needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "jinja2", "msgspec", "pyzmq", "rich", "psutil", "pyyaml", "transformers")
+FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "asimd")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--as-json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    facts = collect()
+    if args.as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        for name, value in facts.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            print(f"{name:>14}: {shown}")
+    return 0
+
+
+def collect() -> dict[str, Any]:
+    import psutil
+    import torch
+
+    from brigade import __version__
+    from brigade.backends.registry import backend_names, get_backend
+    from brigade.engine.memory_plan import readable
+    from brigade.errors import UserError
+
+    memory = psutil.virtual_memory()
+    numerics = {}
+    for name in backend_names():
+        try:
+            numerics[name] = get_backend(name).numerics_id
+        except UserError as error:
+            numerics[name] = f"refused: {error}"
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "brigade": __version__, "python": sys.version.split()[0], "system": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES}, "processor": _processor(),
+        "instructions": " ".join(_flags()) or "unknown", "cores": psutil.cpu_count(logical=True),
+        "threads": torch.get_num_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
+        "cuda": ", ".join(cuda) or "none", "MKL_CBWR": os.environ.get("MKL_CBWR", "not set"), "backends": numerics,
+    }  # fmt: skip
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_info(key: str) -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def _processor() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _flags() -> list[str]:
+    found = set((_cpu_info("flags") or _cpu_info("Features")).split())
+    return [flag for flag in FLAGS if flag in found]

@@ -1,0 +1,135 @@
+"""`brigade generate`: text from prompts, whole or as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from brigade.cli.options import (
+    add_model_options, add_sampling_options, check_writable, make_llm, read_prompts_file, read_stdin, sampling_settings,
+    write_json,
+)  # fmt: skip
+from brigade.cli.progress import Progress
+from brigade.errors import ConfigError, RequestError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompts", nargs="*", help="prompts; - reads one from standard input")
+    parser.add_argument("--prompts-file", metavar="JSONL", help="one JSON object a line: text or token_ids, and parameters")
+    parser.add_argument("--token-ids", metavar='"1 2 3"', action="append", default=[], help="a prompt as ids")
+    parser.add_argument("--stream", action="store_true", help="print the text as it comes (one prompt)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything known of each request")
+    add_model_options(parser)
+    add_sampling_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    check_writable(args.json)
+    prompts, settings = _prompts(args)
+    if args.stream and (len(prompts) != 1 or settings[0].get("n", 1) != 1):
+        raise ConfigError(f"--stream prints one text, but there are {len(prompts)} prompts or n above 1; drop --stream")
+    from brigade.engine.sampling.params import SamplingParams
+
+    params = [SamplingParams(**one) for one in settings]
+    loading = Progress("loading")
+    llm = make_llm(args, progress=loading)
+    loading.close()
+    print(llm.plan, file=sys.stderr)
+    begun = time.perf_counter()
+    outputs = _stream(llm, prompts[0], params[0]) if args.stream else _whole(llm, prompts, params)
+    if args.json is not None:
+        write_json(args.json, report(llm, outputs, params, time.perf_counter() - begun))
+    return 0
+
+
+def _prompts(args: argparse.Namespace) -> tuple[list[Any], list[dict[str, Any]]]:
+    base = sampling_settings(args)
+    prompts: list[Any] = [read_stdin() if text == "-" else text for text in args.prompts]
+    for text in args.token_ids:
+        try:
+            prompts.append([int(word) for word in text.replace(",", " ").split()])
+        except ValueError:
+            raise RequestError(f"--token-ids {text!r} is no list of integers; write ids with spaces between") from None
+    settings = [base] * len(prompts)
+    if args.prompts_file is not None:
+        more, their_settings = read_prompts_file(args.prompts_file, base)
+        prompts, settings = prompts + more, settings + their_settings
+    if not prompts:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise RequestError("no prompt; give one as an argument, with --prompts-file, or on standard input")
+        prompts, settings = [read_stdin()], [base]
+    return prompts, settings
+
+
+def _stream(llm: Any, prompt: Any, params: Any) -> list[Any]:
+    name = llm.engine.submit(prompt, params)
+    try:
+        while llm.engine.has_work:
+            for delta in llm.engine.step():
+                sys.stdout.write(_shown(llm, delta.text, delta.token_ids))
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        llm.engine.abort(name)
+        print()
+        raise
+    print()
+    return [llm.engine.take_output(name)]
+
+
+def _whole(llm: Any, prompts: list[Any], params: list[Any]) -> list[Any]:
+    progress = Progress("requests")
+    outputs = llm.generate(prompts, params, progress)
+    progress.close()
+    many = len(outputs) > 1 or len(outputs[0].samples) > 1
+    for output in outputs:
+        for sample in output.samples:
+            if many:
+                print(f"--- prompt {output.request_id}, sample {sample.index} ({sample.finish_reason})")
+            print(_shown(llm, sample.text, sample.token_ids))
+    return outputs
+
+
+def _shown(llm: Any, text: str, token_ids: Any) -> str:
+    """A model without a tokenizer answers in ids."""
+    return text if llm.tokenizer is not None else "".join(f"{i} " for i in token_ids)
+
+
+def report(llm: Any, outputs: list[Any], params: list[Any], seconds: float) -> dict[str, Any]:
+    from brigade.bench.report import peak_memory
+
+    tokens = sum(len(sample.token_ids) for output in outputs for sample in output.samples)
+    requests = {
+        output.request_id: request_report(llm, output, one) for output, one in zip(outputs, params, strict=True)
+    }
+    return {
+        "model": llm.name, "numerics_id": llm.numerics_id, "requests": requests, "seconds": seconds,
+        "output_tokens": tokens, "throughput": tokens / seconds, "steps": llm.engine.steps, "peak_memory": peak_memory(),
+        "memory_plan": llm.plan.as_dict(),
+    }  # fmt: skip
+
+
+def request_report(llm: Any, output: Any, params: Any) -> dict[str, Any]:
+    def logprobs(found: Any) -> Any:
+        if found is None:
+            return None
+        return [
+            None if one is None else {"id": one.token_id, "logprob": one.logprob, "rank": one.rank, "top": one.top}
+            for one in found
+        ]
+
+    samples = [
+        {
+            "index": sample.index, "text": sample.text, "token_ids": sample.token_ids, "seed": sample.seed,
+            "finish_reason": sample.finish_reason, "stop_reason": sample.stop_reason, "latency": sample.metrics.latency,
+            "ttft": sample.metrics.ttft, "steps": sample.metrics.steps, "preemptions": sample.metrics.preemptions,
+            "cached_tokens": sample.metrics.cached_tokens, "logprobs": logprobs(sample.logprobs),
+        }
+        for sample in output.samples
+    ]  # fmt: skip
+    return {
+        "prompt": output.prompt, "prompt_token_ids": output.prompt_token_ids, "max_tokens": params.max_tokens,
+        "prompt_logprobs": logprobs(output.prompt_logprobs), "samples": samples,
+    }  # fmt: skip

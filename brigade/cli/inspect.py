@@ -1,0 +1,101 @@
+"""`brigade inspect`: what a model is, without reading a weight."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from brigade.cli.options import add_model_options, engine_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model_name", nargs="?", metavar="MODEL", help="a folder or a recipe (default: the embedded model)")
+    parser.add_argument("--as-json", action="store_true", help="print JSON")
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import psutil
+
+    from brigade.api.llm import make_engine_config, resolve_dtype
+    from brigade.backends.registry import get_backend
+    from brigade.checkpoint.load import open_model
+    from brigade.engine.memory_plan import plan_memory, readable
+    from brigade.errors import ConfigError
+    from brigade.model.gpt_model import empty_model
+    from brigade.tokenizer import Tokenizer
+
+    if args.model is not None and args.model_name is not None:
+        raise ConfigError("the model is given twice; drop --model or the argument")
+    if args.random_weights is not None:
+        raise ConfigError("--random-weights has no effect on inspect, which reads no weights; drop it")
+    if args.threads is not None:
+        raise ConfigError("--threads has no effect on inspect, which computes nothing; drop it")
+    source = open_model(args.model_name or args.model)
+    backend = get_backend(args.backend, args.device, args.exact == "on")
+    model = empty_model(source.config, backend)
+    dtype = resolve_dtype(args.dtype, source.dtype)
+    held = getattr(backend, "weight_dtype", dtype)
+    config = make_engine_config(args.engine, engine_settings(args))
+    try:
+        plan = plan_memory(
+            source.config, config, model.num_parameters, held.itemsize, dtype.itemsize, psutil.virtual_memory().available
+        )
+        memory: Any = plan.as_dict()
+        memory_line = str(plan)
+    except ConfigError as error:  # too big for this machine is an answer, not a mistake
+        memory, memory_line = {"refused": str(error)}, f"memory: {error}"
+    tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
+    facts = {
+        "model": source.name, "family": source.config.family, "parameters": model.num_parameters,
+        "weights_bytes": model.num_parameters * held.itemsize, "numerics_id": backend.numerics_id,
+        "spec": spec_lines(source.config, backend), "memory": memory,
+        "tokenizer": None if tokenizer is None else {
+            "ids": tokenizer.vocab_size, "bos": tokenizer.bos_id, "eos": list(tokenizer.eos_ids),
+            "chat_template": tokenizer.has_chat_template,
+        },
+    }  # fmt: skip
+    if args.as_json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    print(f"{source.name} ({source.config.family}): {model.num_parameters:,} parameters, {readable(facts['weights_bytes'])}")
+    print("\n".join(facts["spec"]))
+    print(memory_line)
+    if tokenizer is None:
+        print("tokenizer: none; prompts are token ids")
+    else:
+        chat = "with" if tokenizer.has_chat_template else "without"
+        print(f"tokenizer: {tokenizer.vocab_size} ids, bos {tokenizer.bos_id}, eos {list(tokenizer.eos_ids)}, {chat} chat template")
+    return 0
+
+
+def spec_lines(config: Any, backend: Any) -> list[str]:
+    """The spec tree; neighbouring layers that are built alike are one entry."""
+    from brigade.model.layer_specs import gpt_spec
+
+    lines: list[str] = []
+    groups: list[tuple[str, str, list[str]]] = []  # first name, last name, lines
+    for name, spec in gpt_spec(config, backend).items():
+        shown = _tree(spec, 1)
+        window = config.window(int(name.split(".")[1])) if name.startswith("layers.") else None
+        if window is not None:
+            shown.append(f"    window {window}")
+        if groups and name.startswith("layers.") and groups[-1][2] == shown and groups[-1][0].startswith("layers."):
+            groups[-1] = (groups[-1][0], name, shown)
+        else:
+            groups.append((name, name, shown))
+    for first, last, shown in groups:
+        name = first if first == last else f"{first}-{last.split('.')[1]}"
+        lines += [f"  {name}: {shown[0].strip()}", *shown[1:]]
+    return lines
+
+
+def _tree(spec: Any, depth: int) -> list[str]:
+    sizes = {k: v for k, v in spec.params.items() if isinstance(v, (int, float, str)) and v is not False}
+    inner = ", ".join(f"{k}={v}" for k, v in sizes.items())
+    lines = ["  " * depth + f"{spec.name}({inner})"]
+    for name, part in spec.submodules.items():
+        first, *rest = _tree(part, depth + 2)
+        lines += ["  " * (depth + 1) + f"{name}: {first.strip()}", *rest]
+    return lines

@@ -1,0 +1,67 @@
+"""`brigade COMMAND ...`: finds the command, and turns what goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from brigade.errors import UserError
+
+COMMANDS = {
+    "generate": "text from prompts",
+    "chat": "talk to a model in the terminal",
+    "inspect": "what a model is: spec tree, parameters, memory, tokenizer",
+    "env": "what a bug report needs",
+    "bench": "measure: throughput of simulated requests, the engine's own work",
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses in one line instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Only the chosen command's module is imported, so that `--help` answers at once."""
+    from brigade import __version__
+
+    parser = OneLineParser(prog="brigade", description="An inference system for GPTs: same model, same prompt, same bits.")
+    parser.add_argument("--version", action="version", version=f"brigade {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if name == command:
+            module = import_module(f"brigade.cli.{name}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    try:
+        args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
+        return args.run(args) or 0
+    except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has left: nothing to say, and nobody to say it to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        if debug:
+            raise
+        print(f"brigade: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("brigade: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

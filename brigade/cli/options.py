@@ -1,0 +1,154 @@
+"""Options that several commands share, and what they become."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from brigade.errors import ConfigError, RequestError
+
+ENGINE_SETTINGS = (
+    "max_batch_size", "block_size", "kv_blocks", "kv_memory", "max_step_tokens", "prefill_chunk", "max_model_len",
+)  # fmt: skip
+
+
+def byte_size(text: str) -> int:
+    """`512M`, `2G`, or plain bytes."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    try:
+        if text[-1:].upper() in units:
+            return int(float(text[:-1]) * units[text[-1].upper()])
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or a number with K, M or G") from None
+
+
+def add_model_options(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ("dynamic", "static")) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", help="a Hugging Face folder, or a recipe (default: the embedded model)")
+    group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: the checkpoint's own)")
+    group.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")
+    group.add_argument("--backend", default="reference")
+    group.add_argument("--device", default="cpu")
+    group.add_argument("--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch")
+    group.add_argument("--threads", type=int)
+    group = parser.add_argument_group("engine")
+    group.add_argument("--engine", choices=engines, default=engines[0])
+    group.add_argument("--max-batch-size", type=int, help="requests that run at once (default 32)")
+    group.add_argument("--block-size", type=int, help="positions of a KV block: 8, 16, 32 or 64 (default 64)")
+    group.add_argument("--kv-blocks", type=int, help="number of KV blocks")
+    group.add_argument("--kv-memory", type=byte_size, help="memory for KV blocks, such as 512M")
+    group.add_argument("--max-step-tokens", type=int, help="new tokens of one step (default 512)")
+    group.add_argument("--prefill-chunk", type=int, help="prompt tokens of one request in one step (default 256)")
+    group.add_argument("--no-prefix-cache", dest="prefix_cache", action="store_false", default=None)
+    group.add_argument("--max-model-len", type=int, help="prompt and output together (default: what the model allows)")
+
+
+def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
+    settings = {name: getattr(args, name) for name in ENGINE_SETTINGS if getattr(args, name) is not None}
+    return settings if args.prefix_cache is None else settings | {"prefix_cache": args.prefix_cache}
+
+
+def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any = None) -> Any:
+    from brigade.api.llm import LLM
+
+    return LLM(
+        args.model, dtype=args.dtype, engine=engine or args.engine, backend=args.backend, device=args.device,
+        exact=args.exact == "on", random_weights=args.random_weights, threads=args.threads, progress=progress,
+        **engine_settings(args),
+    )  # fmt: skip
+
+
+SAMPLING: dict[str, dict[str, Any]] = {
+    "temperature": {"type": float}, "top_k": {"type": int}, "top_p": {"type": float}, "min_p": {"type": float},
+    "seed": {"type": int}, "repetition_penalty": {"type": float}, "presence_penalty": {"type": float},
+    "frequency_penalty": {"type": float}, "min_tokens": {"type": int}, "max_tokens": {"type": int}, "n": {"type": int},
+    "logprobs": {"type": int}, "prompt_logprobs": {"type": int}, "priority": {"type": int},
+    "stop": {"action": "append"}, "stop_token_ids": {"type": int, "nargs": "+"},
+    "ignore_eos": {"action": "store_true"}, "echo": {"action": "store_true"}, "include_stop": {"action": "store_true"},
+}  # fmt: skip
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    for name, settings in SAMPLING.items():
+        group.add_argument(f"--{name.replace('_', '-')}", default=None, **settings)
+    group.add_argument("--logit-bias", type=_bias, metavar='\'{"ID": BIAS}\'', help="a JSON object")
+
+
+def _bias(text: str) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in json.loads(text).items()}
+    except (ValueError, AttributeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of ids and numbers") from None
+
+
+def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Only what was given, so that a prompt file's lines can add to it."""
+    return {name: getattr(args, name) for name in (*SAMPLING, "logit_bias") if getattr(args, name) is not None}
+
+
+def check_writable(path: Path | None) -> None:
+    """Before the long work, not after it. An existing file keeps its content until there is something to write."""
+    if path is None:
+        return
+    target = path if path.exists() else path.parent
+    if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK) or not _opens(path):
+        raise ConfigError(f"cannot write {path}; choose a file in a folder that exists and is writable")
+
+
+def _opens(path: Path) -> bool:
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError:
+        return False
+    if not existed:
+        path.unlink()
+    return True
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_prompts_file(path: str, base: dict[str, Any]) -> tuple[list[Any], list[dict[str, Any]]]:
+    """One JSON object a line: `text` (or `prompt`) or `token_ids`, and any sampling parameter."""
+    prompts, settings = [], []
+    allowed = {"text", "prompt", "token_ids", "logit_bias", *SAMPLING}
+    for number, raw in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        if not raw.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            line = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise RequestError(f"{where} is not UTF-8 (byte {raw[error.start]:#04x} at column {error.start}); mend it") from error
+        except json.JSONDecodeError as error:
+            raise RequestError(f"{where} is not valid JSON ({error.msg} at column {error.colno}); mend the line") from error
+        if not isinstance(line, dict) or set(line) - allowed:
+            unknown = sorted(set(line) - allowed) if isinstance(line, dict) else "no object"
+            raise RequestError(f"{where} has {unknown}; a line is an object with text or token_ids, and sampling parameters")
+        given = [line.pop(key) for key in ("text", "prompt", "token_ids") if key in line]
+        if len(given) != 1 or not isinstance(given[0], (str, list)):
+            raise RequestError(f"{where} must have exactly one of text, prompt or token_ids")
+        if "logit_bias" in line:
+            line["logit_bias"] = {int(token): bias for token, bias in line["logit_bias"].items()}
+        prompts.append(given[0])
+        settings.append(base | line)
+    if not prompts:
+        raise RequestError(f"{path} holds no prompt; write one JSON object a line, such as {{\"text\": \"def f(\"}}")
+    return prompts, settings
+
+
+def read_stdin() -> str:
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"standard input is not UTF-8 (byte {raw[error.start]:#04x} at {error.start}); mend it") from error
