@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from brigade.cli.options import (
-    add_model_options, add_sampling_options, check_writable, make_llm, read_prompts_file, read_stdin, sampling_settings,
+    add_model_options,
+    add_sampling_options,
+    check_writable,
+    make_llm,
+    read_prompts_file,
+    read_stdin,
+    sampling_settings,
     write_json,
 )  # fmt: skip
 from brigade.cli.progress import Progress

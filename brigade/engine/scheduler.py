@@ -182,6 +182,7 @@ class DynamicScheduler(Scheduler):
                 continue
             grown = self._grow(request, count)
             assert grown
+            request.cached_tokens += request.computed
             self.waiting.remove(request)
             insort(self.running, request, key=_key)
             for earlier in passed:

@@ -1,0 +1,1 @@
+"""Measuring: simulated requests, what they cost, and the engine's own work."""
