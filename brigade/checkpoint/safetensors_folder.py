@@ -31,8 +31,9 @@ def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of one file. Only the header is read, but its promises are held against the length of the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:1] == b"\x80" or start[:2] == b"PK":
+        start, brace = file.read(8), file.read(1)
+        # A length may happen to begin like a pickle, but the header behind it always begins with a brace.
+        if brace != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
             raise CheckpointError(f"{path} is a pickle, not safetensors; pickles can run code and are not read: {CONVERT}")
         if len(start) < 8:
             raise CheckpointError(f"{path} is truncated: {size} bytes, shorter than any header; fetch the file again")
@@ -41,7 +42,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             raise CheckpointError(f"{path} is corrupt: its header claims {length} bytes; fetch the file again")
         if 8 + length > size:
             raise CheckpointError(f"{path} is truncated: its header needs {8 + length} bytes, the file has {size}; fetch it again")
-        raw = file.read(length)
+        raw = brace + file.read(length - 1)
     try:
         header = json.loads(raw)
         header.pop("__metadata__", None)

@@ -40,9 +40,7 @@ def params_of(kind: int, tokens: int, seed: int, priority: int) -> SamplingParam
 def asks(draw) -> Ask:
     prefix = draw(st.sampled_from([[], *PREFIXES]))
     tail = draw(st.lists(st.integers(0, CONFIG.vocab_size - 1), min_size=0 if prefix else 1, max_size=30))
-    params = params_of(
-        draw(st.integers(0, 3)), draw(st.integers(1, 24)), draw(st.integers(0, 3)), draw(st.integers(-1, 1))
-    )
+    params = params_of(draw(st.integers(0, 3)), draw(st.integers(1, 24)), draw(st.integers(0, 3)), draw(st.integers(-1, 1)))
     abort = draw(st.one_of(st.none(), st.none(), st.none(), st.integers(0, 12)))
     return Ask((*prefix, *tail), params, draw(st.integers(0, 25)), abort)
 

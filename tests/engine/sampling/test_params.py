@@ -1,0 +1,37 @@
+"""Every value that makes no sense is refused with its name, itself, and the range."""
+
+from __future__ import annotations
+
+import pytest
+
+from brigade.engine.sampling import SamplingParams
+from brigade.errors import RequestError
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1), ("temperature", NAN), ("temperature", "hot"), ("temperature", True), ("top_k", -1),
+        ("top_k", 1.5), ("top_p", 0.0), ("top_p", 1.1), ("min_p", -0.1), ("min_p", 2), ("seed", -1), ("seed", 2**64),
+        ("repetition_penalty", 0), ("presence_penalty", 2.1), ("frequency_penalty", -3), ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {1: 101}), ("logit_bias", {1: NAN}), ("min_tokens", -1), ("min_tokens", 17), ("max_tokens", -1),
+        ("max_tokens", 0), ("max_tokens", 2.0), ("stop", ""), ("stop", ["a", ""]), ("stop", [3]), ("stop_token_ids", [-1]),
+        ("stop_token_ids", [1.5]), ("n", 0), ("n", True), ("logprobs", -1), ("logprobs", 101), ("prompt_logprobs", 101),
+        ("echo", 1), ("ignore_eos", "yes"), ("priority", 0.5), ("include_stop", True), ("extra", {"nobody": 1}),
+    ],
+)  # fmt: skip
+def test_refused_by_name_and_value(name, value) -> None:
+    with pytest.raises(RequestError) as refused:
+        SamplingParams(**{name: value})
+    text = str(refused.value)
+    assert "\n" not in text
+    assert name in text or "nobody" in text
+
+
+def test_defaults_and_normal_forms() -> None:
+    params = SamplingParams(stop="x", stop_token_ids=[1, 2])
+    assert params.stop == ("x",) and params.stop_token_ids == (1, 2)
+    assert not params.edits_logits and not params.is_greedy
+    assert SamplingParams(temperature=0).is_greedy
