@@ -85,9 +85,7 @@ class LLM:
             available = torch.cuda.mem_get_info(self.backend.device)[0]
         else:
             available = psutil.virtual_memory().available
-        return plan_memory(
-            self.config, config, self._num_parameters, held.element_size(), kv.element_size(), available
-        )
+        return plan_memory(self.config, config, self._num_parameters, held.element_size(), kv.element_size(), available)
 
     def _engine(self, kind: str, config: EngineConfig, plan: MemoryPlan) -> Engine:
         sizes = getattr(self.backend, "block_sizes", None)
@@ -112,9 +110,7 @@ class LLM:
     def _plan_beside(self, config: EngineConfig) -> MemoryPlan:
         """A plan in which the weights are there already."""
         available = psutil.virtual_memory().available + self._num_parameters * self._held.itemsize
-        return plan_memory(
-            self.config, config, self._num_parameters, self._held.itemsize, self.dtype.itemsize, available
-        )
+        return plan_memory(self.config, config, self._num_parameters, self._held.itemsize, self.dtype.itemsize, available)
 
     def generate(
         self,

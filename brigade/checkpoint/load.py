@@ -53,9 +53,7 @@ def open_model(source: str | Path | None = None) -> ModelSource:
         return _open_folder(path, "mini" if source is None else path.resolve().name)
     recipe = find_recipe(str(source))
     if recipe is None:
-        raise CheckpointError(
-            f"no model {str(source)!r}: neither a folder nor a recipe; recipes are {', '.join(recipe_names())}"
-        )
+        raise CheckpointError(f"no model {str(source)!r}: neither a folder nor a recipe; recipes are {', '.join(recipe_names())}")
     config, dtype = read_recipe(recipe)
     return ModelSource(recipe.stem, config, dtype)
 
@@ -108,9 +106,7 @@ def load_model(
     return model
 
 
-def _reader(
-    source: ModelSource, wanted: dict[str, tuple[int, ...]], seed: int | None
-) -> Callable[[str, tuple[int, ...]], Tensor]:
+def _reader(source: ModelSource, wanted: dict[str, tuple[int, ...]], seed: int | None) -> Callable[[str, tuple[int, ...]], Tensor]:
     if seed is not None:
         offset = source.config.norm_weight_offset
         return lambda name, shape: random_parameter(seed, name, shape, norm_offset=offset)
@@ -149,9 +145,7 @@ def _resolve(source: ModelSource, files: SafetensorsFolder) -> NameMap:
     def full(name: str) -> str:
         return name.replace("@", prefix, 1) if name.startswith("@") else name
 
-    return {
-        ours: type(entry)(tuple(full(name) for name in entry.names), entry.combine) for ours, entry in table.items()
-    }
+    return {ours: type(entry)(tuple(full(name) for name in entry.names), entry.combine) for ours, entry in table.items()}
 
 
 def _check_names(source: ModelSource, files: SafetensorsFolder, table: NameMap) -> None:

@@ -107,9 +107,7 @@ def report(llm: Any, outputs: list[Any], params: list[Any], seconds: float) -> d
     from brigade.bench.report import peak_memory
 
     tokens = sum(len(sample.token_ids) for output in outputs for sample in output.samples)
-    requests = {
-        output.request_id: request_report(llm, output, one) for output, one in zip(outputs, params, strict=True)
-    }
+    requests = {output.request_id: request_report(llm, output, one) for output, one in zip(outputs, params, strict=True)}
     return {
         "model": llm.name, "numerics_id": llm.numerics_id, "requests": requests, "seconds": seconds,
         "output_tokens": tokens, "throughput": tokens / seconds, "steps": llm.engine.steps, "peak_memory": peak_memory(),
@@ -122,8 +120,7 @@ def request_report(llm: Any, output: Any, params: Any) -> dict[str, Any]:
         if found is None:
             return None
         return [
-            None if one is None else {"id": one.token_id, "logprob": one.logprob, "rank": one.rank, "top": one.top}
-            for one in found
+            None if one is None else {"id": one.token_id, "logprob": one.logprob, "rank": one.rank, "top": one.top} for one in found
         ]
 
     samples = [

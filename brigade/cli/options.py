@@ -77,7 +77,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     for name, settings in SAMPLING.items():
         group.add_argument(f"--{name.replace('_', '-')}", default=None, **settings)
-    group.add_argument("--logit-bias", type=_bias, metavar='\'{"ID": BIAS}\'', help="a JSON object")
+    group.add_argument("--logit-bias", type=_bias, metavar="'{\"ID\": BIAS}'", help="a JSON object")
 
 
 def _bias(text: str) -> dict[int, float]:
@@ -142,7 +142,7 @@ def read_prompts_file(path: str, base: dict[str, Any]) -> tuple[list[Any], list[
         prompts.append(given[0])
         settings.append(base | line)
     if not prompts:
-        raise RequestError(f"{path} holds no prompt; write one JSON object a line, such as {{\"text\": \"def f(\"}}")
+        raise RequestError(f'{path} holds no prompt; write one JSON object a line, such as {{"text": "def f("}}')
     return prompts, settings
 
 

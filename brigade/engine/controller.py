@@ -51,9 +51,7 @@ class TextGenerationController:
         now = clock()
         return [self._append(request, token, now) for request, token in zip(readers, sampled, strict=True)]
 
-    def _read_rows(
-        self, batch: Batch, requests: Sequence[Request], logits: Tensor
-    ) -> tuple[list[Request], list[int]]:
+    def _read_rows(self, batch: Batch, requests: Sequence[Request], logits: Tensor) -> tuple[list[Request], list[int]]:
         """Keep prompt rows for those who want them; return who samples now, from which row."""
         readers, rows, row = [], [], 0
         for span, request in zip(batch.spans, requests, strict=True):

@@ -180,6 +180,8 @@ class Engine:
         if not self.is_finished(request_id):
             raise RequestError(f"request {request_id!r} is still running; step until its samples are finished")
         del self._groups[request_id]
+        # Nobody reads them any more, and the id may be used again.
+        self._unsent = deque(delta for delta in self._unsent if delta.request_id != request_id)
         first = group[0]
         prompt_logprobs = None
         if first.params.prompt_logprobs is not None:

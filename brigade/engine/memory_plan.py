@@ -92,9 +92,7 @@ def plan_memory(
 def model_length(model: ModelConfig, engine: EngineConfig) -> int:
     wanted = engine.max_model_len
     if wanted is not None and wanted > model.max_positions:
-        raise ConfigError(
-            f"max_model_len is {wanted}, but the model was made for {model.max_positions} positions; lower it"
-        )
+        raise ConfigError(f"max_model_len is {wanted}, but the model was made for {model.max_positions} positions; lower it")
     return wanted or model.max_positions
 
 

@@ -93,9 +93,7 @@ class Request:
 
     def sample(self) -> Sample:
         assert self.finish_reason is not None
-        metrics = RequestMetrics(
-            self.arrival, self.first_token, self.finished, self.preemptions, self.cached_tokens, self.steps
-        )
+        metrics = RequestMetrics(self.arrival, self.first_token, self.finished, self.preemptions, self.cached_tokens, self.steps)
         return Sample(
             self.index, "".join(self.pieces), self.output_token_ids, self.logprobs, self.finish_reason,
             self.stop_reason, self.seed, metrics,

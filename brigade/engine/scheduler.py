@@ -82,9 +82,7 @@ class Scheduler:
                 continue
             while (request.published + 1) * size <= request.computed:
                 place = request.published
-                node = self.pool.publish(
-                    request.tip, request.ids[place * size : (place + 1) * size], request.blocks[place]
-                )
+                node = self.pool.publish(request.tip, request.ids[place * size : (place + 1) * size], request.blocks[place])
                 request.blocks[place] = node.block
                 request.tip, request.published = node.serial, place + 1
 

@@ -16,9 +16,7 @@ class Embedding(nn.Module):
         self.word = nn.Parameter(torch.empty(config.vocab_size, config.embedding_size or config.hidden_size))
         learned = config.position == "learned"
         self.position = (
-            nn.Parameter(torch.empty(config.max_positions + config.position_offset, config.hidden_size))
-            if learned
-            else None
+            nn.Parameter(torch.empty(config.max_positions + config.position_offset, config.hidden_size)) if learned else None
         )
         self.project = project
 

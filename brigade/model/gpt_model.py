@@ -38,9 +38,7 @@ class GPTModel(nn.Module):
             return build_module(spec[name], backend=backend) if name in spec else None
 
         self.embedding = part("embedding")
-        self.layers = nn.ModuleList(
-            build_module(spec[f"layers.{i}"], layer=i, backend=backend) for i in range(config.num_layers)
-        )
+        self.layers = nn.ModuleList(build_module(spec[f"layers.{i}"], layer=i, backend=backend) for i in range(config.num_layers))
         self.final_norm, self.project_out, self.head = part("final_norm"), part("project_out"), part("head")
         self.windows = frozenset(config.window(i) for i in range(config.num_layers))
         self._rope_tables: dict | None = None
@@ -77,9 +75,7 @@ class GPTModel(nn.Module):
         if self._rope_tables is None:
             ropes = {self.config.layer_rope(i) for i in range(self.config.num_layers)} - {None}
             self._rope_tables = {rope: RopeTable(rope, self.max_length, self.backend.device) for rope in ropes}
-        return {
-            rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in self._rope_tables.items()
-        }
+        return {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in self._rope_tables.items()}
 
 
 def empty_model(config: ModelConfig, backend: Backend, max_length: int | None = None) -> GPTModel:

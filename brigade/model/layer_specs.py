@@ -14,9 +14,7 @@ from brigade.model.transformer_layer import TransformerLayer
 
 
 def norm_spec(config: ModelConfig, size: int) -> ModuleSpec:
-    return ModuleSpec(
-        Norm, {"kind": config.norm, "size": size, "eps": config.norm_eps, "offset": config.norm_weight_offset}
-    )
+    return ModuleSpec(Norm, {"kind": config.norm, "size": size, "eps": config.norm_eps, "offset": config.norm_weight_offset})
 
 
 def attention_spec(config: ModelConfig) -> ModuleSpec:
@@ -26,9 +24,7 @@ def attention_spec(config: ModelConfig) -> ModuleSpec:
             ColumnLinear,
             {"size_in": config.hidden_size, "size_out": q_size + 2 * kv_size, "bias": config.qkv_bias},
         ),
-        "out": ModuleSpec(
-            RowLinear, {"size_in": q_size, "size_out": config.hidden_size, "bias": config.out_bias}
-        ),
+        "out": ModuleSpec(RowLinear, {"size_in": q_size, "size_out": config.hidden_size, "bias": config.out_bias}),
     }
     if config.qk_norm != "none":
         whole = config.qk_norm == "full"
@@ -73,7 +69,5 @@ def gpt_spec(config: ModelConfig, backend: Backend) -> dict[str, ModuleSpec]:
         )
         width = config.embedding_size
     if not config.tied_head:
-        parts["head"] = ModuleSpec(
-            ColumnLinear, {"size_in": width, "size_out": config.vocab_size, "bias": config.head_bias}
-        )
+        parts["head"] = ModuleSpec(ColumnLinear, {"size_in": width, "size_out": config.vocab_size, "bias": config.head_bias})
     return parts

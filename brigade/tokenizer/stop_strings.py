@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from brigade.errors import RequestError
+
 
 class StopStrings:
     """Lets text through until a stop string appears in it.
@@ -11,11 +13,18 @@ class StopStrings:
     """
 
     def __init__(self, stops: tuple[str, ...], include: bool = False) -> None:
+        if isinstance(stops, str):
+            raise RequestError(f"stop is the string {stops!r}; give a list of strings, such as [{stops!r}]")
+        for index, stop in enumerate(stops):
+            if not isinstance(stop, str) or not stop:
+                raise RequestError(f"stop[{index}] is {stop!r}; a stop string needs at least one character")
         self.stops, self.include = stops, include
         self._held = ""
 
     def push(self, delta: str) -> tuple[str, str | None]:
         """The text that is safe to send now, and the stop string that was met (the earliest; of several, the longest)."""
+        if not self.stops:
+            return delta, None
         text = self._held + delta
         found = [(text.find(stop), -len(stop), stop) for stop in self.stops if stop in text]
         if found:
@@ -28,13 +37,14 @@ class StopStrings:
 
     def _open_suffix(self, text: str) -> int:
         """Length of the longest end of `text` that could still become a stop string."""
-        longest = 0
+        start = len(text)
         for stop in self.stops:
-            for size in range(min(len(stop) - 1, len(text)), longest, -1):
-                if stop.startswith(text[len(text) - size :]):
-                    longest = size
-                    break
-        return longest
+            at = text.find(stop[0], max(0, len(text) - len(stop) + 1), start)
+            while at >= 0 and not stop.startswith(text[at:]):
+                at = text.find(stop[0], at + 1, start)
+            if at >= 0:
+                start = at
+        return len(text) - start
 
     def finish(self) -> str:
         """Nothing more will come: what was held back is plain text after all."""

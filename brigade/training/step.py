@@ -65,9 +65,7 @@ def loss_of(model: GPTModel, ids_BL: Tensor) -> Tensor:
     return functional.cross_entropy(logits_TV, ids_BL[:, 1:].reshape(-1))
 
 
-def train_step(
-    model: GPTModel, optimizer: torch.optim.Optimizer, ids_BL: Tensor, step: int, config: TrainingConfig
-) -> float:
+def train_step(model: GPTModel, optimizer: torch.optim.Optimizer, ids_BL: Tensor, step: int, config: TrainingConfig) -> float:
     for group in optimizer.param_groups:
         group["lr"] = config.rate(step)
     optimizer.zero_grad(set_to_none=True)

@@ -56,14 +56,10 @@ def plan_attention(
         [table[np.arange(span.start, span.end) // block_size] for table, span in zip(tables, batch.spans, strict=True)]
     )
     groups = {window: _groups(batch, tables, block_size, window, device) for window in windows}
-    return AttentionPlan(
-        torch.from_numpy(write_blocks).to(device), torch.from_numpy(positions % block_size).to(device), groups
-    )
+    return AttentionPlan(torch.from_numpy(write_blocks).to(device), torch.from_numpy(positions % block_size).to(device), groups)
 
 
-def _groups(
-    batch: Batch, tables: list[np.ndarray], block_size: int, window: int | None, device: torch.device
-) -> list[TileGroup]:
+def _groups(batch: Batch, tables: list[np.ndarray], block_size: int, window: int | None, device: torch.device) -> list[TileGroup]:
     """Short spans in small tiles, long ones in large tiles: a row's result is the same in either."""
     tiles: dict[int, list[tuple[int, int, int, int]]] = {DECODE_ROWS: [], CHUNK_ROWS: []}  # (span, row, start, rows)
     row = 0
@@ -73,9 +69,7 @@ def _groups(
             count = min(height, len(span.token_ids) - offset)
             tiles[height].append((index, row + offset, span.start + offset, count))
         row += len(span.token_ids)
-    return [
-        _group(height, members, tables, block_size, window, device) for height, members in tiles.items() if members
-    ]
+    return [_group(height, members, tables, block_size, window, device) for height, members in tiles.items() if members]
 
 
 def _group(
@@ -146,9 +140,7 @@ def _attend_group(q_TND: Tensor, keys: Tensor, values: Tensor, group: TileGroup,
     share = q_TND.shape[1] // kv_heads  # query heads of one key-value head
     rows = height * share
     # Rows of a product: the tile's queries, each with all the heads that share a key-value head.
-    q_QGRD = (
-        q_TND[group.rows_QM].view(tiles, height, kv_heads, share, dim).transpose(1, 2).reshape(tiles, kv_heads, rows, dim)
-    )
+    q_QGRD = q_TND[group.rows_QM].view(tiles, height, kv_heads, share, dim).transpose(1, 2).reshape(tiles, kv_heads, rows, dim)
     q_IGRD = q_QGRD[group.item_tile_I]
     scores = _product_keys(q_IGRD, keys, group)
     if params.softcap is not None:
@@ -192,9 +184,7 @@ def _product_keys(q_IGRD: Tensor, keys: Tensor, group: TileGroup) -> Tensor:
     items, heads, rows, dim = q_IGRD.shape
     if not _in_place(keys, group):
         k = _tiles(keys, group)
-        return torch.bmm(q_IGRD.reshape(-1, rows, dim), k.view(-1, KV_TILE, dim).transpose(1, 2)).view(
-            items, heads, rows, KV_TILE
-        )
+        return torch.bmm(q_IGRD.reshape(-1, rows, dim), k.view(-1, KV_TILE, dim).transpose(1, 2)).view(items, heads, rows, KV_TILE)
     out = q_IGRD.new_empty(items, heads, rows, KV_TILE)
     for item, (block,) in enumerate(group.blocks):
         torch.bmm(q_IGRD[item], keys[block].transpose(1, 2), out=out[item])

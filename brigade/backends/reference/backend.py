@@ -60,12 +60,7 @@ class ReferenceBackend(Backend):
 
     def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
         width = tree_width(x_TK.shape[1], G)
-        out = pair_tree(
-            [
-                self.matmul(x, weight)
-                for x, weight in zip(x_TK.chunk(width, 1), weight_NK.chunk(width, 1), strict=True)
-            ]
-        )
+        out = pair_tree([self.matmul(x, weight) for x, weight in zip(x_TK.chunk(width, 1), weight_NK.chunk(width, 1), strict=True)])
         return out if bias_N is None else out + bias_N
 
     def norm(

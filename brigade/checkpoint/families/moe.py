@@ -23,13 +23,9 @@ def qwen3_moe(hf: Settings) -> ModelConfig:
     layers, step, dense = hf("num_hidden_layers"), hf("decoder_sparse_step", 1), hf("mlp_only_layers", ())
     routed = tuple(i for i in range(layers) if i not in dense and (i + 1) % step == 0)
     experts = hf("num_experts", hf("num_local_experts", 0))
-    moe = MoEConfig(
-        experts, hf("num_experts_per_tok"), hf("moe_intermediate_size"), hf("norm_topk_prob", False), layers=routed
-    )
+    moe = MoEConfig(experts, hf("num_experts_per_tok"), hf("moe_intermediate_size"), hf("norm_topk_prob", False), layers=routed)
     bias = hf("attention_bias", False)
-    return llama_like(
-        "qwen3_moe", hf, moe=moe if routed else None, qk_norm="head", qkv_bias=bias, out_bias=bias, **qwen_window(hf)
-    )
+    return llama_like("qwen3_moe", hf, moe=moe if routed else None, qk_norm="head", qkv_bias=bias, out_bias=bias, **qwen_window(hf))
 
 
 def olmoe(hf: Settings) -> ModelConfig:

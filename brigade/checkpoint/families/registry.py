@@ -44,7 +44,6 @@ def find_family(model_type: str | None) -> Family:
     _load_own()
     if model_type not in _FAMILIES:
         raise CheckpointError(
-            f"unknown model family {model_type!r}; known: {', '.join(family_names())}. "
-            "docs/add_a_model.md shows how to add one"
+            f"unknown model family {model_type!r}; known: {', '.join(family_names())}. docs/add_a_model.md shows how to add one"
         )
     return _FAMILIES[model_type]
