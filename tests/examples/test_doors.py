@@ -91,4 +91,6 @@ def test_the_guide_shows_the_example_as_it_is() -> None:
     guide, example = (root / "docs/add_a_model.md").read_text(), (root / "examples/model_family.py").read_text()
     code = example[example.index("def translate") : example.index("def main")].strip()
     assert code in guide
+    phi3 = (root / "brigade/checkpoint/families/phi3.py").read_text()
+    assert phi3[phi3.index("def translate") :].strip() in guide
     assert len(example.splitlines()) < 100
