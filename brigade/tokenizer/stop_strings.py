@@ -10,6 +10,9 @@ class StopStrings:
 
     Invariant: everything received = sent + held, and `held` is the longest suffix of what was received that is a proper
     prefix of some stop string. So what was sent can never turn out to be the beginning of one.
+
+    The text is searched after every delta, and the first delta that completes a stop string ends the stream: a longer or
+    earlier one that only a later delta would complete does not count.
     """
 
     def __init__(self, stops: tuple[str, ...], include: bool = False) -> None:

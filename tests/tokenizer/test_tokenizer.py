@@ -1,4 +1,4 @@
-"""Deltas add up to the decoded text, characters stay whole, and stop strings never leak."""
+"""Ids of a text, the bytes of an id, stop strings, and what a folder says: its special ids, its files, its faults."""
 
 from __future__ import annotations
 
@@ -9,94 +9,10 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from brigade.errors import CheckpointError, RequestError
 from brigade.tokenizer import StopStrings, Tokenizer
-
-TEXT = ["def fibonacci(n): return n", "Grüße aus Köln – 你好, 世界! 🙂🙃", "naïve café", "a b  c\n\td"] * 4
-
-
-def byte_level() -> tokenizers.Tokenizer:
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.train_from_iterator(
-        TEXT,
-        trainers.BpeTrainer(
-            vocab_size=330, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-        ),
-    )
-    return inner
-
-
-def sentencepiece_like() -> tokenizers.Tokenizer:
-    inner = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    inner.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    specials = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    inner.train_from_iterator(
-        ["def fibonacci return"] * 4, trainers.BpeTrainer(vocab_size=300, special_tokens=specials[:3], show_progress=False)
-    )
-    model = json.loads(inner.to_str())
-    for text in specials[3:]:
-        model["model"]["vocab"].setdefault(text, len(model["model"]["vocab"]))
-    return tokenizers.Tokenizer.from_str(json.dumps(model))
-
-
-def word_piece() -> tokenizers.Tokenizer:
-    inner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.decoder = decoders.WordPiece()
-    inner.train_from_iterator(TEXT, trainers.WordPieceTrainer(vocab_size=120, special_tokens=["[UNK]"], show_progress=False))
-    return inner
-
-
-KINDS = {
-    "byte level": Tokenizer(byte_level()),
-    "sentencepiece": Tokenizer(sentencepiece_like()),
-    "word piece": Tokenizer(word_piece()),
-}
-
-
-def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
-    stream = tokenizer.detokenizer()
-    deltas = [stream.push(i) for i in ids]
-    return "".join(deltas) + stream.finish()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("text", TEXT[:4])
-def test_deltas_of_a_text_add_up_to_its_decoding(kind: str, text: str) -> None:
-    tokenizer = KINDS[kind]
-    ids = tokenizer.encode(text)
-    assert streamed(tokenizer, ids) == tokenizer.decode(ids)
-
-
-@pytest.mark.parametrize("kind", ["byte level", "sentencepiece"])
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_deltas_of_any_ids_add_up(kind: str, data) -> None:
-    tokenizer = KINDS[kind]
-    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
-    ours, theirs = streamed(tokenizer, ids), tokenizer.decode(ids)
-    if kind == "byte level":
-        assert ours == theirs
-    else:  # broken byte runs: the library gives one U+FFFD a byte, the stream one a broken sequence
-        assert ours.replace("�", "") == theirs.replace("�", "") or "�" in theirs
-
-
-@settings(max_examples=150, deadline=None)
-@given(text=st.text(max_size=40))
-def test_no_delta_ends_inside_a_character(text: str) -> None:
-    tokenizer = KINDS["byte level"]
-    stream = tokenizer.detokenizer()
-    deltas = [stream.push(i) for i in tokenizer.encode(text)]
-    assert "".join(deltas) == text
-    assert all("�" not in delta for delta in deltas) or "�" in text
-    assert stream.finish() == ""
+from tests.tokenizer.builders import BUILDERS, TEXT, byte_level
 
 
 def expected_cut(text: str, stops: tuple[str, ...], include: bool) -> str:
@@ -149,30 +65,172 @@ def test_loose_vocab_and_merges_give_the_same_ids(tmp_path: Path) -> None:
         assert Tokenizer.from_folder(tmp_path).encode(text) == inner.encode(text).ids
 
 
-CHAT = (
-    "{%- for message in messages %}{{ '<|' + message['role'] + '|>' }}\n  {{ message['content'] | trim }}{{ eos_token }}\n"
-    "{%- endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}{{ messages | tojson }}"
-)
-
-
-def test_chat_templates_render_as_in_transformers(tmp_path: Path) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    save(byte_level(), tmp_path, eos_token="<end>", chat_template=CHAT)
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="<end>", chat_template=CHAT)
-    messages = [{"role": "user", "content": " Grüße "}, {"role": "assistant", "content": "<ok> & 'so'"}]
-    ours = Tokenizer.from_folder(tmp_path).apply_chat_template(messages)
-    assert ours == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-
 def test_what_is_missing_or_broken_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="tokenizer.json"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
         Tokenizer.from_folder(tmp_path)
-    with pytest.raises(RequestError, match="no chat template"):
-        KINDS["byte level"].apply_chat_template([])
-    refusing = Tokenizer(byte_level(), chat_template="{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(RequestError, match="roles must alternate"):
-        refusing.apply_chat_template([])
+
+
+def test_stop_strings_hold_back_no_more_than_they_must() -> None:
+    stops = StopStrings(("</s>", "\n\n"))
+    assert stops.push("a <") == ("a ", None)
+    assert stops.push("b\n") == ("<b", None)
+    assert stops.push("c</") == ("\nc", None)
+    assert stops.push("s> leaked?") == ("", "</s>")
+    assert stops.finish() == ""
+
+
+def test_no_stop_strings_hold_back_nothing() -> None:
+    assert StopStrings(()).push("anything") == ("anything", None)
+
+
+@pytest.mark.parametrize("stops", ["ab", ("a", ""), (1,)])
+def test_stop_strings_that_are_none_are_refused(stops) -> None:
+    with pytest.raises(RequestError, match="stop"):
+        StopStrings(stops)
+
+
+def write(folder: Path, **files) -> Path:
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_who_decides_what_ends_a_text(tmp_path: Path) -> None:
+    """generation_config.json before the tokenizer's own eos, and that before config.json."""
+    save(byte_level(), tmp_path)
+    assert Tokenizer.from_folder(tmp_path).eos_ids == ()
+    assert Tokenizer.from_folder(write(tmp_path, config={"text_config": {"eos_token_id": [7, 8]}})).eos_ids == (7, 8)
+    assert Tokenizer.from_folder(write(tmp_path, special_tokens_map={"eos_token": {"content": "<end>"}})).eos_ids == (0,)
+    assert Tokenizer.from_folder(write(tmp_path, generation_config={"eos_token_id": 9})).eos_ids == (9,)
+
+
+def test_a_tokenizer_that_disclaims_a_beginning_has_none(tmp_path: Path) -> None:
+    save(byte_level(), tmp_path)
+    write(tmp_path, config={"bos_token_id": 4})
+    assert Tokenizer.from_folder(tmp_path).bos_id == 4
+    write(tmp_path, tokenizer_config={"bos_token": None})
+    assert Tokenizer.from_folder(tmp_path).bos_id is None
+
+
+def test_templates_get_the_tokenizers_own_special_tokens(tmp_path: Path) -> None:
+    save(byte_level(), tmp_path, eos_token="<end>", chat_template="{{ eos_token }}{{ bos_token is defined }}")
+    write(tmp_path, generation_config={"eos_token_id": [5, 0]})
+    assert Tokenizer.from_folder(tmp_path).apply_chat_template([]) == "<end>False"
+
+
+def test_a_template_in_its_own_file_wins(tmp_path: Path) -> None:
+    save(byte_level(), tmp_path)
+    assert not Tokenizer.from_folder(tmp_path).has_chat_template
+    write(tmp_path, chat_template={"chat_template": "json"})
+    assert Tokenizer.from_folder(tmp_path).apply_chat_template([]) == "json"
+    write(tmp_path, tokenizer_config={"chat_template": [{"name": "default", "template": "named"}]})
+    assert Tokenizer.from_folder(tmp_path).apply_chat_template([]) == "named"
+    (tmp_path / "chat_template.jinja").write_text("jinja")
+    assert Tokenizer.from_folder(tmp_path).apply_chat_template([]) == "jinja"
+
+
+def test_truncation_and_padding_of_training_do_not_touch_prompts(tmp_path: Path) -> None:
+    inner = byte_level()
+    inner.enable_truncation(2)
+    inner.enable_padding(length=8, pad_token="<end>")
+    assert Tokenizer.from_folder(save(inner, tmp_path)).encode(TEXT[0]) == byte_level().encode(TEXT[0]).ids
+
+
+LOOSE = {
+    "as GPT-2 is published": {},
+    "with special tokens": {"bos_token": "<end>", "eos_token": "<end>", "unk_token": "<end>"},
+    "as OPT is published": {"bos_token": {"content": "<end>"}, "eos_token": "<end>", "unk_token": "<end>", "add_bos_token": True},
+    "with a space before the text": {"bos_token": "<end>", "eos_token": "<end>", "unk_token": "<end>", "add_prefix_space": True},
+}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_loose_files_give_the_ids_of_transformers(tmp_path: Path, name: str) -> None:
+    from transformers import GPT2Tokenizer
+
+    byte_level().model.save(str(tmp_path))
+    options = LOOSE[name]
+    write(tmp_path, tokenizer_config=options)
+    named = {key: "<end>" if key.endswith("token") and not key.startswith("add") else value for key, value in options.items()}
+    theirs = GPT2Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), **named)
+    ours = Tokenizer.from_folder(tmp_path)
+    for text in [*TEXT[:4], "", "two<end> texts"] if options else TEXT[:4]:
+        assert ours.encode(text) == theirs.encode(text), text
+        assert ours.encode(text, add_special_tokens=False) == theirs.encode(text, add_special_tokens=False)
+    assert ours.encode("a")[0] == 0 or not options.get("add_bos_token")
+
+
+def test_added_tokens_of_loose_files_keep_their_ids(tmp_path: Path) -> None:
+    inner = byte_level()
+    inner.model.save(str(tmp_path))
+    size = inner.get_vocab_size(with_added_tokens=False)
+    write(
+        tmp_path,
+        added_tokens={"<b>": size + 1, "<a>": size},
+        tokenizer_config={"added_tokens_decoder": {"0": {"content": "<end>", "special": True, "lstrip": False}}},
+    )
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert tokenizer.encode("<a><b><end>") == [size, size + 1, 0] and tokenizer.vocab_size == size + 2
+    assert tokenizer.decode([size, 0]) == "<a>"
+    write(tmp_path, added_tokens={"<b>": size + 1})
+    with pytest.raises(CheckpointError, match="<b>"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_bytes_of_ids_are_the_bytes_of_their_text(name: str) -> None:
+    tokenizer = Tokenizer(BUILDERS[name]())
+    ids = tokenizer.encode("def fibonacci return")
+    joined = b"".join(map(tokenizer.token_bytes, ids)).decode()
+    assert joined.strip() == tokenizer.decode(ids).strip() != ""
+    assert tokenizer.token_text(ids[-1]) == tokenizer.token_bytes(ids[-1]).decode()
+
+
+def test_an_id_alone_shows_its_raw_bytes() -> None:
+    tokenizer = Tokenizer(byte_level())
+    ids = [tokenizer._inner.token_to_id(char) for char in "âĤ¬"]
+    assert [tokenizer.token_bytes(i) for i in ids] == [b"\xe2", b"\x82", b"\xac"]
+    assert tokenizer.token_text(ids[0]) == "\ufffd"
+    assert tokenizer.token_text(0) == "<end>"
+    assert tokenizer.token_bytes(tokenizer.vocab_size + 100) == b""  # a model's padded vocabulary
+
+
+def test_text_that_is_no_text_is_refused() -> None:
+    tokenizer = Tokenizer(byte_level())
+    with pytest.raises(RequestError, match=r"U\+D800 at position 1"):
+        tokenizer.encode("a\ud800")
+    with pytest.raises(RequestError, match="type bytes"):
+        tokenizer.encode(b"a")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="-1 is out of range"):
+        tokenizer.decode([1, -1])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", "{"),
+        ("generation_config.json", "[1]"),
+        ("generation_config.json", '{"eos_token_id": "x"}'),
+        ("tokenizer_config.json", '{"eos_token": "<unknown>"}'),
+        ("tokenizer_config.json", '{"chat_template": 5}'),
+        ("tokenizer.json", '{"model": 1}'),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, file: str, content: str) -> None:
+    save(byte_level(), tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        Tokenizer.from_folder(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_loading_needs_no_jinja() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, brigade.tokenizer.tokenizer; print([m for m in ('jinja2', 'torch', 'transformers') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
