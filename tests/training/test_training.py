@@ -114,7 +114,8 @@ def test_the_shipped_model_has_learned() -> None:
 def test_a_completion_looks_like_python() -> None:
     from brigade import LLM, SamplingParams
 
-    text = "def fibonacci(n):" + LLM(kv_blocks=16).generate("def fibonacci(n):", SamplingParams(temperature=0, max_tokens=96))[0].text
+    prompt = "def fibonacci(n):"
+    text = prompt + LLM(kv_blocks=16).generate(prompt, SamplingParams(temperature=0, max_tokens=96))[0].text
     lines = text.splitlines()
     assert lines[1].startswith("    ")
     parsed = [n for n in range(2, len(lines) + 1) if _parses("\n".join(lines[:n]))]
