@@ -1,84 +1,110 @@
-"""Which tokens stay possible: top-k, top-p and min-p on logits that temperature has divided.
+"""Which tokens stay possible: top-k, then top-p, then min-p, on logits after penalties, with temperature applied.
 
 Each rule keeps a *set*: every token at or above a threshold value. So equal logits stay or go together, and the order in
-which a sort leaves them cannot show. top-p is taken over what top-k kept; min-p over the most likely token.
+which a sort leaves them cannot show. top-p is taken over what top-k kept; min-p is relative to the most likely token, so it
+keeps the same tokens wherever it stands. This is the order of transformers' warpers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from brigade.backends.exact_math import halving_sum
+from brigade.engine.sampling.masses import groups, masses, to_host, total_masses, weigh
 from brigade.engine.sampling.row import SampleRow
 
-CANDIDATES = 128  # most likely tokens that are tried for top-p before the whole vocabulary is sorted
+CANDIDATES = 256  # most likely tokens that are tried before the whole vocabulary is sorted
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The rows' numbers as columns."""
+    """The rows' numbers as columns; `device` is where a rule of one's own gets its weights."""
 
-    temperature: Tensor
-    top_k: list[int]
-    top_p: Tensor
-    min_p: Tensor
-    any_top_k: bool
-    any_top_p: bool
-    any_min_p: bool
+    temperature: np.ndarray  # [R, 1] float32
+    top_k: np.ndarray  # [R], 0 is off
+    top_p: np.ndarray  # [R] float64, 1 is off
+    min_p: np.ndarray  # [R, 1] float32, 0 is off
+    device: torch.device
 
     @classmethod
-    def of(cls, rows: list[SampleRow], device: torch.device) -> Settings:
+    def of(cls, rows: Sequence[SampleRow], device: torch.device) -> Settings:
         params = [row.params for row in rows]
-
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
-
-        top_p, min_p, top_k = [p.top_p for p in params], [p.min_p for p in params], [p.top_k for p in params]
         return cls(
-            column([p.temperature for p in params]), top_k, column(top_p), column(min_p),
-            any(top_k), any(p < 1.0 for p in top_p), any(p > 0.0 for p in min_p),
-        )  # fmt: skip
+            np.array([[p.temperature] for p in params], np.float32),
+            np.array([min(p.top_k, 2**31) for p in params], np.int64),
+            np.array([p.top_p for p in params], np.float64),
+            np.array([[p.min_p] for p in params], np.float32),
+            device,
+        )
+
+    def take(self, rows: np.ndarray) -> Settings:
+        return Settings(self.temperature[rows], self.top_k[rows], self.top_p[rows], self.min_p[rows], self.device)
+
+    def limited(self, vocabulary: int) -> np.ndarray:
+        """Rows where top-k or top-p is on."""
+        return ((self.top_k > 0) & (self.top_k < vocabulary)) | (self.top_p < 1.0)
 
 
 def kept_weights(logits_RV: Tensor, settings: Settings) -> Tensor:
     """Unnormalised probabilities [R, V], 0 where a token may not be chosen; the most likely token weighs 1."""
-    scaled = logits_RV / settings.temperature
-    weights = torch.exp(scaled - scaled.amax(dim=-1, keepdim=True))
-    if settings.any_top_k:
-        weights = _keep_top_k(weights, settings.top_k)
-    if settings.any_top_p:
-        weights = _keep_top_p(weights, settings.top_p)
-    if settings.any_min_p:
-        weights = torch.where(weights >= settings.min_p, weights, 0.0)
-    return weights
+    logits = to_host(logits_RV)
+    greatest = logits.max(axis=1, keepdims=True)
+    weights = weigh(logits, greatest, settings.temperature)
+    weights[(logits < thresholds(logits, greatest, settings)[:, None]) | (weights < settings.min_p)] = 0.0
+    return torch.from_numpy(weights).to(settings.device)
 
 
-def _keep_top_k(weights: Tensor, top_k: list[int]) -> Tensor:
-    vocabulary = weights.shape[-1]
-    widths = [min(k, vocabulary) or vocabulary for k in top_k]
-    limited = [w for w in widths if w < vocabulary]
-    if not limited:
-        return weights
-    ordered = torch.topk(weights, max(limited), dim=-1).values
-    places = torch.tensor([w - 1 if w < vocabulary else 0 for w in widths], device=weights.device).unsqueeze(1)
-    threshold = ordered.gather(1, places)
-    free = torch.tensor([w == vocabulary for w in widths], device=weights.device).unsqueeze(1)
-    return torch.where((weights >= threshold) | free, weights, 0.0)
+def thresholds(logits: np.ndarray, greatest: np.ndarray, settings: Settings) -> np.ndarray:
+    """The least logit [R] that top-k and top-p keep, minus infinity where both are off.
+
+    Looks among the few most likely tokens first. Where they cannot tell, the row's whole vocabulary is sorted; masses
+    are integers, so both ways find the same value.
+    """
+    count, vocabulary = logits.shape
+    found = np.full(count, -np.inf, np.float32)
+    open_rows = np.flatnonzero(settings.limited(vocabulary))
+    for width in (CANDIDATES, vocabulary) if vocabulary > 2 * CANDIDATES else (vocabulary,):
+        tried, undecided = open_rows, []
+        # A narrow search is cheap and is done for all rows at once; a wide one in groups that fit the cache.
+        for some in groups(tried.size, vocabulary) if width == vocabulary else (slice(None),):
+            rows = tried[some]
+            if rows.size == count:  # nothing to copy
+                values, sure = _search(logits, greatest, settings, width)
+            else:
+                values, sure = _search(logits[rows], greatest[rows], settings.take(rows), width)
+            found[rows] = values
+            undecided.append(rows[~sure])
+        open_rows = np.concatenate(undecided) if undecided else open_rows[:0]
+    return found
 
 
-def _keep_top_p(weights: Tensor, top_p: Tensor) -> Tensor:
-    """The fewest most likely tokens whose share reaches p, and all that equal the last of them."""
-    target = halving_sum(weights) * top_p
-    width = min(CANDIDATES, weights.shape[-1])
-    ordered = torch.topk(weights, width, dim=-1).values
-    share = ordered.cumsum(dim=-1)
-    if width < weights.shape[-1] and bool((share[:, -1:] < target).any()):
-        # A sum that runs along the row in order: its first entries are those of the short one.
-        ordered = torch.sort(weights, dim=-1, descending=True).values
-        share = ordered.cumsum(dim=-1)
-    before = (share < target).sum(dim=-1, keepdim=True).clamp(max=ordered.shape[-1] - 1)
-    threshold = torch.where(top_p < 1.0, ordered.gather(1, before), 0.0)
-    return torch.where(weights >= threshold, weights, 0.0)
+def _search(logits: np.ndarray, greatest: np.ndarray, settings: Settings, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds from the `width` most likely tokens of each row, and which of them can be relied on."""
+    count, vocabulary = logits.shape
+    rows = np.arange(count)
+    best = logits if width == vocabulary else np.partition(logits, vocabulary - width, axis=1)[:, vocabulary - width :]
+    best = np.ascontiguousarray(np.sort(best, axis=1)[:, ::-1])
+    has_k = (settings.top_k > 0) & (settings.top_k < vocabulary)
+    has_p = settings.top_p < 1.0
+    values = np.where(has_k, best[rows, np.clip(settings.top_k, 1, width) - 1], np.float32(-np.inf))
+    sure = ~has_k | (settings.top_k <= width)
+    if has_p.any():
+        mass = masses(weigh(best, greatest, settings.temperature))
+        mass[best < values[:, None]] = 0
+        totals = mass.sum(axis=1)
+        if width < vocabulary:
+            # With top-k, the total is known if no equal of the k-th token is left outside; without, every token counts.
+            sure &= ~(has_k & has_p) | (best[:, -1] < values)
+            free = np.flatnonzero(has_p & ~has_k)
+            if free.size == count:
+                totals = total_masses(logits, greatest, settings.temperature)
+            elif free.size:
+                totals[free] = total_masses(logits[free], greatest[free], settings.temperature[free])
+        reached = np.cumsum(mass, axis=1) >= (settings.top_p * totals)[:, None]
+        sure &= ~has_p | reached[:, -1]
+        values = np.where(has_p, best[rows, reached.argmax(axis=1)], values)
+    return values, sure

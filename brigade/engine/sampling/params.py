@@ -11,6 +11,7 @@ from brigade.engine.sampling.registry import check_extra
 from brigade.errors import RequestError
 
 MAX_LOGPROBS = 100
+MIN_TEMPERATURE = 1e-4  # colder than this, fp32 cannot hold a logit divided by it for sure; 0 is the exact way to say it
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     min_tokens: int = 0
     max_tokens: int | None = 16
     stop: str | Sequence[str] = ()
@@ -40,10 +41,18 @@ class SamplingParams:
     echo: bool = False
     priority: int = 0  # lower runs first
     include_stop: bool = False  # keep the stop string in the text
-    extra: Mapping[str, Any] = field(default_factory=dict)  # registered parameters of your own
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # registered parameters of your own
+
+    # Asked of every row at every step, so worked out once.
+    is_penalised: bool = field(init=False, repr=False, compare=False)
+    edits_logits: bool = field(init=False, repr=False, compare=False)  # whether anything changes the logits before temperature
 
     def __post_init__(self) -> None:
         self._number("temperature", 0.0, 100.0)
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise RequestError(
+                f"temperature is {self.temperature!r}; it must be 0, which is greedy, or a number from {MIN_TEMPERATURE:g} to 100"
+            )
         self._integer("top_k", 0, None)
         self._number("top_p", 0.0, 1.0, open_below=True)
         self._number("min_p", 0.0, 1.0)
@@ -60,17 +69,23 @@ class SamplingParams:
         for name in ("ignore_eos", "echo", "include_stop"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(stop, str) and stop for stop in stops):
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not _is_list(stops) or not all(isinstance(stop, str) and stop for stop in stops):
             raise RequestError(f"stop is {self.stop!r}; it must be one or more strings that are not empty")
-        object.__setattr__(self, "stop", stops)
-        ids = tuple(self.stop_token_ids)
-        if not all(_is_integer(i) and i >= 0 for i in ids):
+        object.__setattr__(self, "stop", tuple(stops))
+        if not _is_list(self.stop_token_ids) or not all(_is_integer(i) and i >= 0 for i in self.stop_token_ids):
             raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of ids of 0 or more")
-        object.__setattr__(self, "stop_token_ids", ids)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for name in ("logit_bias", "extra"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be a mapping")
+            object.__setattr__(self, name, dict(getattr(self, name)))  # the caller's may change later, this one not
         self._check_bias()
         self._check_lengths()
         check_extra(self.extra)
+        penalised = self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+        object.__setattr__(self, "is_penalised", penalised)
+        object.__setattr__(self, "edits_logits", bool(penalised or self.logit_bias or self.min_tokens or self.extra))
 
     def _number(self, name: str, low: float, high: float, open_below: bool = False) -> None:
         value = getattr(self, name)
@@ -106,18 +121,17 @@ class SamplingParams:
     def is_greedy(self) -> bool:
         return self.temperature == 0
 
-    @property
-    def edits_logits(self) -> bool:
-        """Whether anything changes the logits before temperature."""
-        return bool(
-            self.repetition_penalty != 1.0
-            or self.presence_penalty
-            or self.frequency_penalty
-            or self.logit_bias
-            or self.min_tokens
-            or self.extra
-        )
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Refuse ids the model does not have; for submission, where the vocabulary is known."""
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
+            for token in ids:
+                if token >= vocab_size:
+                    raise RequestError(f"{name} names token {token}; this model's ids go from 0 to {vocab_size - 1}")
 
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))

@@ -27,6 +27,12 @@ _PARAMETERS: dict[str, Parameter] = {}
 
 def register_parameter(name: str, check: Callable[[Any], str | None], process: Processor) -> None:
     """From now on `SamplingParams(extra={name: value})` is allowed. A name is taken once."""
+    from brigade.engine.sampling.params import SamplingParams  # which itself reads this registry
+
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ConfigError(f"{name!r} cannot name a sampling parameter; use letters, digits and underscores")
+    if name in SamplingParams.__dataclass_fields__:
+        raise ConfigError(f"{name!r} is a built-in sampling parameter; choose another name")
     if name in _PARAMETERS:
         raise ConfigError(f"a sampling parameter named {name!r} exists already; choose another name")
     _PARAMETERS[name] = Parameter(check, process)

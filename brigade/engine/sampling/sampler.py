@@ -1,4 +1,4 @@
-"""Last-token logits to ids: a token is a function of its logits, its request's parameters, seed and position."""
+"""Last-token logits to ids: a token is a function of its logits, its request's parameters, own ids, seed and position."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from brigade.engine.sampling.draw import draw, pick
 from brigade.engine.sampling.filters import Settings, kept_weights
+from brigade.engine.sampling.history import Histories
 from brigade.engine.sampling.logprobs import TokenLogprobs, token_logprobs
-from brigade.engine.sampling.processors import edit_logits
-from brigade.engine.sampling.rng import uniform
+from brigade.engine.sampling.masses import masses, to_host
+from brigade.engine.sampling.processors import edit_in_place
+from brigade.engine.sampling.rng import uniform_bits_batch
 from brigade.engine.sampling.row import SampleRow
 
 
@@ -20,6 +24,14 @@ from brigade.engine.sampling.row import SampleRow
 class Sampled:
     token_id: int
     logprobs: TokenLogprobs | None
+
+
+class LogitsError(FloatingPointError):
+    """The model said something that is no number. `rows` are the indices, within the call, of the requests it hit."""
+
+    def __init__(self, rows: Sequence[int], names: Sequence[str]) -> None:
+        super().__init__(f"the logits are not finite for {', '.join(names)}; the model's weights or inputs are broken")
+        self.rows = tuple(rows)
 
 
 class SamplingRule(Protocol):
@@ -30,54 +42,58 @@ class SamplingRule(Protocol):
 
 
 class InverseCDF:
-    """One uniform number of (seed, position) against the running sum of the weights in order of id."""
+    """The default rule, for whoever has weights at hand. The sampler itself goes by `draw`, which finds the same ids."""
 
     def choose(self, weights_RV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
-        running = weights_RV.cumsum(dim=-1)
-        draws = torch.tensor([uniform(row.seed, row.position) for row in rows], device=running.device)
-        target = draws.to(running.dtype).unsqueeze(1) * running[:, -1:]
-        # The first token whose running sum exceeds the target; a weight of zero never moves the sum, so is never first.
-        found = torch.searchsorted(running, target, right=True)
-        last = (weights_RV > 0).to(torch.int8).flip(-1).argmax(-1, keepdim=True)
-        return torch.minimum(found, weights_RV.shape[-1] - 1 - last).squeeze(1).tolist()
+        bits = uniform_bits_batch([row.seed for row in rows], [row.position for row in rows])
+        return pick(masses(to_host(weights_RV)), bits).tolist()
 
 
 class Sampler:
+    """Greedy rows take the lowest id of the largest logits. The others are drawn by `rule`, or by inverse CDF."""
+
     def __init__(self, rule: SamplingRule | None = None) -> None:
-        self.rule = rule or InverseCDF()
+        self.rule = None if isinstance(rule, InverseCDF) else rule
+        self._histories = Histories()
 
     def sample(self, logits_RV: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-        """`logits_RV` in fp32, one row a request."""
-        edited_RV = self._edit(logits_RV, rows)
-        drawn = [i for i, row in enumerate(rows) if row.params.temperature > 0]
-        tokens = self._greedy(edited_RV, rows)
+        """One row of logits a request; they are read and not changed."""
+        if not rows:
+            return []
+        logits = self._edit(to_host(logits_RV), rows)
+        best = logits.argmax(axis=1)  # finds a NaN before any number
+        greatest = logits[np.arange(len(rows)), best][:, None]
+        finite = np.isfinite(greatest[:, 0])
+        if not finite.all():
+            bad = np.flatnonzero(~finite).tolist()
+            raise LogitsError(bad, [_name(i, rows[i]) for i in bad])
+        tokens = best.tolist()
+        drawn = [i for i, row in enumerate(rows) if not row.params.is_greedy]
         if drawn:
-            chosen_rows = [rows[i] for i in drawn]
-            chosen = edited_RV if len(drawn) == len(rows) else edited_RV[drawn]
-            weights = kept_weights(chosen, Settings.of(chosen_rows, chosen.device))
-            for i, token in zip(drawn, self.rule.choose(weights, chosen_rows), strict=True):
+            whole = len(drawn) == len(rows)
+            part = (logits, greatest) if whole else (logits[drawn], greatest[drawn])
+            for i, token in zip(drawn, self._draw(*part, [rows[i] for i in drawn], logits_RV.device), strict=True):
                 tokens[i] = token
         return self._with_logprobs(logits_RV, tokens, rows)
 
-    @staticmethod
-    def _edit(logits_RV: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    def _draw(
+        self, logits: np.ndarray, greatest: np.ndarray, rows: Sequence[SampleRow], device: torch.device
+    ) -> list[int]:
+        settings = Settings.of(rows, device)
+        if self.rule is None:
+            return draw(logits, greatest, settings, rows)
+        return self.rule.choose(kept_weights(torch.from_numpy(logits), settings), rows)
+
+    def _edit(self, logits: np.ndarray, rows: Sequence[SampleRow]) -> np.ndarray:
         changed = [i for i, row in enumerate(rows) if row.params.edits_logits]
         if not changed:
-            return logits_RV
-        edited = logits_RV.clone()
+            return logits
+        logits = logits.copy()
+        penalised = [i for i in changed if rows[i].params.is_penalised]
+        histories = dict(zip(penalised, self._histories.of([rows[i] for i in penalised]), strict=True))
         for i in changed:
-            edited[i] = edit_logits(logits_RV[i], rows[i])
-        return edited
-
-    @staticmethod
-    def _greedy(logits_RV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
-        """The first of the largest logits, for every row; also where a network's numbers have gone bad is found here."""
-        values, tokens = logits_RV.max(dim=-1)
-        bad = ~torch.isfinite(values)
-        if bool(bad.any()):
-            where = [rows[i].position for i in torch.nonzero(bad).squeeze(1).tolist()]
-            raise FloatingPointError(f"the model's logits are not finite at position {where}; its weights or inputs are broken")
-        return tokens.tolist()
+            edit_in_place(logits[i], rows[i], histories.get(i))
+        return logits
 
     @staticmethod
     def _with_logprobs(logits_RV: Tensor, tokens: list[int], rows: Sequence[SampleRow]) -> list[Sampled]:
@@ -87,7 +103,12 @@ class Sampler:
             if row.params.logprobs is not None:
                 by_count.setdefault(row.params.logprobs, []).append(i)
         for count, places in by_count.items():
-            found = token_logprobs(logits_RV[places], [tokens[i] for i in places], count)
-            for i, logprobs in zip(places, found, strict=True):
+            part = logits_RV if len(places) == len(rows) else logits_RV[places]
+            for i, logprobs in zip(places, token_logprobs(part, [tokens[i] for i in places], count), strict=True):
                 result[i] = Sampled(tokens[i], logprobs)
         return result
+
+
+def _name(index: int, row: SampleRow) -> str:
+    request = getattr(row, "request_id", None)
+    return f"{f'row {index}' if request is None else f'request {request}'} at position {row.position}"
