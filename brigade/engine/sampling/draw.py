@@ -60,9 +60,7 @@ def _draw_all(logits: np.ndarray, greatest: np.ndarray, settings: Settings, bits
     return tokens
 
 
-def _draw_kept(
-    logits: np.ndarray, greatest: np.ndarray, least: np.ndarray, settings: Settings, bits: np.ndarray
-) -> np.ndarray:
+def _draw_kept(logits: np.ndarray, greatest: np.ndarray, least: np.ndarray, settings: Settings, bits: np.ndarray) -> np.ndarray:
     """The same over the kept tokens alone, moved together into a narrow matrix in order of id."""
     count, vocabulary = logits.shape
     kept = np.flatnonzero(logits >= least[:, None])

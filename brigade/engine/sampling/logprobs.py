@@ -61,9 +61,7 @@ def _ranks(logits: np.ndarray, own: np.ndarray, tokens: np.ndarray) -> np.ndarra
     return ranks
 
 
-def _tops(
-    logits: np.ndarray, greatest: np.ndarray, log_sums: np.ndarray, count: int
-) -> list[tuple[tuple[int, float], ...]]:
+def _tops(logits: np.ndarray, greatest: np.ndarray, log_sums: np.ndarray, count: int) -> list[tuple[tuple[int, float], ...]]:
     """The `count` largest of each row, of equal ones the lower id first."""
     least = np.partition(logits, logits.shape[1] - count, axis=1)[:, logits.shape[1] - count]
     found = []

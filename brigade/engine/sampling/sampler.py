@@ -76,9 +76,7 @@ class Sampler:
                 tokens[i] = token
         return self._with_logprobs(logits_RV, tokens, rows)
 
-    def _draw(
-        self, logits: np.ndarray, greatest: np.ndarray, rows: Sequence[SampleRow], device: torch.device
-    ) -> list[int]:
+    def _draw(self, logits: np.ndarray, greatest: np.ndarray, rows: Sequence[SampleRow], device: torch.device) -> list[int]:
         settings = Settings.of(rows, device)
         if self.rule is None:
             return draw(logits, greatest, settings, rows)
