@@ -16,7 +16,7 @@ $(VENV)/.test: $(VENV)/.runtime
 	@touch $@
 
 demo: $(VENV)/.runtime
-	$(BIN)/brigade generate --stream --temperature 0 --max-tokens 96 'def fibonacci(n):'
+	$(BIN)/brigade generate --stream --temperature 0.6 --top-p 0.9 --seed 1 --max-tokens 120 'def fibonacci(n):'
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -118,6 +118,8 @@ class Engine:
                 f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "
                 f"{self.pool.block_size} positions; the cache has {self.pool.num_blocks}: raise kv_memory or kv_blocks"
             )
+        if self.vocab_size is not None:
+            params.check_vocabulary(self.vocab_size)
         if params.stop and self.controller.tokenizer is None:
             raise RequestError("stop strings match on text, but this model has no tokenizer; use stop_token_ids")
         if params.echo and self.controller.tokenizer is None:
