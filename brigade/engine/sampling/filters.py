@@ -94,7 +94,8 @@ def _search(logits: np.ndarray, greatest: np.ndarray, settings: Settings, width:
     sure = ~has_k | (settings.top_k <= width)
     if has_p.any():
         mass = masses(weigh(best, greatest, settings.temperature))
-        mass[best < values[:, None]] = 0
+        if has_k.any():
+            mass[best < values[:, None]] = 0
         totals = mass.sum(axis=1)
         if width < vocabulary:
             # With top-k, the total is known if no equal of the k-th token is left outside; without, every token counts.
