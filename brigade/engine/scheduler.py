@@ -10,6 +10,7 @@ the order is never chosen, and any request fits alone (checked at submission), s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import insort
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ def _key(request: Request) -> tuple[int, int]:
     return request.order
 
 
-class Scheduler:
+class Scheduler(ABC):
     """The queues and the blocks that both schedulers share."""
 
     def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
@@ -69,8 +70,9 @@ class Scheduler:
         self.pool.release(request.blocks)
         request.forget_cache()
 
+    @abstractmethod
     def schedule(self) -> Plan:
-        raise NotImplementedError
+        """Plan the next step; empty only where there is no work."""
 
     def advance(self, plan: Plan) -> None:
         """The step was computed: move the marks, and make full blocks known."""
