@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from brigade.engine.sampling.filters import Settings, thresholds
-from brigade.engine.sampling.masses import groups, masses, weigh
+from brigade.engine.sampling.masses import MOST_TOKENS, groups, masses, weigh
 from brigade.engine.sampling.rng import UNIFORM_BITS, uniform_bits_batch
 from brigade.engine.sampling.row import SampleRow
 
@@ -38,9 +38,7 @@ def pick(mass: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """The first column of each row whose running sum exceeds its target. Every row has some mass."""
     starts = np.arange(0, mass.shape[1], BLOCK)
     ends = np.cumsum(np.add.reduceat(mass, starts, axis=1), axis=1)
-    # In Python's integers, because a product of 53 and 63 bits has to be exact.
-    totals = ends[:, -1].tolist()
-    targets = np.array([(b * total) >> UNIFORM_BITS for b, total in zip(bits.tolist(), totals, strict=True)], np.int64)
+    targets = _targets(ends[:, -1], bits)
     rows = np.arange(len(mass))
     block = (ends > targets[:, None]).argmax(axis=1)
     before = np.where(block > 0, ends[rows, block - 1], 0)
@@ -61,14 +59,25 @@ def _draw_all(logits: np.ndarray, greatest: np.ndarray, settings: Settings, bits
 
 
 def _draw_kept(logits: np.ndarray, greatest: np.ndarray, least: np.ndarray, settings: Settings, bits: np.ndarray) -> np.ndarray:
-    """The same over the kept tokens alone, moved together into a narrow matrix in order of id."""
+    """The same over the kept tokens alone: all rows' masses in one line, one running sum, one search in it."""
     count, vocabulary = logits.shape
     kept = np.flatnonzero(logits >= least[:, None])
-    row = kept // vocabulary
-    first = np.searchsorted(row, np.arange(count))
-    place = np.arange(kept.size) - first[row]
-    weights = weigh(logits.reshape(-1)[kept], greatest[row, 0], settings.temperature[row, 0])
-    weights[weights < settings.min_p[row, 0]] = 0.0
-    mass = np.zeros((count, int(place.max()) + 1), np.int64)
-    mass[row, place] = masses(weights)
-    return kept[first + pick(mass, bits)] % vocabulary
+    if kept.size >= MOST_TOKENS:  # their sum might not fit into 63 bits
+        assert count > 1, f"{kept.size} tokens kept of a row of {vocabulary}"
+        halves = (slice(0, count // 2), slice(count // 2, count))
+        return np.concatenate([_draw_kept(logits[h], greatest[h], least[h], settings.take(h), bits[h]) for h in halves])
+    starts = np.searchsorted(kept, np.arange(count) * vocabulary)  # every row keeps its greatest logit
+    sizes = np.diff(starts, append=kept.size)
+    weights = weigh(logits.reshape(-1)[kept], np.repeat(greatest[:, 0], sizes), np.repeat(settings.temperature[:, 0], sizes))
+    if settings.min_p.any():
+        weights[weights < np.repeat(settings.min_p[:, 0], sizes)] = 0.0
+    sums = np.zeros(kept.size + 1, np.int64)
+    np.cumsum(masses(weights), out=sums[1:])
+    before = sums[starts]
+    targets = before + _targets(np.diff(before, append=sums[-1]), bits)
+    return kept[np.searchsorted(sums[1:], targets, side="right")] % vocabulary
+
+
+def _targets(totals: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """floor(u * total), in Python's integers, because a product of 53 and 63 bits has to be exact."""
+    return np.array([(b * total) >> UNIFORM_BITS for b, total in zip(bits.tolist(), totals.tolist(), strict=True)], np.int64)

@@ -41,7 +41,7 @@ class Settings:
             device,
         )
 
-    def take(self, rows: np.ndarray) -> Settings:
+    def take(self, rows: np.ndarray | slice) -> Settings:
         return Settings(self.temperature[rows], self.top_k[rows], self.top_p[rows], self.min_p[rows], self.device)
 
     def limited(self, vocabulary: int) -> np.ndarray:
