@@ -32,7 +32,7 @@ class AsyncLLM:
             raise RuntimeError("this AsyncLLM is closed; make another one")
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue()
         name = f"async-{next(self._names)}"
-        open_samples = (params or SamplingParams()).n
+        open_samples = (params or self.llm.default_params).n
 
         def deliver(item: Delta | BaseException) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
@@ -52,7 +52,7 @@ class AsyncLLM:
         """The whole output of one prompt."""
         loop = asyncio.get_running_loop()
         done = loop.create_future()
-        name, left = f"async-{next(self._names)}", (params or SamplingParams()).n
+        name, left = f"async-{next(self._names)}", (params or self.llm.default_params).n
 
         def deliver(item: Delta | BaseException) -> None:
             nonlocal left

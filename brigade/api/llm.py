@@ -11,6 +11,7 @@ import torch
 
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
+from brigade.checkpoint.generation_config import NAME, sampling_defaults
 from brigade.checkpoint.load import load_model, open_model
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
@@ -18,7 +19,7 @@ from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
 from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.engine.sampling import Sampler, SamplingParams
-from brigade.errors import ConfigError, RequestError
+from brigade.errors import CheckpointError, ConfigError, RequestError
 from brigade.model.gpt_model import empty_model
 from brigade.tokenizer import Tokenizer
 
@@ -66,6 +67,8 @@ class LLM:
         self.name, self.config = source.name, source.config
         self.dtype = resolve_dtype(dtype, source.dtype)
         self._sampler = sampler
+        self.sampling_defaults = sampling_defaults(source.path)
+        self.default_params = self.params()
         self.backend = get_backend(backend, device, exact)
         self._limit = model_length(source.config, engine_config)
         self._held = getattr(self.backend, "weight_dtype", self.dtype)
@@ -74,6 +77,14 @@ class LLM:
         self.tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
         self.model = load_model(source, self.backend, self.dtype, random_weights, self._limit, progress)
         self.engine = self._engine(engine, engine_config, self.plan)
+
+    def params(self, **given: Any) -> SamplingParams:
+        """Sampling parameters, and the checkpoint's own defaults where `given` is silent."""
+        try:
+            SamplingParams(**self.sampling_defaults)
+        except RequestError as error:
+            raise CheckpointError(f"{NAME} of {self.name}: {error}; mend or remove the file") from error
+        return SamplingParams(**{**self.sampling_defaults, **given})
 
     @property
     def numerics_id(self) -> str:
@@ -97,7 +108,9 @@ class LLM:
         )  # fmt: skip
         eos_ids = () if self.tokenizer is None else self.tokenizer.eos_ids
         controller = TextGenerationController(self.model, self._sampler, self.tokenizer, eos_ids, cache)
-        return ENGINES[kind](controller, config, plan.num_blocks, plan.max_model_len, self.config.vocab_size)
+        made = ENGINES[kind](controller, config, plan.num_blocks, plan.max_model_len, self.config.vocab_size)
+        made.default_params = self.default_params
+        return made
 
     def make_engine(self, kind: str, **engine_settings: Any) -> Engine:
         """Another engine over the same weights, with a cache of its own."""

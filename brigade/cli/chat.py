@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from brigade.cli.options import add_model_options, add_sampling_options, make_llm, sampling_settings
+from brigade.cli.options import add_model_options, add_sampling_options, make_llm, sampling_settings, with_defaults
 from brigade.errors import RequestError
 
 HELP = "/reset forgets, /system TEXT sets the system message, /exit leaves"
@@ -25,8 +25,9 @@ def run(args: argparse.Namespace) -> int:
     settings = {"max_tokens": 128} | sampling_settings(args)
     if settings.get("n", 1) != 1:
         raise RequestError(f"n is {settings['n']}; a chat has one answer: drop --n")
-    params = SamplingParams(**settings)
+    SamplingParams(**settings)  # wrong values are refused before the model is loaded
     llm = make_llm(args)
+    (params,) = with_defaults(llm, [settings])
     llm.chat_prompt([{"role": "user", "content": "x"}])  # a model without a template is refused now
     terminal = sys.stdin.isatty()
     if terminal:

@@ -16,6 +16,7 @@ from brigade.cli.options import (
     read_prompts_file,
     read_stdin,
     sampling_settings,
+    with_defaults,
     write_json,
 )  # fmt: skip
 from brigade.cli.progress import Progress
@@ -39,11 +40,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--stream prints one text, but there are {len(prompts)} prompts or n above 1; drop --stream")
     from brigade.engine.sampling.params import SamplingParams
 
-    params = [SamplingParams(**one) for one in settings]
+    for one in settings:  # wrong values are refused before the model is loaded
+        SamplingParams(**one)
     loading = Progress("loading")
     llm = make_llm(args, progress=loading)
     loading.close()
     print(llm.plan, file=sys.stderr)
+    params = with_defaults(llm, settings)
     begun = time.perf_counter()
     outputs = _stream(llm, prompts[0], params[0]) if args.stream else _whole(llm, prompts, params)
     if args.json is not None:

@@ -92,6 +92,15 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in (*SAMPLING, "logit_bias") if getattr(args, name) is not None}
 
 
+def with_defaults(llm: Any, settings: list[dict[str, Any]]) -> list[Any]:
+    """Parameters with the checkpoint's own defaults under them, which are said once, where they have an effect."""
+    found = {name: value for name, value in llm.sampling_defaults.items() if any(name not in one for one in settings)}
+    if found:
+        shown = ", ".join(f"{name} {value}" for name, value in found.items())
+        print(f"the model's own sampling defaults: {shown}", file=sys.stderr)
+    return [llm.params(**one) for one in settings]
+
+
 def check_writable(path: Path | None) -> None:
     """Before the long work, not after it. An existing file keeps its content until there is something to write."""
     if path is None:

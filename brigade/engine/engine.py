@@ -39,6 +39,7 @@ class Engine:
         self.controller, self.config, self.limit, self.vocab_size = controller, config, limit, vocab_size
         self.pool = BlockPool(num_blocks, config.block_size, config.prefix_cache and self.prefix_cache_allowed)
         self.scheduler = self.scheduler_type(config, self.pool)
+        self.default_params = SamplingParams()  # of a request that brings none
         self.steps = 0
         self._groups: dict[str, list[Request]] = {}
         self._prompts: dict[str, str | None] = {}
@@ -68,7 +69,7 @@ class Engine:
         collect_logits: bool = False,
     ) -> str:
         """Queue a prompt; refused here, with the numbers, if it could never be served."""
-        params = params or SamplingParams()
+        params = params or self.default_params
         number = next(self._numbers)
         request_id = f"request-{number}" if request_id is None else request_id
         if request_id in self._groups:
