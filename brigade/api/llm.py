@@ -49,10 +49,11 @@ class LLM:
         *,
         dtype: str = "auto",
         engine: str = "dynamic",
-        backend: str = "reference",
+        backend: str = "auto",
         device: str = "cpu",
         exact: bool = True,
         random_weights: int | None = None,
+        quant: str = "none",
         threads: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         sampler: Sampler | None = None,
@@ -70,6 +71,10 @@ class LLM:
         self.sampling_defaults = sampling_defaults(source.path)
         self.default_params = self.params()
         self.backend = get_backend(backend, device, exact)
+        if quant != "none":
+            if not hasattr(self.backend, "quantise"):
+                raise ConfigError(f"quant is {quant!r}, but the {self.backend.name} backend computes with whole weights; use backend cpu")
+            self.backend.quantise(quant)
         self._limit = model_length(source.config, engine_config)
         self._held = getattr(self.backend, "weight_dtype", self.dtype)
         self._num_parameters = empty_model(source.config, self.backend, self._limit).num_parameters
@@ -96,15 +101,15 @@ class LLM:
             available = torch.cuda.mem_get_info(self.backend.device)[0]
         else:
             available = psutil.virtual_memory().available
-        return plan_memory(self.config, config, self._num_parameters, held.element_size(), kv.element_size(), available)
+        return plan_memory(self.config, config, self._num_parameters, held.element_size(), kv.element_size(), available, self.backend.cache_dim(self.config.head_dim))
 
     def _engine(self, kind: str, config: EngineConfig, plan: MemoryPlan) -> Engine:
         sizes = getattr(self.backend, "block_sizes", None)
         if sizes is not None and config.block_size not in sizes:
             raise ConfigError(f"block_size is {config.block_size}; the {self.backend.name} backend takes {sizes}")
         cache = KVCache.allocate(
-            self.config.num_layers, plan.num_blocks, self.config.num_kv_heads, config.block_size, self.config.head_dim,
-            self.dtype, self.backend.device,
+            self.config.num_layers, plan.num_blocks, self.config.num_kv_heads, config.block_size,
+            self.backend.cache_dim(self.config.head_dim), self.dtype, self.backend.device,
         )  # fmt: skip
         eos_ids = () if self.tokenizer is None else self.tokenizer.eos_ids
         controller = TextGenerationController(self.model, self._sampler, self.tokenizer, eos_ids, cache)
@@ -123,7 +128,7 @@ class LLM:
     def _plan_beside(self, config: EngineConfig) -> MemoryPlan:
         """A plan in which the weights are there already."""
         available = psutil.virtual_memory().available + self._num_parameters * self._held.itemsize
-        return plan_memory(self.config, config, self._num_parameters, self._held.itemsize, self.dtype.itemsize, available)
+        return plan_memory(self.config, config, self._num_parameters, self._held.itemsize, self.dtype.itemsize, available, self.backend.cache_dim(self.config.head_dim))
 
     def generate(
         self,

@@ -98,6 +98,10 @@ class Backend(ABC):
     def softmax(self, x_TE: Tensor) -> Tensor:
         """Softmax of a short last axis (a router's experts), in fp32."""
 
+    def cache_dim(self, head_dim: int) -> int:
+        """Channels of a head in the cache, where this backend keeps more than there are."""
+        return head_dim
+
     def prepare(self, model: Any) -> None:
         """Called once after the weights are in place: pack or convert them here."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,28 @@ def _reference(**settings: Any) -> Backend:
     return ReferenceBackend(**settings)
 
 
-_BACKENDS: dict[str, Callable[..., Backend]] = {"reference": _reference}
+def _cpu(**settings: Any) -> Backend:
+    from brigade.backends.cpu import CpuBackend
+
+    return CpuBackend(**settings)
+
+
+_BACKENDS: dict[str, Callable[..., Backend]] = {"reference": _reference, "cpu": _cpu}
+_said: set[str] = set()
+
+
+def best_backend(device: str = "cpu", exact: bool = True) -> str:
+    """The native kernels where they are built and asked for what they do, else the reference; said once if they are missing."""
+    from brigade.backends.cpu.library import find_kernels
+
+    if device != "cpu" or not exact:
+        return "reference"
+    if find_kernels() is not None:
+        return "cpu"
+    if "missing" not in _said:
+        _said.add("missing")
+        print("brigade: the C++ kernels were not built (no compiler at install); the slower reference backend is used", file=sys.stderr)
+    return "reference"
 
 
 def register_backend(name: str, make: Callable[..., Backend]) -> None:
@@ -30,6 +52,8 @@ def backend_names() -> list[str]:
 
 
 def get_backend(name: str, device: str = "cpu", exact: bool = True) -> Backend:
+    if name == "auto":
+        name = best_backend(device, exact)
     if name not in _BACKENDS:
         raise ConfigError(f"unknown backend {name!r}; known: {', '.join(backend_names())}")
     return _BACKENDS[name](device=device, exact=exact)

@@ -32,7 +32,8 @@ def add_model_options(parser: argparse.ArgumentParser, engines: tuple[str, ...] 
     group.add_argument("--model", help="a Hugging Face folder, or a recipe (default: the embedded model)")
     group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: the checkpoint's own)")
     group.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")
-    group.add_argument("--backend", default="reference")
+    group.add_argument("--backend", default="auto", help="auto, cpu (native kernels) or reference")
+    group.add_argument("--quant", default="none", help="none, int8, int8-weight or int4 (the cpu backend)")
     group.add_argument("--device", default="cpu")
     group.add_argument("--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch")
     group.add_argument("--threads", type=int)
@@ -58,7 +59,7 @@ def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any 
 
     return LLM(
         args.model, dtype=args.dtype, engine=engine or args.engine, backend=args.backend, device=args.device,
-        exact=args.exact == "on", random_weights=args.random_weights, threads=args.threads, progress=progress,
+        exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, threads=args.threads, progress=progress,
         **engine_settings(args),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from brigade.backends.base import Backend, Step
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch
-from brigade.config import ModelConfig
+from brigade.config import ModelConfig, RopeConfig
 from brigade.model.layer_specs import gpt_spec
 from brigade.model.rope import RopeTable
 from brigade.model.spec import ModuleSpec, build_module
@@ -72,10 +72,22 @@ class GPTModel(nn.Module):
 
     def _rotary(self, step: Step) -> dict:
         """cos and sin of this step's positions, for each distinct rope of the model."""
+        if all(not reads_rotary(layer) for layer in self.layers):
+            return {}
+        tables = self.rope_tables().items()
+        return {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in tables}
+
+    def rope_tables(self) -> dict[RopeConfig, RopeTable]:
+        """Made once, for each distinct rope of the model."""
         if self._rope_tables is None:
             ropes = {self.config.layer_rope(i) for i in range(self.config.num_layers)} - {None}
             self._rope_tables = {rope: RopeTable(rope, self.max_length, self.backend.device) for rope in ropes}
-        return {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in self._rope_tables.items()}
+        return self._rope_tables
+
+
+def reads_rotary(layer: nn.Module) -> bool:
+    """A backend's own layer may look angles up by itself."""
+    return getattr(layer, "reads_rotary", True)
 
 
 def empty_model(config: ModelConfig, backend: Backend, max_length: int | None = None) -> GPTModel:

@@ -1,0 +1,197 @@
+"""The contract of `backends/base.py`, answered by the native kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brigade.backends.base import AttentionParams, Backend, G, Step
+from brigade.backends.cpu.layer import NativeLayer, fits
+from brigade.backends.cpu.library import BrAttention, BrStep, kernels
+from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
+from brigade.backends.kv_cache import KVCache
+from brigade.batch import Batch, Wanted
+from brigade.config import Activation, NormKind
+from brigade.errors import ConfigError
+
+SCHEMES = ("none", "int8", "int8-weight", "int4")
+MOST_DIM = 512  # of a head; what the attention kernel keeps on its stack
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """The kernels' view of a batch, and the arrays it points into."""
+
+    struct: Any
+    arrays: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTable:
+    """A word table, and its packed form where the output head is tied to it."""
+
+    table_VH: Tensor
+    head: PackedMatrix | None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.table_VH.shape
+
+
+class CpuBackend(Backend):
+    name = "cpu"
+    block_sizes = (32, 64)  # a panel of keys is 32 positions, a tile of attention 64
+
+    def __init__(self, device: torch.device | str = "cpu", exact: bool = True) -> None:
+        if torch.device(device).type != "cpu":
+            raise ConfigError(f"device is {str(device)!r}; the cpu backend runs on cpu: use --backend reference there")
+        if not exact:
+            raise ConfigError("exact off has no effect on the cpu backend, whose only way of computing is exact; drop it")
+        self.device, self.exact, self.scheme, self.skip_layers = torch.device("cpu"), True, "none", frozenset()
+        self.threads = kernels().br_threads(torch.get_num_threads(), -1)
+
+    @property
+    def numerics_id(self) -> str:
+        quant = "" if self.scheme == "none" else f"/{self.scheme}"
+        return f"cpu-1/{kernels().br_bf16_name().decode()}/G{G}{quant}"
+
+    def quantise(self, scheme: str) -> None:
+        """How the layers' matrices are held from the next model on; tables, norms and the head keep their type."""
+        if scheme not in SCHEMES:
+            raise ConfigError(f"quant is {scheme!r}; it must be one of {', '.join(SCHEMES)}")
+        self.scheme = scheme
+
+    def scheme_of(self, weight: Tensor) -> str:
+        return str(weight.dtype).removeprefix("torch.") if self.scheme == "none" else self.scheme
+
+    def cache_dim(self, head_dim: int) -> int:
+        return -(-head_dim // 32) * 32
+
+    def prepare(self, model: Any) -> None:
+        """Pack every matrix; a layer that the kernels know whole becomes one call."""
+        if model.config.head_dim > MOST_DIM:
+            raise ConfigError(f"head_dim is {model.config.head_dim}; the cpu backend takes up to {MOST_DIM}: use --backend reference")
+        tables = model.rope_tables()
+        for index, layer in enumerate(model.layers):
+            if fits(layer):
+                model.layers[index] = NativeLayer(layer, self, tables.get(layer.attention.rope))
+        for module in model.modules():
+            self._pack_module(module, type(module).__name__)
+        word = model.embedding.word
+        tied = model.head is None
+        del model.embedding.word
+        model.embedding.word = PackedTable(word.detach(), pack(word, None, self._head_scheme(word), tree=False) if tied else None)
+
+    def _pack_module(self, module: Any, kind: str) -> None:
+        if kind in ("ColumnLinear", "RowLinear") and isinstance(module.weight, Tensor):
+            packed = pack(module.weight, module.bias, self._head_scheme(module.weight), tree=kind == "RowLinear")
+            del module.weight
+            module.weight, module.bias = packed, None
+        elif kind == "ExpertWeights":
+            up, down = module.up, module.down
+            del module.up, module.down
+            module.up = [pack(weight, None, self.scheme_of(weight), tree=False) for weight in up]
+            module.down = [pack(weight, None, self.scheme_of(weight), tree=True) for weight in down]
+
+    @staticmethod
+    def _head_scheme(weight: Tensor) -> str:
+        return str(weight.dtype).removeprefix("torch.")
+
+    def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
+        assert cache is not None
+        ids, positions, starts, tables, blocks, rows = [], [], [0], [], [], []
+        for span in batch.spans:
+            ids.extend(span.token_ids)
+            positions.extend(range(span.start, span.end))
+            starts.append(len(ids))
+            tables.append(len(blocks))
+            blocks.extend(span.blocks)
+            if span.wanted is Wanted.LAST:
+                rows.append(len(ids) - 1)
+            elif span.wanted is Wanted.ALL:
+                rows.extend(range(starts[-2], len(ids)))
+        arrays = tuple(np.array(values, np.int32) for values in (positions, starts, tables, blocks))
+        struct = BrStep(
+            rows=len(ids), spans=len(tables), block_size=cache.block_size, kv_bf16=cache.keys[0].dtype == torch.bfloat16,
+            positions=arrays[0].ctypes.data, span_row=arrays[1].ctypes.data, span_table=arrays[2].ctypes.data,
+            blocks=arrays[3].ctypes.data,
+        )  # fmt: skip
+        wanted = None if len(rows) == len(ids) else torch.tensor(rows, dtype=torch.int64)
+        return Step(torch.tensor(ids), torch.from_numpy(arrays[0]).long(), wanted, StepPlan(struct, arrays), cache)
+
+    def embed(self, ids_T: Tensor, table_VH: Tensor | PackedTable) -> Tensor:
+        table = table_VH.table_VH if isinstance(table_VH, PackedTable) else table_VH
+        out_TH = torch.empty(ids_T.shape[0], table.shape[1])
+        half = table.dtype == torch.bfloat16
+        assert half or table.dtype == torch.float32
+        sources = (table.data_ptr(), None) if half else (None, table.data_ptr())
+        kernels().br_embed(*sources, table.shape[1], ids_T.data_ptr(), ids_T.shape[0], out_TH.data_ptr())
+        return out_TH
+
+    def linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None) -> Tensor:
+        return self._product(x_TK, weight_NK, bias_N, tree=False)
+
+    def tree_linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None) -> Tensor:
+        return self._product(x_TK, weight_NK, bias_N, tree=True)
+
+    def _product(self, x_TK: Tensor, weight: Any, bias_N: Tensor | None, tree: bool) -> Tensor:
+        if isinstance(weight, PackedTable):
+            assert weight.head is not None
+            return weight.head(x_TK)
+        if isinstance(weight, PackedMatrix):
+            assert bias_N is None, "a packed matrix has its bias with it"
+            return weight(x_TK)
+        return pack(weight, bias_N, self._head_scheme(weight), tree)(x_TK)  # not prepared: right, but packed for this once
+
+    def norm(
+        self, kind: NormKind, x_TH: Tensor, weight_H: Tensor | None, bias_H: Tensor | None, eps: float, offset: float
+    ) -> Tensor:
+        packed = pack_norm(kind, x_TH.shape[1], weight_H, bias_H, eps, offset)
+        x_TH = x_TH.float().contiguous()
+        out_TH = torch.empty_like(x_TH)
+        kernels().br_norm(ctypes.byref(packed.struct), x_TH.data_ptr(), x_TH.shape[0], out_TH.data_ptr())
+        return out_TH
+
+    def rotate(self, x_TND: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool) -> Tensor:
+        out = x_TND.float().clone(memory_format=torch.contiguous_format)
+        cos, sin = cos_TR.contiguous(), sin_TR.contiguous()
+        rows, heads, dim = out.shape
+        kernels().br_rotate(out.data_ptr(), rows, heads, dim, None, cos.data_ptr(), sin.data_ptr(), cos.shape[1], int(interleaved))
+        return out
+
+    def activate(self, kind: Activation, x: Tensor) -> Tensor:
+        x = x.float().contiguous()
+        out = torch.empty_like(x)
+        kernels().br_activate(ACTIVATIONS[kind], x.data_ptr(), x.numel(), out.data_ptr())
+        return out
+
+    def attention(self, q_TND: Tensor, k_TGD: Tensor, v_TGD: Tensor, params: AttentionParams, step: Step) -> Tensor:
+        assert step.cache is not None
+        q, k, v = (x.float().contiguous() for x in (q_TND, k_TGD, v_TGD))
+        native = BrAttention(
+            heads=q.shape[1], kv_heads=k.shape[1], dim=q.shape[2], window=params.window or 0, scale=params.scale,
+            softcap=params.softcap or 0.0, keys=step.cache.keys[params.layer].data_ptr(),
+            values=step.cache.values[params.layer].data_ptr(),
+        )  # fmt: skip
+        out = torch.empty_like(q)
+        kernels().br_attend(
+            ctypes.byref(native), ctypes.byref(step.attention.struct), q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()
+        )
+        return out
+
+    def softcap(self, x: Tensor, cap: float) -> Tensor:
+        out = x.float().clone(memory_format=torch.contiguous_format)
+        kernels().br_softcap(out.data_ptr(), out.numel(), cap)
+        return out
+
+    def softmax(self, x_TE: Tensor) -> Tensor:
+        x_TE = x_TE.float().contiguous()
+        out = torch.empty_like(x_TE)
+        kernels().br_softmax(x_TE.data_ptr(), x_TE.shape[0], x_TE.shape[1], out.data_ptr())
+        return out

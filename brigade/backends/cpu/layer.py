@@ -1,0 +1,91 @@
+"""A transformer layer as one native call."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from brigade.backends.base import Step
+from brigade.backends.cpu.library import BrAttention, BrLayer, kernels
+from brigade.backends.cpu.matrix import PackedMatrix, PackedNorm, pack, pack_norm
+
+if TYPE_CHECKING:
+    from brigade.backends.cpu.backend import CpuBackend
+
+
+class NativeLayer(nn.Module):
+    """Takes the place of a `TransformerLayer` once its weights are there. Experts stay in Python, around native products."""
+
+    reads_rotary = False  # angles are looked up by position inside
+
+    def __init__(self, layer: Any, backend: CpuBackend, table: Any) -> None:
+        super().__init__()
+        attention = layer.attention
+        self.params, self.rope = attention.params, attention.rope
+        self.moe = None if _is_dense(layer.mlp) else layer.mlp
+        self.mlp_norm, self.post_norm = layer.mlp_norm, layer.mlp_post_norm
+        heads, kv_heads, dim = attention.shape
+        native = BrLayer(norm_after=layer.norm_after, parallel=layer.parallel, has_mlp=self.moe is None)
+        self._alive: list[Any] = [table]
+        for name, norm in (
+            ("attention_norm", layer.attention_norm), ("mlp_norm", layer.mlp_norm),
+            ("attention_post", layer.attention_post_norm), ("mlp_post", layer.mlp_post_norm),
+        ):  # fmt: skip
+            if norm is not None:
+                setattr(native, name, self._norm(norm).struct)
+        native.has_attention_post, native.has_mlp_post = layer.attention_post_norm is not None, layer.mlp_post_norm is not None
+        a = self.params
+        native.attention = BrAttention(
+            heads=heads, kv_heads=kv_heads, dim=dim, window=a.window or 0, scale=a.scale, softcap=a.softcap or 0.0,
+            clip=attention.clip or 0.0, norm_heads=attention.norm_heads,
+        )  # fmt: skip
+        for name, norm in (("q_norm", attention.q_norm), ("k_norm", attention.k_norm)):
+            if norm is not None:
+                setattr(native.attention, name, ctypes.addressof(self._norm(norm).struct))
+        if self.rope is not None:
+            native.attention.rotary, native.attention.interleaved = self.rope.rotary_dim // 2, self.rope.interleaved
+            native.attention.cos, native.attention.sin = table.cos.data_ptr(), table.sin.data_ptr()
+        native.qkv = self._matrix(attention.qkv, backend, tree=False)
+        native.out = self._matrix(attention.out, backend, tree=True)
+        if self.moe is None:
+            mlp = layer.mlp
+            native.up = self._matrix(mlp.up, backend, tree=False, gated=mlp.gated, activation=mlp.activation)
+            native.down = self._matrix(mlp.down, backend, tree=True)
+        self.native = native
+
+    def _norm(self, norm: Any) -> PackedNorm:
+        packed = pack_norm(norm.kind, norm.weight.shape[0], norm.weight, norm.bias, norm.eps, norm.offset)
+        self._alive.append(packed)
+        return packed
+
+    def _matrix(self, linear: Any, backend: CpuBackend, **how: Any) -> ctypes.Structure:
+        packed: PackedMatrix = pack(linear.weight, linear.bias, backend.scheme_of(linear.weight), **how)
+        linear.weight = linear.bias = None  # the packed form is the only one from here on
+        self._alive.append(packed)
+        return packed.struct
+
+    @property
+    def matrices(self) -> list[PackedMatrix]:
+        return [part for part in self._alive if isinstance(part, PackedMatrix)]
+
+    def forward(self, x_TH: Tensor, step: Step, rotary: dict) -> Tensor:
+        assert step.cache is not None
+        attention = self.native.attention
+        attention.keys = step.cache.keys[self.params.layer].data_ptr()
+        attention.values = step.cache.values[self.params.layer].data_ptr()
+        kernels().br_layer(ctypes.byref(self.native), ctypes.byref(step.attention.struct), x_TH.data_ptr())
+        if self.moe is None:
+            return x_TH
+        y_TH = self.moe(self.mlp_norm(x_TH))
+        return x_TH + (y_TH if self.post_norm is None else self.post_norm(y_TH))
+
+
+def _is_dense(mlp: Any) -> bool:
+    return hasattr(mlp, "up") and hasattr(mlp, "down")
+
+
+def fits(layer: Any) -> bool:
+    """Whether the native layer knows this arrangement; experts only in the plain pre-norm one."""
+    return _is_dense(layer.mlp) or not (layer.parallel or layer.norm_after)

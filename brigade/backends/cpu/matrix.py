@@ -1,0 +1,115 @@
+"""A weight matrix as the kernels want it: panels of 32 outputs, K in the reduction tree's blocks."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brigade.backends.base import G
+from brigade.backends.cpu.library import BrMatrix, BrNorm, kernels
+from brigade.backends.exact_math import tree_width
+
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8-weight": 3, "int4": 4}
+ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
+TILE_K = {"float32": 16, "bfloat16": 32, "int8": 64, "int8-weight": 32, "int4": 32}
+
+
+def aligned(count: int, dtype: type) -> np.ndarray:
+    """Zeros that begin on a cache line."""
+    size = np.dtype(dtype).itemsize
+    raw = np.zeros(count * size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count * size].view(dtype)
+
+
+def address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """Keeps the arrays alive that `struct` points into."""
+
+    struct: ctypes.Structure
+    scheme: str
+    arrays: tuple[np.ndarray | None, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.struct.n, self.struct.k
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays if array is not None)
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        assert x_TK.shape[1] == self.struct.k, f"{tuple(x_TK.shape)} times {self.shape}"
+        x_TK = x_TK.float().contiguous()
+        out_TN = torch.empty(x_TK.shape[0], self.struct.n)
+        kernels().br_linear(ctypes.byref(self.struct), x_TK.data_ptr(), x_TK.shape[0], out_TN.data_ptr())
+        return out_TN
+
+    def unpack(self) -> Tensor:
+        """The numbers that the kernels compute with, [N, K]."""
+        weight_NK = torch.empty(self.struct.n, self.struct.k)
+        kernels().br_unpack(ctypes.byref(self.struct), weight_NK.data_ptr())
+        return weight_NK
+
+
+def pack(
+    weight_NK: Tensor, bias_N: Tensor | None, scheme: str, tree: bool, gated: bool = False, activation: str | None = None,
+    group: int = 128,
+) -> PackedMatrix:  # fmt: skip
+    """`tree`: K is summed as the tree of G blocks. `gated`: rows are [gate; up], and the product is act(gate) * up."""
+    n, k = weight_NK.shape
+    blocks = tree_width(k, G) if tree else 1
+    step = max(TILE_K[scheme], group if scheme == "int4" else 1)
+    block_k = -(-(k // blocks) // step) * step
+    struct = BrMatrix(
+        kind=KINDS[scheme], n=n, k=k, blocks=blocks, block_k=block_k, group=group, gated=gated, activation=ACTIVATIONS[activation]
+    )
+    sizes = (ctypes.c_int64(), ctypes.c_int64())
+    kernels().br_pack_size(ctypes.byref(struct), ctypes.byref(sizes[0]), ctypes.byref(sizes[1]))
+    columns = -(-(n // 2) // 16) * 32 if gated else -(-n // 32) * 32
+    data, scale = aligned(sizes[0].value, np.uint8), aligned(sizes[1].value, np.float32) if sizes[1].value else None
+    colsum = aligned(columns, np.int32) if scheme == "int8" else None
+    weight = weight_NK.detach().float().contiguous()
+    kernels().br_pack(ctypes.byref(struct), weight.data_ptr(), address(data), address(scale), address(colsum))
+    bias = None if bias_N is None else _pad_bias(bias_N.detach().float().numpy(), columns, gated)
+    struct.data, struct.scale, struct.colsum, struct.bias = map(address, (data, scale, colsum, bias))
+    return PackedMatrix(struct, scheme, (data, scale, colsum, bias))
+
+
+def _pad_bias(bias: np.ndarray, columns: int, gated: bool) -> np.ndarray:
+    out = aligned(columns, np.float32)
+    if not gated:
+        out[: bias.size] = bias
+        return out
+    half = bias.size // 2
+    for number, part in enumerate((bias[:half], bias[half:])):  # 16 of the gate, then the 16 of up that belong to them
+        lanes = np.zeros(columns // 2, np.float32)
+        lanes[:half] = part
+        out.reshape(-1, 2, 16)[:, number] = lanes.reshape(-1, 16)
+    return out
+
+
+@dataclass(frozen=True)
+class PackedNorm:
+    struct: ctypes.Structure
+    arrays: tuple[np.ndarray | None, ...]
+
+
+def pack_norm(kind: str, size: int, weight: Tensor | None, bias: Tensor | None, eps: float, offset: float) -> PackedNorm:
+    arrays = []
+    for values, plus in ((weight, offset), (bias, 0.0)):
+        array = None
+        if values is not None:
+            array = aligned(size, np.float32)
+            array[:] = (values.detach().float() + plus).numpy()
+        arrays.append(array)
+    struct = BrNorm(kind=int(kind == "layernorm"), size=size, eps=eps, weight=address(arrays[0]), bias=address(arrays[1]))
+    return PackedNorm(struct, tuple(arrays))

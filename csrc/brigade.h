@@ -1,0 +1,82 @@
+// The C interface of Brigade's CPU kernels: plain structs and raw pointers, called through ctypes.
+//
+// Letters: T rows (tokens), K summed axis, N outputs, H width of the residual stream, D head dimension.
+// One rule holds everywhere: row t of a result depends on row t of the arguments alone, bit for bit.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+
+enum BrKind : int32_t { BR_F32 = 0, BR_BF16 = 1, BR_I8 = 2, BR_W8 = 3, BR_W4 = 4 };
+enum BrActivation : int32_t { BR_NONE = 0, BR_GELU = 1, BR_GELU_TANH = 2, BR_RELU = 3, BR_SILU = 4 };
+enum BrNormKind : int32_t { BR_RMSNORM = 0, BR_LAYERNORM = 1 };
+
+// A weight matrix [N, K], packed in panels of 32 outputs. K is cut into `blocks` equal blocks (the reduction tree's leaves),
+// each filled with zeros to `block_k`. A panel is a run of tiles of 16 lines of 64 bytes; a line holds 16 outputs.
+struct BrMatrix {
+    int32_t kind, n, k, blocks, block_k, group;
+    int32_t gated;          // panels hold 16 gate columns, then 16 up columns
+    int32_t activation;     // applied to the product (after the bias) when the matrix is an MLP's first one
+    const uint8_t* data;
+    const float* scale;     // I8, W8: [padded n]; W4: [padded n / 32, groups, 32]
+    const int32_t* colsum;  // I8: [padded n], the sum of every column
+    const float* bias;      // [padded n], or null
+};
+
+struct BrNorm {
+    int32_t kind, size;
+    float eps;
+    int32_t pad;
+    const float* weight;  // with the family's offset added; null: ones
+    const float* bias;
+};
+
+struct BrAttention {
+    int32_t heads, kv_heads, dim, window;  // window 0: none
+    float scale, softcap, clip;            // softcap 0, clip 0: none
+    int32_t rotary;                        // channels / 2 that are turned; 0: none
+    int32_t interleaved, norm_heads;
+    const float *cos, *sin;  // [positions, rotary]
+    const BrNorm *q_norm, *k_norm;
+    uint8_t *keys, *values;  // this layer's cache
+};
+
+// One step, the same for all layers.
+struct BrStep {
+    int32_t rows, spans, block_size, kv_bf16;
+    const int32_t* positions;   // [rows]
+    const int32_t* span_row;    // [spans + 1], first row of each span
+    const int32_t* span_table;  // [spans], where its blocks begin in `blocks`
+    const int32_t* blocks;
+};
+
+struct BrLayer {
+    BrNorm attention_norm, mlp_norm, attention_post, mlp_post;
+    int32_t has_attention_post, has_mlp_post, norm_after, parallel, has_mlp, pad;
+    BrAttention attention;
+    BrMatrix qkv, out, up, down;
+};
+
+const char* br_describe(void);            // what this processor can do and what is used
+int br_choose_path(const char* name);     // 0 if taken; "" chooses the best
+const char* br_path(void);
+const char* br_bf16_name(void);            // decides the bits of bf16 products
+int br_threads(int count, int first_cpu); // size of the pool; first_cpu >= 0 pins. Returns the size in force
+
+void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats);
+void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum);  // weight [N, K] row-major
+void br_unpack(const BrMatrix* m, float* weight);
+
+void br_linear(const BrMatrix* m, const float* x, int rows, float* out);
+void br_norm(const BrNorm* norm, const float* x, int rows, float* out);
+void br_rotate(float* x, int rows, int heads, int dim, const int32_t* positions, const float* cos, const float* sin, int rotary,
+               int interleaved);
+void br_activate(int kind, const float* x, int64_t count, float* out);
+void br_softcap(float* x, int64_t count, float cap);
+void br_softmax(const float* x, int rows, int width, float* out);
+void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out);
+void br_layer(const BrLayer* layer, const BrStep* step, float* x);  // x [rows, H], in place
+void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out);
+double br_read_bandwidth(const uint8_t* data, int64_t bytes);  // seconds to read it once with the pool
+}

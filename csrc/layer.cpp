@@ -1,0 +1,231 @@
+// Whole layers, and the single operations for whoever puts a layer together differently: the same functions, the same bits.
+#include <algorithm>
+#include <ctime>
+
+#include "kernels.h"
+
+namespace brigade {
+namespace {
+struct Room {  // a caller's memory between the parts of a layer
+    Scratch left, left_scale, mixed, mixed_scale, wide, qkv, heads, normed, hidden, part;
+};
+Room& room() {
+    thread_local Room r;
+    return r;
+}
+
+void norm_into(const BrNorm& norm, const float* x, const Rows& to, int width) {
+    parallel(to.rows, 4, [&](int64_t first, int64_t last) {
+        thread_local Scratch row;
+        float* y = (float*)row.get((int64_t)width * 4);
+        for (int64_t r = first; r < last; r++) {
+            path().norm_row(norm, x + r * width, y);
+            path().put_row(to, (int)r, y);
+        }
+    });
+}
+
+void put_all(const Rows& to, const float* x) {
+    parallel(to.rows, 4, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) path().put_row(to, (int)r, x + r * to.k);
+    });
+}
+
+void norm_all(const BrNorm& norm, const float* x, int rows, float* out) {
+    parallel(rows, 4, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) path().norm_row(norm, x + r * norm.size, out + r * norm.size);
+    });
+}
+
+void norm_heads(const BrNorm* norm, float* x, int heads, int dim, bool each) {
+    if (!norm) return;
+    for (int h = 0; h < (each ? heads : 1); h++) path().norm_row(*norm, x + h * dim, x + h * dim);
+}
+
+// Rows of [q | k | v] in place: normalised, clipped, turned; keys and values go into the cache.
+void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
+    const int q_size = a.heads * a.dim, kv_size = a.kv_heads * a.dim, width = q_size + 2 * kv_size;
+    parallel(s.rows, 2, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) {
+            float *q = qkv + r * width, *k = q + q_size;
+            norm_heads(a.q_norm, q, a.heads, a.dim, a.norm_heads);
+            norm_heads(a.k_norm, k, a.kv_heads, a.dim, a.norm_heads);
+            if (a.clip > 0) path().clip(q, width, a.clip);
+            const int64_t turn = (int64_t)s.positions[r] * a.rotary;
+            for (int h = 0; a.rotary && h < a.heads + a.kv_heads; h++)
+                path().rotate_head(q + h * a.dim, a.cos + turn, a.sin + turn, a.rotary, a.interleaved);
+        }
+    });
+}
+
+void store_all(const BrAttention& a, const BrStep& s, const float* k, const float* v, int stride) {
+    for (int span = 0; span < s.spans; span++) {
+        const int32_t* table = s.blocks + s.span_table[span];
+        const int row0 = s.span_row[span], rows = s.span_row[span + 1] - row0;
+        parallel(rows, 8, [&](int64_t first, int64_t last) {
+            for (int64_t r = row0 + first; r < row0 + last; r++) {
+                const int at = s.positions[r];
+                for (int h = 0; h < a.kv_heads; h++)
+                    path().store_kv(a, s, table[at / s.block_size], at % s.block_size, h, k + r * stride + h * a.dim,
+                                    v + r * stride + h * a.dim);
+            }
+        });
+    }
+}
+
+void attend_all(const BrAttention& a, const BrStep& s, const float* q, int q_stride, float* out) {
+    const int share = a.heads / a.kv_heads;
+    struct Item { int span, head, first, count; };
+    thread_local Scratch memory;
+    int64_t most = 0;
+    for (int i = 0; i < s.spans; i++)
+        most += (int64_t)a.kv_heads * (((int64_t)(s.span_row[i + 1] - s.span_row[i]) * share + GROUP_ROWS - 1) / GROUP_ROWS);
+    Item* items = (Item*)memory.get(most * (int64_t)sizeof(Item));
+    int64_t count = 0;
+    for (int i = 0; i < s.spans; i++) {
+        const int rows = (s.span_row[i + 1] - s.span_row[i]) * share;
+        for (int h = 0; h < a.kv_heads; h++)
+            for (int r = 0; r < rows; r += GROUP_ROWS) items[count++] = {i, h, r, std::min(GROUP_ROWS, rows - r)};
+    }
+    parallel(count, 2, [&](int64_t first, int64_t last) {
+        enter();
+        for (int64_t i = first; i < last; i++)
+            path().attend(path().products, a, s, items[i].span, items[i].head, items[i].first, items[i].count, q, q_stride, out,
+                          a.heads * a.dim);
+    });
+}
+
+// x's attention, before the residual is added; straight into `f` if there is no second norm.
+void attention_part(const BrLayer& l, const BrStep& s, const float* x, const BrNorm* norm, const Finish& f) {
+    Room& m = room();
+    const BrAttention& a = l.attention;
+    const int width = l.qkv.k, row = l.qkv.n;
+    const Rows in = make_rows(l.qkv, s.rows, m.left, m.left_scale);
+    if (norm) norm_into(*norm, x, in, width);
+    else put_all(in, x);
+    float* qkv = (float*)m.qkv.get((int64_t)s.rows * row * 4);
+    multiply(l.qkv, in, {nullptr, nullptr, qkv, nullptr});
+    prepare_heads(a, s, qkv);
+    const int q_size = a.heads * a.dim, kv_size = a.kv_heads * a.dim;
+    store_all(a, s, qkv + q_size, qkv + q_size + kv_size, row);
+    float* heads = (float*)m.heads.get((int64_t)s.rows * q_size * 4);
+    attend_all(a, s, qkv, row, heads);
+    const Rows mixed = make_rows(l.out, s.rows, m.mixed, m.mixed_scale);
+    put_all(mixed, heads);
+    multiply(l.out, mixed, f);
+}
+
+void mlp_part(const BrLayer& l, int rows, const float* x, const BrNorm* norm, const Finish& f) {
+    Room& m = room();
+    const Rows in = make_rows(l.up, rows, m.left, m.left_scale);
+    if (norm) norm_into(*norm, x, in, l.up.k);
+    else put_all(in, x);
+    Rows inner = make_rows(l.down, rows, m.mixed, m.mixed_scale);
+    if (takes_packed(l.down) && (l.up.gated ? l.up.n / 2 : l.up.n) % 16 == 0) {
+        multiply(l.up, in, {nullptr, nullptr, nullptr, &inner});
+    } else {
+        float* wide = (float*)m.wide.get((int64_t)rows * l.down.k * 4);
+        multiply(l.up, in, {nullptr, nullptr, wide, nullptr});
+        put_all(inner, wide);
+    }
+    multiply(l.down, inner, f);
+}
+
+void add_into(float* x, const float* y, int64_t count) {
+    parallel((count + 4095) / 4096, 4, [&](int64_t first, int64_t last) {
+        const int64_t at = first * 4096, n = std::min(last * 4096, count) - at;
+        path().add(x + at, y + at, n, x + at);
+    });
+}
+}  // namespace
+}  // namespace brigade
+
+using namespace brigade;
+
+extern "C" {
+int br_threads(int count, int first_cpu) { return pool_resize(count < 1 ? 1 : count, first_cpu); }
+
+void br_layer(const BrLayer* l, const BrStep* s, float* x) {
+    Room& m = room();
+    const int64_t count = (int64_t)s->rows * l->qkv.k;
+    float* part = (float*)m.part.get(count * 4);
+    if (l->norm_after) {
+        attention_part(*l, *s, x, nullptr, {x, nullptr, x, nullptr});
+        norm_all(l->attention_norm, x, s->rows, x);
+        if (!l->has_mlp) return;
+        mlp_part(*l, s->rows, x, nullptr, {x, nullptr, x, nullptr});
+        norm_all(l->mlp_norm, x, s->rows, x);
+        return;
+    }
+    if (l->parallel) {
+        attention_part(*l, *s, x, &l->attention_norm, {nullptr, nullptr, part, nullptr});
+        mlp_part(*l, s->rows, x, &l->mlp_norm, {part, x, x, nullptr});
+        return;
+    }
+    if (l->has_attention_post) {
+        attention_part(*l, *s, x, &l->attention_norm, {nullptr, nullptr, part, nullptr});
+        norm_all(l->attention_post, part, s->rows, part);
+        add_into(x, part, count);
+    } else {
+        attention_part(*l, *s, x, &l->attention_norm, {x, nullptr, x, nullptr});
+    }
+    if (!l->has_mlp) return;
+    if (l->has_mlp_post) {
+        mlp_part(*l, s->rows, x, &l->mlp_norm, {nullptr, nullptr, part, nullptr});
+        norm_all(l->mlp_post, part, s->rows, part);
+        add_into(x, part, count);
+    } else {
+        mlp_part(*l, s->rows, x, &l->mlp_norm, {x, nullptr, x, nullptr});
+    }
+}
+
+void br_norm(const BrNorm* norm, const float* x, int rows, float* out) { norm_all(*norm, x, rows, out); }
+
+void br_rotate(float* x, int rows, int heads, int dim, const int32_t* positions, const float* cos, const float* sin, int rotary,
+               int interleaved) {
+    for (int r = 0; r < rows; r++)
+        for (int h = 0; h < heads; h++) {
+            const int64_t turn = (int64_t)(positions ? positions[r] : r) * rotary;
+            path().rotate_head(x + ((int64_t)r * heads + h) * dim, cos + turn, sin + turn, rotary, interleaved);
+        }
+}
+
+void br_activate(int kind, const float* x, int64_t count, float* out) { path().activate(kind, x, count, out); }
+void br_softcap(float* x, int64_t count, float cap) { path().softcap(x, count, cap); }
+void br_softmax(const float* x, int rows, int width, float* out) {
+    for (int64_t r = 0; r < rows; r++) path().softmax_row(x + r * width, width, out + r * width);
+}
+
+void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out) {
+    store_all(*a, *s, k, v, a->kv_heads * a->dim);
+    attend_all(*a, *s, q, a->heads * a->dim, out);
+}
+
+void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int i = 0; i < width; i++) {
+            if (table_f32) {
+                out[r * width + i] = table_f32[ids[r] * width + i];
+                continue;
+            }
+            const uint32_t u = (uint32_t)table_bf16[ids[r] * width + i] << 16;
+            __builtin_memcpy(out + r * width + i, &u, 4);
+        }
+}
+
+double br_read_bandwidth(const uint8_t* data, int64_t bytes) {
+    timespec begin, end;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    parallel(bytes >> 16, 16, [&](int64_t first, int64_t last) {
+        uint64_t t[8] = {};
+        for (const uint64_t *p = (const uint64_t*)(data + (first << 16)), *e = (const uint64_t*)(data + (last << 16)); p < e; p += 8) {
+            __builtin_prefetch(p + 512);
+            for (int i = 0; i < 8; i++) t[i] ^= p[i];
+        }
+        volatile uint64_t sink = t[0] ^ t[1] ^ t[2] ^ t[3] ^ t[4] ^ t[5] ^ t[6] ^ t[7];
+        (void)sink;
+    });
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+}
+}

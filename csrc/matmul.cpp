@@ -1,0 +1,170 @@
+// Packing, and the products of whole matrices: which panel with which rows on which thread. No sum is decided here.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace brigade {
+namespace {
+constexpr int64_t LEFT_BYTES = 1 << 20;  // of a left operand that is walked for each panel: what a core's own cache holds
+
+int weight_bits(int kind) { return kind == BR_F32 ? 32 : kind == BR_BF16 ? 16 : kind == BR_W4 ? 4 : 8; }
+
+int64_t panel_bytes(const BrMatrix& m) { return (int64_t)m.blocks * m.block_k * PANEL * weight_bits(m.kind) / 8; }
+
+uint16_t to_bf16(float x) {
+    uint32_t u;
+    std::memcpy(&u, &x, 4);
+    return (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16);
+}
+
+// The source row of padded column n, or -1: gated panels hold 16 gate rows, then the 16 up rows that belong to them.
+int source_row(const BrMatrix& m, int n) {
+    if (!m.gated) return n < m.n ? n : -1;
+    const int half = m.n / 2, at = n / PANEL * 16 + n % 16;
+    return at < half ? at + (n % PANEL >= 16 ? half : 0) : -1;
+}
+
+// Where an element stands, in units of its kind, in the panel.
+int64_t place(const BrMatrix& m, int column, int64_t k) {
+    const int per = tile_k(row_kind(m.kind)), words = per / 16;
+    const int64_t tile = k / per * 2 + column / 16;
+    const int line = (int)(k % per) / words, word = column % 16, sub = (int)(k % per) % words;
+    if (m.kind == BR_W4) return tile * 512 + (line / 4 * 32 + word * 2 + sub) * 4 + line % 4;  // nibble of a 16-bit word
+    return (tile * 16 + line) * 16 * words + word * words + sub;
+}
+
+void put(const BrMatrix& m, uint8_t* panel, int64_t at, float v) {
+    switch (m.kind) {
+        case BR_F32: ((float*)panel)[at] = v; break;
+        case BR_BF16: ((uint16_t*)panel)[at] = to_bf16(v); break;
+        case BR_W4: panel[at / 2] |= (uint8_t)(((int)v + 8) << (at % 2 * 4)); break;
+        default: ((int8_t*)panel)[at] = (int8_t)v;
+    }
+}
+float take(const BrMatrix& m, const uint8_t* panel, int64_t at) {
+    uint32_t u;
+    float v;
+    switch (m.kind) {
+        case BR_F32: return ((const float*)panel)[at];
+        case BR_BF16: u = (uint32_t)((const uint16_t*)panel)[at] << 16; std::memcpy(&v, &u, 4); return v;
+        case BR_W4: return (float)((panel[at / 2] >> (at % 2 * 4) & 15) - 8);
+        default: return (float)((const int8_t*)panel)[at];
+    }
+}
+int64_t groups_of(const BrMatrix& m) { return m.kind == BR_W4 ? (int64_t)m.blocks * m.block_k / m.group : 1; }
+float* scale_at(const BrMatrix& m, float* scale, int n, int64_t k) {
+    return m.kind == BR_W4 ? scale + (n / PANEL * groups_of(m) + k / m.group) * PANEL + n % PANEL : scale + n;
+}
+}  // namespace
+
+int padded_columns(const BrMatrix& m) { return (int)(m.gated ? round_up(m.n / 2, 16) * 2 : round_up(m.n, PANEL)); }
+
+bool takes_packed(const BrMatrix& next) { return row_kind(next.kind) != BR_I8 && next.k == next.blocks * next.block_k; }
+
+Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
+    Rows r{row_kind(m.kind), rows, m.k, m.blocks, m.block_k, nullptr, nullptr};
+    r.data = (uint8_t*)data.get(round_up(rows, BLOCK_ROWS) / GROUP_ROWS * r.group_bytes());
+    r.scale = (float*)scale.get(round_up(rows, BLOCK_ROWS) * 4);
+    return r;
+}
+
+void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
+    const Path& p = path();
+    const int panels = padded_columns(m) / PANEL;
+    const int64_t chunk = std::max<int64_t>(LEFT_BYTES / a.group_bytes() * GROUP_ROWS / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);
+    const int64_t tiles = (int64_t)m.blocks * m.block_k / tile_k(a.kind);
+    const bool expands = m.kind == BR_W8 || m.kind == BR_W4;
+    for (int64_t row = 0; row < a.rows; row += chunk) {
+        const int64_t end = std::min<int64_t>(row + chunk, a.rows);
+        const bool ahead = expands && end - row > BLOCK_ROWS;
+        const int64_t piece = std::max<int64_t>(panels / (pool_size() * 8), 1);
+        parallel(panels, piece, [&](int64_t first, int64_t last) {
+            thread_local Scratch whole;
+            enter();
+            for (int64_t panel = first; panel < last; panel++) {
+                uint8_t* expanded = ahead ? (uint8_t*)whole.get(tiles * 2 * TILE) : nullptr;
+                if (ahead) p.expand(m, (int)panel, 0, (int)tiles, expanded);
+                for (int64_t r = row; r < end; r += BLOCK_ROWS)
+                    p.panel(p.products, m, a, (int)r, (int)std::min<int64_t>(BLOCK_ROWS, end - r), (int)panel, expanded, f);
+            }
+        });
+    }
+}
+}  // namespace brigade
+
+using namespace brigade;
+
+extern "C" {
+void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats) {
+    *data_bytes = panel_bytes(*m) * (padded_columns(*m) / PANEL);
+    *scale_floats = m->kind < BR_I8 ? 0 : padded_columns(*m) * groups_of(*m);
+}
+
+void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum) {
+    const int64_t bytes = panel_bytes(*m);
+    const int length = m->k / m->blocks;
+    parallel(padded_columns(*m) / PANEL, 1, [&](int64_t first, int64_t last) {
+        for (int64_t panel = first; panel < last; panel++) {
+            uint8_t* to = data + panel * bytes;
+            std::memset(to, m->kind == BR_W4 ? 0x88 : 0, (size_t)bytes);
+            for (int column = 0; column < PANEL; column++) {
+                const int n = (int)panel * PANEL + column, row = source_row(*m, n);
+                const float* from = weight + (int64_t)row * m->k;
+                const float steps = m->kind == BR_W4 ? 7.0f : 127.0f;
+                const int run = m->kind == BR_W4 ? m->group : length;
+                if (m->kind == BR_I8 || m->kind == BR_W8) {
+                    float most = 0;
+                    for (int k = 0; row >= 0 && k < m->k; k++) most = std::max(most, std::fabs(from[k]));
+                    scale[n] = most / steps;
+                }
+                int32_t total = 0;
+                for (int b = 0; b < m->blocks; b++)
+                    for (int k = 0; k < m->block_k; k++) {
+                        const int64_t at = (int64_t)b * m->block_k + k;
+                        if (m->kind == BR_W4 && k % run == 0) {
+                            float most = 0;
+                            for (int i = k; row >= 0 && i < std::min(k + run, length); i++) most = std::max(most, std::fabs(from[b * length + i]));
+                            *scale_at(*m, scale, n, at) = most / steps;
+                        }
+                        if (row < 0 || k >= length) continue;
+                        float v = from[b * length + k];
+                        if (m->kind >= BR_I8) {
+                            const float s = *scale_at(*m, scale, n, at);
+                            v = s > 0 ? std::max(-steps, std::min(steps, std::nearbyint(v / s))) : 0.0f;
+                            total += (int32_t)v;
+                        }
+                        if (m->kind == BR_W4) to[place(*m, column, at) / 2] &= (uint8_t)(place(*m, column, at) % 2 ? 0x0f : 0xf0);
+                        put(*m, to, place(*m, column, at), v);
+                    }
+                if (colsum && m->kind == BR_I8) colsum[n] = total;
+            }
+        }
+    });
+}
+
+void br_unpack(const BrMatrix* m, float* weight) {
+    const int64_t bytes = panel_bytes(*m);
+    const int length = m->k / m->blocks;
+    for (int n = 0; n < padded_columns(*m); n++) {
+        const int row = source_row(*m, n);
+        if (row < 0) continue;
+        for (int b = 0; b < m->blocks; b++)
+            for (int k = 0; k < length; k++) {
+                const int64_t at = (int64_t)b * m->block_k + k;
+                const float v = take(*m, m->data + n / PANEL * bytes, place(*m, n % PANEL, at));
+                weight[(int64_t)row * m->k + b * length + k] = m->kind >= BR_I8 ? v * *scale_at(*m, (float*)m->scale, n, at) : v;
+            }
+    }
+}
+
+void br_linear(const BrMatrix* m, const float* x, int rows, float* out) {
+    thread_local Scratch data, scale;
+    const Rows a = make_rows(*m, rows, data, scale);
+    parallel(rows, 8, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) path().put_row(a, (int)r, x + r * m->k);
+    });
+    multiply(*m, a, {nullptr, nullptr, out, nullptr});
+}
+}

@@ -1,0 +1,70 @@
+// What one instruction set brings: the product of a block of rows with a panel, and everything that works row by row.
+#pragma once
+#include "brigade.h"
+
+namespace brigade {
+
+constexpr int GROUP_ROWS = 16;  // rows that lie together in a packed left operand
+constexpr int BLOCK_ROWS = 32;  // rows of one block product
+constexpr int PANEL = 32;       // outputs of one panel
+constexpr int LINE = 64;        // bytes
+constexpr int TILE = 1024;      // bytes of a tile: 16 lines
+constexpr int KEY_TILE = 64;    // positions that attention handles at a time
+
+inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// Elements of the summed axis in a tile: the left operand's kind decides.
+inline int tile_k(int kind) { return kind == BR_F32 ? 16 : kind == BR_I8 ? 64 : 32; }
+inline int row_kind(int kind) { return kind == BR_W8 || kind == BR_W4 ? BR_BF16 : kind; }
+inline int element_size(int kind) { return kind == BR_F32 ? 4 : kind == BR_I8 ? 1 : 2; }
+
+// Rows packed as a left operand: [groups of 16 rows][tiles along K][16 rows][64 bytes]; K in the blocks of its matrix.
+struct Rows {
+    int kind, rows, k, blocks, block_k;
+    uint8_t* data;
+    float* scale;  // I8: one a row
+    int64_t group_bytes() const { return (int64_t)blocks * block_k / tile_k(kind) * TILE; }
+};
+
+// What becomes of a product. y = act(product + bias), times up where gated; then y + first, then that + second.
+struct Finish {
+    const float *first, *second;  // [rows, n]
+    float* out;                   // [rows, n], or null
+    Rows* packed;                 // or straight into the next product's left operand
+};
+
+// Product of up to 32 rows (two groups, `group_bytes` apart) with a panel, over `steps` tiles of K. c is [32][32], 4 bytes each;
+// `carry`: go on from what is there.
+using TileProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry);
+
+struct Products {
+    TileProduct f32, bf16, i8;
+    int i8_biased;  // the int8 product comes with 128 x the columns' sums added
+};
+
+struct Path {
+    const char* name;
+    const char* bf16_name;  // decides the bits of a bf16 product, so it is part of the numerics id
+    Products products;
+    void (*panel)(const Products&, const BrMatrix&, const Rows&, int row, int rows, int panel, const uint8_t* expanded, const Finish&);
+    void (*expand)(const BrMatrix&, int panel, int first, int steps, uint8_t* out);  // W8, W4 to bf16 tiles
+    void (*put_row)(const Rows&, int row, const float* x);
+    void (*norm_row)(const BrNorm&, const float* x, float* y);
+    void (*rotate_head)(float* x, const float* cos, const float* sin, int rotary, int interleaved);
+    void (*activate)(int kind, const float* x, int64_t count, float* out);
+    void (*clip)(float* x, int64_t count, float limit);
+    void (*softcap)(float* x, int64_t count, float cap);
+    void (*softmax_row)(const float* x, int width, float* out);
+    void (*add)(const float* a, const float* b, int64_t count, float* out);
+    void (*store_kv)(const BrAttention&, const BrStep&, int block, int offset, int head, const float* k, const float* v);
+    // Rows first .. first + count of one span and key-value head; a row is a (token, query head) pair.
+    void (*attend)(const Products&, const BrAttention&, const BrStep&, int span, int head, int first, int count, const float* q,
+                   int q_stride, float* out, int out_stride);
+};
+
+extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them
+extern const TileProduct amx_bf16, amx_i8, avx512_bf16, avx512_i8;
+void amx_begin();      // in each thread, before its first product
+bool amx_permitted();  // asks the kernel once
+
+}  // namespace brigade

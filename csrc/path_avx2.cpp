@@ -1,0 +1,18 @@
+// The avx2 path. Compiled with the flags that setup.py gives this file alone.
+#include "path.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#define BR_AVX2
+#endif
+#define BR_PATH_NAME "avx2"
+#define BR_MOST_ROWS 4
+#if defined(BR_AVX2)
+#include "path.inc"
+namespace brigade {
+const Path* avx2_path = &path;
+}
+#else
+namespace brigade {
+const Path* avx2_path = nullptr;  // another architecture, or a compiler without it
+}
+#endif

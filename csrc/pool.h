@@ -1,0 +1,16 @@
+// One pool of threads for the process: work is handed out in small pieces, so a slow core does less of it.
+#pragma once
+#include <cstdint>
+
+namespace brigade {
+using Work = void (*)(void* context, int64_t first, int64_t last);
+
+int pool_resize(int threads, int first_cpu);
+int pool_size();
+void pool_run(int64_t items, int64_t piece, Work work, void* context);
+
+template <class Body>
+void parallel(int64_t items, int64_t piece, const Body& body) {  // body(first, last)
+    pool_run(items, piece, [](void* c, int64_t f, int64_t l) { (*static_cast<const Body*>(c))(f, l); }, (void*)&body);
+}
+}  // namespace brigade

@@ -1,0 +1,215 @@
+// Sixteen floats. Every instruction set computes the same bits: only IEEE operations and fused multiply-adds, lane by lane.
+// Included inside a namespace of its own by each path, so that no two paths share an inline function.
+struct alignas(64) Lanes { float x[16]; };
+
+#if defined(BR_AVX512)
+struct F { __m512 v; };
+struct W { __m512i v; };  // sixteen 32-bit words
+static inline F set1(float x) { return {_mm512_set1_ps(x)}; }
+static inline F zero() { return {_mm512_setzero_ps()}; }
+static inline F ld(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void st(float* p, F a) { _mm512_storeu_ps(p, a.v); }
+static inline F ldn(const float* p, int n) { return {_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p)}; }
+static inline void stn(float* p, F a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a.v); }
+static inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline F vmax(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline F vmin(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline F rint(F a) { return {_mm512_roundscale_ps(a.v, 8)}; }
+static inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
+// where a < b then x else y
+static inline F lt(F a, F b, F x, F y) { return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)}; }
+static inline F pow2(F n) {  // n whole, -126..127
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+}
+static inline W ldw(const void* p) { return {_mm512_loadu_si512(p)}; }
+static inline W set1w(uint32_t x) { return {_mm512_set1_epi32((int)x)}; }
+static inline W zerow() { return {_mm512_setzero_si512()}; }
+static inline void stw(void* p, W a) { _mm512_storeu_si512(p, a.v); }
+static inline F bf_lo(W w) { return {_mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16))}; }
+static inline F bf_hi(W w) { return {_mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32((int)0xffff0000u)))}; }
+static inline F as_float(W w) { return {_mm512_castsi512_ps(w.v)}; }
+static inline F to_float(W w) { return {_mm512_cvtepi32_ps(w.v)}; }
+static inline W to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }
+static inline W dot8(W acc, W a, W b) {  // four signed byte products a word
+    const __m512i al = _mm512_srai_epi16(_mm512_slli_epi16(a.v, 8), 8), ah = _mm512_srai_epi16(a.v, 8);
+    const __m512i bl = _mm512_srai_epi16(_mm512_slli_epi16(b.v, 8), 8), bh = _mm512_srai_epi16(b.v, 8);
+    return {_mm512_add_epi32(acc.v, _mm512_add_epi32(_mm512_madd_epi16(al, bl), _mm512_madd_epi16(ah, bh)))};
+}
+static inline void st_bf16(uint16_t* p, F a) {  // round to nearest even; finite or infinite numbers
+    __m512i u = _mm512_castps_si512(a.v);
+    u = _mm512_add_epi32(u, _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)),
+                                            _mm512_set1_epi32(0x7fff)));
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(u, 16)));
+}
+static inline void st_i8(int8_t* p, F a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
+static inline F ld_bf16(const uint16_t* p) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
+}
+#elif defined(BR_AVX2)
+struct F { __m256 a, b; };
+struct W { __m256i a, b; };
+static inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline F zero() { return set1(0.0f); }
+static inline F ld(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void st(float* p, F v) { _mm256_storeu_ps(p, v.a); _mm256_storeu_ps(p + 8, v.b); }
+static inline F ldn(const float* p, int n) { Lanes t{}; __builtin_memcpy(t.x, p, sizeof(float) * (size_t)n); return ld(t.x); }
+static inline void stn(float* p, F v, int n) { Lanes t; st(t.x, v); __builtin_memcpy(p, t.x, sizeof(float) * (size_t)n); }
+#define BR_TWO(name, op) static inline F name(F x, F y) { return {op(x.a, y.a), op(x.b, y.b)}; }
+BR_TWO(add, _mm256_add_ps) BR_TWO(sub, _mm256_sub_ps) BR_TWO(mul, _mm256_mul_ps) BR_TWO(div, _mm256_div_ps)
+BR_TWO(vmax, _mm256_max_ps) BR_TWO(vmin, _mm256_min_ps)
+#undef BR_TWO
+static inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+static inline F rint(F x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }
+static inline F abs(F x) { const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)); return {_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)}; }
+static inline F lt(F p, F q, F x, F y) {
+    return {_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(p.a, q.a, _CMP_LT_OQ)), _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(p.b, q.b, _CMP_LT_OQ))};
+}
+static inline __m256 pow2_half(__m256 n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)); }
+static inline F pow2(F n) { return {pow2_half(n.a), pow2_half(n.b)}; }
+static inline W ldw(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
+static inline W set1w(uint32_t x) { return {_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
+static inline W zerow() { return set1w(0); }
+static inline void stw(void* p, W w) { _mm256_storeu_si256((__m256i*)p, w.a); _mm256_storeu_si256((__m256i*)p + 1, w.b); }
+static inline F bf_lo(W w) { return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))}; }
+static inline F bf_hi(W w) { const __m256i m = _mm256_set1_epi32((int)0xffff0000u); return {_mm256_castsi256_ps(_mm256_and_si256(w.a, m)), _mm256_castsi256_ps(_mm256_and_si256(w.b, m))}; }
+static inline F as_float(W w) { return {_mm256_castsi256_ps(w.a), _mm256_castsi256_ps(w.b)}; }
+static inline F to_float(W w) { return {_mm256_cvtepi32_ps(w.a), _mm256_cvtepi32_ps(w.b)}; }
+static inline W to_int(F v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
+static inline __m256i dot8_half(__m256i acc, __m256i a, __m256i b) {
+    const __m256i al = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), ah = _mm256_srai_epi16(a, 8);
+    const __m256i bl = _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8), bh = _mm256_srai_epi16(b, 8);
+    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(al, bl), _mm256_madd_epi16(ah, bh)));
+}
+static inline W dot8(W acc, W a, W b) { return {dot8_half(acc.a, a.a, b.a), dot8_half(acc.b, a.b, b.b)}; }
+static inline void st_bf16(uint16_t* p, F v) {
+    alignas(64) uint32_t t[16];
+    st((float*)t, v);
+    for (int i = 0; i < 16; i++) p[i] = (uint16_t)((t[i] + ((t[i] >> 16) & 1) + 0x7fff) >> 16);
+}
+static inline void st_i8(int8_t* p, F v) {
+    alignas(64) int32_t t[16];
+    stw(t, to_int(v));
+    for (int i = 0; i < 16; i++) p[i] = (int8_t)(t[i] > 127 ? 127 : t[i] < -128 ? -128 : t[i]);
+}
+static inline F ld_bf16(const uint16_t* p) {
+    const __m256i w = _mm256_loadu_si256((const __m256i*)p);
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(w)), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(w, 1)), 16))};
+}
+#else
+struct F { float x[16]; };
+struct W { int32_t x[16]; };
+#define BR_EACH for (int i = 0; i < 16; i++)
+static inline F set1(float v) { F r; BR_EACH r.x[i] = v; return r; }
+static inline F zero() { return set1(0.0f); }
+static inline F ldn(const float* p, int n) { F r = zero(); for (int i = 0; i < n; i++) r.x[i] = p[i]; return r; }
+static inline F ld(const float* p) { return ldn(p, 16); }
+static inline void stn(float* p, F a, int n) { for (int i = 0; i < n; i++) p[i] = a.x[i]; }
+static inline void st(float* p, F a) { stn(p, a, 16); }
+static inline F add(F a, F b) { BR_EACH a.x[i] = a.x[i] + b.x[i]; return a; }
+static inline F sub(F a, F b) { BR_EACH a.x[i] = a.x[i] - b.x[i]; return a; }
+static inline F mul(F a, F b) { BR_EACH a.x[i] = a.x[i] * b.x[i]; return a; }
+static inline F div(F a, F b) { BR_EACH a.x[i] = a.x[i] / b.x[i]; return a; }
+static inline F fma(F a, F b, F c) { BR_EACH c.x[i] = __builtin_fmaf(a.x[i], b.x[i], c.x[i]); return c; }
+static inline F vmax(F a, F b) { BR_EACH a.x[i] = a.x[i] > b.x[i] ? a.x[i] : b.x[i]; return a; }
+static inline F vmin(F a, F b) { BR_EACH a.x[i] = a.x[i] < b.x[i] ? a.x[i] : b.x[i]; return a; }
+static inline F rint(F a) { BR_EACH a.x[i] = __builtin_rintf(a.x[i]); return a; }
+static inline F abs(F a) { BR_EACH a.x[i] = __builtin_fabsf(a.x[i]); return a; }
+static inline F lt(F a, F b, F x, F y) { BR_EACH y.x[i] = a.x[i] < b.x[i] ? x.x[i] : y.x[i]; return y; }
+static inline F pow2(F n) { BR_EACH { uint32_t u = (uint32_t)((int32_t)n.x[i] + 127) << 23; __builtin_memcpy(&n.x[i], &u, 4); } return n; }
+static inline W ldw(const void* p) { W r; __builtin_memcpy(r.x, p, 64); return r; }
+static inline W set1w(uint32_t v) { W r; BR_EACH r.x[i] = (int32_t)v; return r; }
+static inline W zerow() { return set1w(0); }
+static inline void stw(void* p, W a) { __builtin_memcpy(p, a.x, 64); }
+static inline F as_float(W w) { F r; __builtin_memcpy(r.x, w.x, 64); return r; }
+static inline F bf_lo(W w) { BR_EACH w.x[i] = (int32_t)((uint32_t)w.x[i] << 16); return as_float(w); }
+static inline F bf_hi(W w) { BR_EACH w.x[i] = (int32_t)((uint32_t)w.x[i] & 0xffff0000u); return as_float(w); }
+static inline F to_float(W w) { F r; BR_EACH r.x[i] = (float)w.x[i]; return r; }
+static inline W to_int(F a) { W r; BR_EACH r.x[i] = (int32_t)__builtin_rintf(a.x[i]); return r; }
+static inline W dot8(W acc, W a, W b) {
+    BR_EACH for (int j = 0; j < 32; j += 8) acc.x[i] += (int8_t)((uint32_t)a.x[i] >> j) * (int8_t)((uint32_t)b.x[i] >> j);
+    return acc;
+}
+static inline void st_bf16(uint16_t* p, F a) {
+    BR_EACH { uint32_t u; __builtin_memcpy(&u, &a.x[i], 4); p[i] = (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16); }
+}
+static inline void st_i8(int8_t* p, F a) { BR_EACH { int v = (int)__builtin_rintf(a.x[i]); p[i] = (int8_t)(v > 127 ? 127 : v < -128 ? -128 : v); } }
+static inline F ld_bf16(const uint16_t* p) { F r; BR_EACH { uint32_t u = (uint32_t)p[i] << 16; __builtin_memcpy(&r.x[i], &u, 4); } return r; }
+#undef BR_EACH
+#endif
+
+// A fixed tree: halves onto halves.
+static inline float sum(F a) {
+    Lanes t;
+    st(t.x, a);
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) t.x[i] = t.x[i] + t.x[i + half];
+    return t.x[0];
+}
+static inline float peak(F a) {
+    Lanes t;
+    st(t.x, a);
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) t.x[i] = t.x[i] > t.x[i + half] ? t.x[i] : t.x[i + half];
+    return t.x[0];
+}
+
+// e^x to about 1 ulp; exactly 1 at 0, 0 below the least normal number.
+static inline F exp(F x) {
+    const F low = set1(-87.3f);
+    const F c = vmin(vmax(x, low), set1(88.7f));
+    const F n = vmin(rint(mul(c, set1(1.44269504f))), set1(127.0f));
+    F r = fma(n, set1(-0.693359375f), c);
+    r = fma(n, set1(2.12194440e-4f), r);
+    F p = set1(1.9875691500e-4f);
+    p = fma(p, r, set1(1.3981999507e-3f));
+    p = fma(p, r, set1(8.3334519073e-3f));
+    p = fma(p, r, set1(4.1665795894e-2f));
+    p = fma(p, r, set1(1.6666665459e-1f));
+    p = fma(p, r, set1(5.0000001201e-1f));
+    p = add(fma(mul(r, r), p, r), set1(1.0f));
+    return lt(x, low, zero(), mul(p, pow2(n)));
+}
+static inline F tanh(F x) {  // 1 - 2 / (e^2x + 1), and a short series near 0, where that would cancel
+    const F e = exp(mul(x, set1(2.0f)));
+    const F far = sub(set1(1.0f), div(set1(2.0f), add(e, set1(1.0f))));
+    const F s = mul(x, x);
+    F p = set1(-0.0539682540f);
+    p = fma(p, s, set1(0.133333333f));
+    p = fma(p, s, set1(-0.333333333f));
+    return lt(abs(x), set1(0.25f), fma(mul(p, s), x, x), far);
+}
+static inline F erf(F x) {  // Abramowitz and Stegun 7.1.26, and its series near 0
+    const F a = abs(x), t = div(set1(1.0f), fma(set1(0.3275911f), a, set1(1.0f)));
+    F p = set1(1.061405429f);
+    p = fma(p, t, set1(-1.453152027f));
+    p = fma(p, t, set1(1.421413741f));
+    p = fma(p, t, set1(-0.284496736f));
+    p = fma(p, t, set1(0.254829592f));
+    const F s = mul(x, x);
+    const F far = sub(set1(1.0f), mul(mul(p, t), exp(sub(zero(), s))));
+    F q = set1(-0.0008548327f);
+    q = fma(q, s, set1(0.0052239776f));
+    q = fma(q, s, set1(-0.0268661706f));
+    q = fma(q, s, set1(0.1128379167f));
+    q = fma(q, s, set1(-0.3761263890f));
+    q = fma(q, s, set1(1.1283791671f));
+    return lt(a, set1(0.6f), mul(q, x), lt(x, zero(), sub(zero(), far), far));
+}
+static inline F activate(int kind, F x) {
+    switch (kind) {
+        case BR_GELU: { const F h = mul(x, set1(0.5f)); return fma(h, erf(mul(x, set1(0.70710678f))), h); }
+        case BR_GELU_TANH: {
+            const F h = mul(x, set1(0.5f));
+            const F u = mul(mul(x, set1(0.79788456f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
+            return fma(h, tanh(u), h);
+        }
+        case BR_RELU: return vmax(x, zero());
+        case BR_SILU: return div(x, add(set1(1.0f), exp(sub(zero(), x))));
+        default: return x;
+    }
+}

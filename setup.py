@@ -1,0 +1,65 @@
+"""Compiles csrc/ into a plain shared library, each file with the instructions it may use. Without a compiler the package
+installs all the same, and the reference backend serves."""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"]
+MORE = {
+    "path_avx2.cpp": ["-mavx2", "-mfma"],
+    "path_avx512.cpp": AVX512,
+    "products_avx512.cpp": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
+    "products_amx.cpp": [*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+}
+COMMON = ["-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
+SOURCES = ["isa", "pool", "matmul", "layer", "path_portable", "path_avx2", "path_avx512", "products_avx512", "products_amx"]
+
+
+class BuildKernels(build_ext):
+    """One compiler call a file; a flag that the compiler does not know leaves that path out."""
+
+    def build_extension(self, ext):
+        try:
+            objects = [self._compile(source) for source in ext.sources]
+            self.compiler.link_shared_object(
+                objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread"], target_lang="c++", build_temp=self.build_temp
+            )
+        except Exception as error:  # whatever the compiler's trouble is, the package works without
+            print(f"brigade: the C++ kernels could not be built ({error}); the reference backend will be used", file=sys.stderr)
+
+    def _compile(self, source):
+        extra = MORE.get(source.rsplit("/", 1)[-1], []) if platform.machine() in ("x86_64", "AMD64") else []
+        try:
+            return self.compiler.compile([source], self.build_temp, extra_postargs=[*COMMON, *extra])[0]
+        except Exception:
+            if not extra:
+                raise
+            return self.compiler.compile([source], self.build_temp, extra_postargs=COMMON)[0]
+
+    def copy_extensions_to_source(self):
+        try:
+            super().copy_extensions_to_source()
+        except Exception as error:
+            print(f"brigade: no kernels were built ({error})", file=sys.stderr)
+
+    def get_outputs(self):
+        from os.path import exists
+
+        return [path for path in super().get_outputs() if exists(path)]
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "brigade.backends.cpu._kernels",
+            [f"csrc/{name}.cpp" for name in SOURCES],
+            depends=["csrc/brigade.h", "csrc/path.h", "csrc/kernels.h", "csrc/pool.h", "csrc/vec.h", "csrc/path.inc", "csrc/rows.inc",
+                     "csrc/product.inc", "csrc/attention.inc"],
+            language="c++",
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)  # fmt: skip

@@ -1,0 +1,89 @@
+"""Packed products: right on every path, and a row's bits do not depend on its company."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brigade.backends.cpu.library import available_paths, choose_path, find_kernels
+
+if find_kernels() is None:
+    pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
+
+from brigade.backends.cpu.matrix import KINDS, pack
+
+SCHEMES = tuple(KINDS)
+TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2, "int8": 2e-2, "int8-weight": 1e-2, "int4": 1e-2}
+
+
+@pytest.fixture(params=available_paths())
+def path(request: pytest.FixtureRequest):
+    choose_path(request.param)
+    yield request.param
+    choose_path("")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", [(96, 256), (70, 100), (33, 1024), (1, 7)])
+@pytest.mark.parametrize("tree", [False, True])
+def test_the_product_is_that_of_the_unpacked_numbers(path: str, scheme: str, size: tuple[int, int], tree: bool) -> None:
+    torch.manual_seed(1)
+    weight, bias, x = torch.randn(size), torch.randn(size[0]), torch.randn(37, size[1])
+    packed = pack(weight, bias, scheme, tree)
+    held = packed.unpack()
+    expected = x.double() @ held.double().T + bias
+    assert (packed(x) - expected).abs().max() <= TOLERANCE[scheme] * expected.abs().max().clamp(min=1)
+    steps = {"float32": 0, "bfloat16": 2**-8, "int8": 1 / 127, "int8-weight": 1 / 127, "int4": 1 / 7}[scheme]
+    assert (held - weight).abs().max() <= 0.51 * steps * weight.abs().max() + 1e-7
+
+
+@given(
+    scheme=st.sampled_from(SCHEMES), n=st.integers(1, 90), k=st.integers(1, 300), rows=st.integers(1, 70), tree=st.booleans(),
+    seed=st.integers(0, 9), data=st.data(),
+)  # fmt: skip
+@settings(max_examples=120, deadline=None)
+def test_a_row_does_not_see_its_company(scheme, n, k, rows, tree, seed, data) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    packed = pack(torch.randn(n, k, generator=generator), None, scheme, tree, group=data.draw(st.sampled_from([32, 64, 128])))
+    x = torch.randn(rows, k, generator=generator)
+    first = data.draw(st.integers(0, rows - 1))
+    last = data.draw(st.integers(first + 1, rows))
+    choose_path(data.draw(st.sampled_from(available_paths())))
+    try:
+        assert torch.equal(packed(x[first:last]), packed(x)[first:last])
+    finally:
+        choose_path("")
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+def test_fp32_and_int8_have_the_same_bits_on_every_path(scheme: str) -> None:
+    torch.manual_seed(2)
+    packed, x = pack(torch.randn(65, 200), torch.randn(65), scheme, tree=True), torch.randn(19, 200)
+    results = []
+    for name in available_paths():
+        choose_path(name)
+        results.append(packed(x))
+    choose_path("")
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_a_tree_product_is_the_tree_of_its_blocks() -> None:
+    """What lets a later layout give each rank its blocks: leaves are products of their own, added pair by pair."""
+    torch.manual_seed(3)
+    weight, x = torch.randn(40, 512), torch.randn(5, 512)
+    for scheme in ("float32", "bfloat16"):
+        leaves = [
+            pack(w.contiguous(), None, scheme, False)(part.contiguous()) for w, part in zip(weight.chunk(8, 1), x.chunk(8, 1), strict=True)
+        ]
+        while len(leaves) > 1:
+            leaves = [a + b for a, b in zip(leaves[::2], leaves[1::2], strict=True)]
+        assert torch.equal(pack(weight, None, scheme, True)(x), leaves[0])
+
+
+def test_gated_panels_are_activated_gate_times_up() -> None:
+    torch.manual_seed(4)
+    weight, bias, x = torch.randn(60, 64), torch.randn(60), torch.randn(9, 64)
+    packed = pack(weight, bias, "float32", tree=False, gated=True, activation="silu")
+    assert torch.equal(packed.unpack(), weight)
