@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from brigade.evaluate.divergence import Divergence
     from brigade.evaluate.evaltext import EvalText
     from brigade.evaluate.score import Score
-    from brigade.evaluate.windows import WindowConfig
+    from brigade.evaluate.windows import Window, WindowConfig
 
 # One window runs at a time and asks for every row, so neither company nor known prefixes can change anything.
 ONE_AT_A_TIME = {"max_batch_size": 1, "max_step_tokens": 512, "prefill_chunk": 512}
@@ -34,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from brigade.evaluate.evaltext import read_text
-    from brigade.evaluate.score import logits_of, score_text
     from brigade.evaluate.windows import cut_windows
 
     check_writable(args.json)
@@ -55,14 +54,7 @@ def run(args: argparse.Namespace) -> int:
         "scored_bytes": text.scored_bytes, "restored": text.is_restored, "first_token": text.first_token,
         "window": asdict(config), "windows": len(windows),
     }  # fmt: skip
-    if args.against is None:
-        progress = Progress("windows")
-        score = score_text(logits_of(llm), text.ids, windows, progress)
-        progress.close()
-        print(_score_line(llm.name, score, text))
-        facts |= _score_facts(score, text)
-    else:
-        facts |= _against(args, llm, text, windows)
+    facts |= _alone(llm, text, windows) if args.against is None else _against(args, llm, text, windows)
     if args.json is not None:
         write_json(args.json, facts)
     return 0
@@ -127,7 +119,17 @@ def _load(args: argparse.Namespace, what: str) -> Any:
     return llm
 
 
-def _against(args: argparse.Namespace, llm: Any, text: EvalText, windows: list[Any]) -> dict[str, Any]:
+def _alone(llm: Any, text: EvalText, windows: list[Window]) -> dict[str, Any]:
+    from brigade.evaluate.score import logits_of, score_text
+
+    progress = Progress("windows")
+    score = score_text(logits_of(llm), text.ids, windows, progress)
+    progress.close()
+    print(_score_line(llm.name, score, text))
+    return _score_facts(score, text)
+
+
+def _against(args: argparse.Namespace, llm: Any, text: EvalText, windows: list[Window]) -> dict[str, Any]:
     from brigade.evaluate.divergence import DIRECTION, compare
     from brigade.evaluate.score import logits_of
 
