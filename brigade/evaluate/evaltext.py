@@ -33,6 +33,8 @@ def read_text(path: Path) -> str:
     """The file's bytes as they are: no newline is translated, so that bytes can be counted."""
     try:
         return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise RequestError(f"cannot read {path} ({error.strerror}); give a text file in UTF-8") from error
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); give a text file in UTF-8"
