@@ -1,4 +1,4 @@
-"""`brigade bench`: throughput of simulated requests, and the engine's own work."""
+"""`brigade bench`: throughput of simulated requests, the engine's own work, and latency, which has a file of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from brigade.cli import bench_latency
 from brigade.cli.options import (
     add_model_options,
     check_writable,
@@ -39,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overhead.add_argument("--requests", type=int, default=32)
     overhead.add_argument("--steps", type=int, default=300)
     overhead.add_argument("--json", type=Path, metavar="FILE")
+    bench_latency.add_arguments(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
     check_writable(args.json)
-    return _throughput(args) if args.kind == "throughput" else _overhead(args)
+    return {"throughput": _throughput, "overhead": _overhead, "latency": bench_latency.run}[args.kind](args)
 
 
 def _throughput(args: argparse.Namespace) -> int:

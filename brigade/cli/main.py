@@ -15,7 +15,8 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "inspect": "what a model is: spec tree, parameters, memory, tokenizer",
     "env": "what a bug report needs",
-    "bench": "measure: throughput of simulated requests, the engine's own work",
+    "eval": "perplexity and bits per byte of a text, and the distance from a reference",
+    "bench": "measure: latency beside the machine's floor, throughput of simulated requests, the engine's own work",
 }
 
 

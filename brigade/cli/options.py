@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,14 @@ def byte_size(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or a number with K, M or G") from None
 
 
-def add_model_options(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ("dynamic", "static")) -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser,
+    engines: tuple[str, ...] = ("dynamic", "static"),
+    defaults: Mapping[str, str] | None = None,
+) -> None:
+    """`defaults` are what the help says of a command that chooses its own."""
+    said = {"max_batch_size": "32", "max_step_tokens": "512", "prefill_chunk": "256", "max_model_len": "what the model allows"}
+    said |= defaults or {}
     group = parser.add_argument_group("model")
     group.add_argument("--model", help="a Hugging Face folder, or a recipe (default: the embedded model)")
     group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: the checkpoint's own)")
@@ -39,14 +47,16 @@ def add_model_options(parser: argparse.ArgumentParser, engines: tuple[str, ...] 
     group.add_argument("--threads", type=int)
     group = parser.add_argument_group("engine")
     group.add_argument("--engine", choices=engines, default=engines[0])
-    group.add_argument("--max-batch-size", type=int, help="requests that run at once (default 32)")
+    group.add_argument("--max-batch-size", type=int, help=f"requests that run at once (default: {said['max_batch_size']})")
     group.add_argument("--block-size", type=int, help="positions of a KV block: 8, 16, 32 or 64 (default 64)")
     group.add_argument("--kv-blocks", type=int, help="number of KV blocks")
     group.add_argument("--kv-memory", type=byte_size, help="memory for KV blocks, such as 512M")
-    group.add_argument("--max-step-tokens", type=int, help="new tokens of one step (default 512)")
-    group.add_argument("--prefill-chunk", type=int, help="prompt tokens of one request in one step (default 256)")
+    group.add_argument("--max-step-tokens", type=int, help=f"new tokens of one step (default: {said['max_step_tokens']})")
+    group.add_argument(
+        "--prefill-chunk", type=int, help=f"prompt tokens of one request in one step (default: {said['prefill_chunk']})"
+    )
     group.add_argument("--no-prefix-cache", dest="prefix_cache", action="store_false", default=None)
-    group.add_argument("--max-model-len", type=int, help="prompt and output together (default: what the model allows)")
+    group.add_argument("--max-model-len", type=int, help=f"prompt and output together (default: {said['max_model_len']})")
 
 
 def engine_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""`brigade eval`: what it prints and writes, and one line with exit code 2 for what cannot be judged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from brigade.checkpoint.load import EMBEDDED
+from brigade.cli.main import main
+
+TEXT = "import os\n\n\ndef main():\n    return os.getcwd()\n"
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    code = main(["eval", *argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return str(tmp_path / "text.txt")
+
+
+def test_a_model_alone(capsys, text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    code, shown, _ = run(capsys, "--text", text, "--window", "8", "--stride", "3", "--json", str(out))
+    facts = json.loads(out.read_text())
+    assert code == 0 and "bits per byte" in shown and "scored after bos" in shown
+    assert facts["bytes"] == facts["scored_bytes"] == len(TEXT) and facts["windows"] > 2
+    assert f"{facts['tokens']} tokens, perplexity {facts['perplexity']:.4f}" in shown
+
+
+@pytest.mark.parametrize("engine", ["dynamic", "static"])
+def test_beside_a_reference(capsys, text: str, tmp_path: Path, engine: str) -> None:
+    out = tmp_path / "out.json"
+    code, shown, _ = run(
+        capsys, str(EMBEDDED), "--text", text, "--against", str(EMBEDDED), "--against-dtype", "float32", "--json", str(out),
+        "--engine", engine,
+    )  # fmt: skip
+    facts = json.loads(out.read_text())
+    assert code == 0 and "KL(P || Q), P the reference, Q the model" in shown and "the most likely token is the same" in shown
+    assert facts["numerics_id"].endswith("bfloat16") and facts["against"]["numerics_id"].endswith("float32")
+    assert 0 < facts["kl"]["mean"] <= facts["kl"]["max"] < 1e-2 and 0.5 < facts["same_top1"] <= 1
+    change = 100 * (facts["perplexity"] / facts["against"]["perplexity"] - 1)
+    assert facts["percent"]["perplexity"] == pytest.approx(change) and abs(change) < 1
+
+
+def _other_vocabulary(folder: Path) -> str:
+    for file in EMBEDDED.iterdir():
+        shutil.copy(file, folder / file.name)
+    config = json.loads((EMBEDDED / "config.json").read_text()) | {"vocab_size": 5000}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+BAD = {
+    "no text": ([], "--text"),
+    "no such file": (["--text", "@/none"], "none (No such file or directory); give a text file"),
+    "a folder": (["--text", "@"], "(Is a directory); give a text file"),
+    "empty text": (["--text", "@/empty.txt"], "0 tokens"),
+    "not UTF-8": (["--text", "@/bad.txt"], "bad.txt is not UTF-8 (byte 0xff at 1)"),
+    "two models": (["--text", "@/text.txt", "a", "--model", "b"], "given twice"),
+    "no tokenizer": (["gpt-345m", "--text", "@/text.txt"], "no tokenizer"),
+    "random weights": (["--text", "@/text.txt", "--random-weights", "1"], "drop it"),
+    "window too long": (["--text", "@/text.txt", "--window", "2000"], "no more than 1024"),
+    "stride too long": (["--text", "@/text.txt", "--window", "8", "--stride", "9"], "stride is 9; it must be 1 to 8"),
+    "useless dtype": (["--text", "@/text.txt", "--against-dtype", "float32"], "no effect without --against"),
+    "useless batch": (["--text", "@/text.txt", "--max-batch-size", "3"], "no effect on eval"),
+    "useless cache": (["--text", "@/text.txt", "--no-prefix-cache"], "no effect on eval"),
+    "other vocabulary": (["--text", "@/text.txt", "--against", "@"], "a vocabulary of 4096 and"),
+    "no such reference": (["--text", "@/text.txt", "--against", "nowhere"], "no model 'nowhere'"),
+    "unwritable output": (["--text", "@/text.txt", "--json", "@/none/out.json"], "cannot write"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_judged_is_one_line(case: str, capsys, text: str, tmp_path: Path) -> None:
+    argv, expected = BAD[case]
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.txt").write_bytes(b"a\xff")
+    if case == "other vocabulary":
+        _other_vocabulary(tmp_path)
+    code, shown, errors = run(capsys, *(str(tmp_path) + word[1:] if word.startswith("@") else word for word in argv))
+    assert code == 2 and shown == ""
+    assert errors.startswith("brigade: error: ") and expected in errors and errors.count("\n") == 1
