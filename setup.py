@@ -14,8 +14,11 @@ MORE = {
     "products_avx512.cpp": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
     "products_amx.cpp": [*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
-COMMON = ["-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
+COMMON = ["-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
+COMMON += ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
 SOURCES = ["isa", "pool", "matmul", "layer", "path_portable", "path_avx2", "path_avx512", "products_avx512", "products_amx"]
+
+HEADERS = ["brigade.h", "path.h", "kernels.h", "pool.h", "vec.h", "path.inc", "rows.inc", "product.inc", "attention.inc"]
 
 
 class BuildKernels(build_ext):
@@ -56,8 +59,7 @@ setup(
         Extension(
             "brigade.backends.cpu._kernels",
             [f"csrc/{name}.cpp" for name in SOURCES],
-            depends=["csrc/brigade.h", "csrc/path.h", "csrc/kernels.h", "csrc/pool.h", "csrc/vec.h", "csrc/path.inc", "csrc/rows.inc",
-                     "csrc/product.inc", "csrc/attention.inc"],
+            depends=[f"csrc/{name}" for name in HEADERS],
             language="c++",
         )
     ],

@@ -62,11 +62,9 @@ const Path& path() {
     return chosen;
 }
 
+// Each time: other libraries in the process use tiles too, and leave them released.
 void enter() {
-    thread_local bool entered = false;
-    if (entered || path().products.bf16 != amx_bf16 || !amx_bf16) return;
-    amx_begin();
-    entered = true;
+    if (amx_bf16 && path().products.bf16 == amx_bf16) amx_begin();
 }
 }  // namespace brigade
 

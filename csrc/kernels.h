@@ -7,7 +7,7 @@
 
 namespace brigade {
 const Path& path();  // the one in force
-void enter();        // every thread, before work
+void enter();        // before each piece of work with products
 
 // Memory that grows and is used again; one for each purpose and calling thread.
 class Scratch {

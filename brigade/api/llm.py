@@ -73,7 +73,9 @@ class LLM:
         self.backend = get_backend(backend, device, exact)
         if quant != "none":
             if not hasattr(self.backend, "quantise"):
-                raise ConfigError(f"quant is {quant!r}, but the {self.backend.name} backend computes with whole weights; use backend cpu")
+                raise ConfigError(
+                    f"quant is {quant!r}, but the {self.backend.name} backend computes with whole weights; use backend cpu"
+                )
             self.backend.quantise(quant)
         self._limit = model_length(source.config, engine_config)
         self._held = getattr(self.backend, "weight_dtype", self.dtype)
@@ -96,12 +98,15 @@ class LLM:
         return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}"
 
     def _plan(self, config: EngineConfig) -> MemoryPlan:
-        held, kv = torch.empty(0, dtype=self._held), torch.empty(0, dtype=self.dtype)
         if self.backend.device.type == "cuda":
             available = torch.cuda.mem_get_info(self.backend.device)[0]
         else:
             available = psutil.virtual_memory().available
-        return plan_memory(self.config, config, self._num_parameters, held.element_size(), kv.element_size(), available, self.backend.cache_dim(self.config.head_dim))
+        return self._plan_for(config, available)
+
+    def _plan_for(self, config: EngineConfig, available: int) -> MemoryPlan:
+        width = self.backend.cache_dim(self.config.head_dim)
+        return plan_memory(self.config, config, self._num_parameters, self._held.itemsize, self.dtype.itemsize, available, width)
 
     def _engine(self, kind: str, config: EngineConfig, plan: MemoryPlan) -> Engine:
         sizes = getattr(self.backend, "block_sizes", None)
@@ -128,7 +133,7 @@ class LLM:
     def _plan_beside(self, config: EngineConfig) -> MemoryPlan:
         """A plan in which the weights are there already."""
         available = psutil.virtual_memory().available + self._num_parameters * self._held.itemsize
-        return plan_memory(self.config, config, self._num_parameters, self._held.itemsize, self.dtype.itemsize, available, self.backend.cache_dim(self.config.head_dim))
+        return self._plan_for(config, available)
 
     def generate(
         self,

@@ -36,7 +36,7 @@ def best_backend(device: str = "cpu", exact: bool = True) -> str:
         return "cpu"
     if "missing" not in _said:
         _said.add("missing")
-        print("brigade: the C++ kernels were not built (no compiler at install); the slower reference backend is used", file=sys.stderr)
+        print("brigade: the C++ kernels were not built (no compiler?); the slower reference backend is used", file=sys.stderr)
     return "reference"
 
 

@@ -89,7 +89,7 @@ def test_the_floor_of_gpt_345m(arithmetic: str, size: int, rate: float, batch: i
 
 
 def test_what_the_embedded_model_holds() -> None:
-    llm = LLM(kv_blocks=4)
+    llm = LLM(backend="reference", kv_blocks=4)
     found, element = weights_of(llm), 4  # the reference backend holds and computes float32
     table = llm.model.embedding.word.numel()
     assert found == Weights(

@@ -140,7 +140,7 @@ def test_steps_of_the_axis_are_round() -> None:
 @pytest.fixture
 def ceilings(monkeypatch) -> Ceilings:
     """The real ones take seconds; they have a test of their own."""
-    found = Ceilings(1e9, {"float32": 1e11}, 1, "torch sum", 1 << 20)
+    found = Ceilings(1e9, {"float32": 1e11, "bfloat16": 1e11}, 1, "torch sum", 1 << 20)
     monkeypatch.setattr("brigade.bench.ceilings.measure_ceilings", lambda threads, device: found)
     return found
 

@@ -27,7 +27,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_a_backend_of_your_own(recipe: Path) -> None:
     asked = {"random_weights": 1, "kv_blocks": 4}
-    own, reference = LLM(recipe, backend="counting", **asked), LLM(recipe, **asked)
+    own, reference = LLM(recipe, backend="counting", **asked), LLM(recipe, backend="reference", **asked)
     assert torch.equal(own.logits([[1, 2, 3]])[0], reference.logits([[1, 2, 3]])[0])
     assert isinstance(own.backend, backend.CountingBackend) and own.backend.operations > 0
     with pytest.raises(ConfigError, match="exists already"):

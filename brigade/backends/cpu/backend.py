@@ -21,6 +21,9 @@ from brigade.config import Activation, NormKind
 from brigade.errors import ConfigError
 
 SCHEMES = ("none", "int8", "int8-weight", "int4")
+# What the output head becomes under a scheme (4 bits are too few for it), and what the layers' products compute in.
+HEADS = {"int8": "int8", "int8-weight": "int8-weight", "int4": "int8-weight"}
+PRODUCTS = {"int8": "int8", "int8-weight": "bfloat16", "int4": "bfloat16"}
 MOST_DIM = 512  # of a head; what the attention kernel keeps on its stack
 
 
@@ -62,13 +65,13 @@ class CpuBackend(Backend):
         return f"cpu-1/{kernels().br_bf16_name().decode()}/G{G}{quant}"
 
     def quantise(self, scheme: str) -> None:
-        """How the layers' matrices are held from the next model on; tables, norms and the head keep their type."""
+        """How matrices are held from the next model on; word table, norms, biases and routers keep their type."""
         if scheme not in SCHEMES:
             raise ConfigError(f"quant is {scheme!r}; it must be one of {', '.join(SCHEMES)}")
         self.scheme = scheme
 
     def scheme_of(self, weight: Tensor) -> str:
-        return str(weight.dtype).removeprefix("torch.") if self.scheme == "none" else self.scheme
+        return self._own_scheme(weight) if self.scheme == "none" else self.scheme
 
     def cache_dim(self, head_dim: int) -> int:
         return -(-head_dim // 32) * 32
@@ -81,18 +84,21 @@ class CpuBackend(Backend):
         for index, layer in enumerate(model.layers):
             if fits(layer):
                 model.layers[index] = NativeLayer(layer, self, tables.get(layer.attention.rope))
+        word = model.embedding.word
+        whole = self._own_scheme(word)
+        self.arithmetic = whole if self.scheme == "none" else PRODUCTS[self.scheme]
+        head_scheme = whole if self.scheme == "none" else HEADS[self.scheme]
+        if model.head is not None:
+            self._pack_linear(model.head, head_scheme, tree=False)
         for module in model.modules():
             self._pack_module(module, type(module).__name__)
-        word = model.embedding.word
-        tied = model.head is None
         del model.embedding.word
-        model.embedding.word = PackedTable(word.detach(), pack(word, None, self._head_scheme(word), tree=False) if tied else None)
+        tied = None if model.head is not None else pack(word, None, head_scheme, tree=False)
+        model.embedding.word = PackedTable(word.detach(), tied)
 
     def _pack_module(self, module: Any, kind: str) -> None:
         if kind in ("ColumnLinear", "RowLinear") and isinstance(module.weight, Tensor):
-            packed = pack(module.weight, module.bias, self._head_scheme(module.weight), tree=kind == "RowLinear")
-            del module.weight
-            module.weight, module.bias = packed, None
+            self._pack_linear(module, self._own_scheme(module.weight), tree=kind == "RowLinear")
         elif kind == "ExpertWeights":
             up, down = module.up, module.down
             del module.up, module.down
@@ -100,8 +106,24 @@ class CpuBackend(Backend):
             module.down = [pack(weight, None, self.scheme_of(weight), tree=True) for weight in down]
 
     @staticmethod
-    def _head_scheme(weight: Tensor) -> str:
+    def _pack_linear(module: Any, scheme: str, tree: bool) -> None:
+        packed = pack(module.weight, module.bias, scheme, tree)
+        del module.weight
+        module.weight, module.bias = packed, None
+
+    @staticmethod
+    def _own_scheme(weight: Tensor) -> str:
         return str(weight.dtype).removeprefix("torch.")
+
+    def weight_bytes(self, model: Any) -> tuple[int, int]:
+        """What a step reads of a prepared model: all layers, and the head."""
+        packed = [m for layer in model.layers if isinstance(layer, NativeLayer) for m in layer.matrices]
+        for module in model.layers.modules():
+            for value in vars(module).values():
+                packed += [m for m in (value if isinstance(value, list) else [value]) if isinstance(m, PackedMatrix)]
+        head = model.embedding.word.head if model.head is None else model.head.weight
+        unique = {id(m): m for m in packed}
+        return sum(m.nbytes for m in unique.values()), head.nbytes
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
         assert cache is not None
@@ -147,7 +169,7 @@ class CpuBackend(Backend):
         if isinstance(weight, PackedMatrix):
             assert bias_N is None, "a packed matrix has its bias with it"
             return weight(x_TK)
-        return pack(weight, bias_N, self._head_scheme(weight), tree)(x_TK)  # not prepared: right, but packed for this once
+        return pack(weight, bias_N, self._own_scheme(weight), tree)(x_TK)  # not prepared: right, but packed for this once
 
     def norm(
         self, kind: NormKind, x_TH: Tensor, weight_H: Tensor | None, bias_H: Tensor | None, eps: float, offset: float

@@ -74,9 +74,8 @@ def test_a_tree_product_is_the_tree_of_its_blocks() -> None:
     torch.manual_seed(3)
     weight, x = torch.randn(40, 512), torch.randn(5, 512)
     for scheme in ("float32", "bfloat16"):
-        leaves = [
-            pack(w.contiguous(), None, scheme, False)(part.contiguous()) for w, part in zip(weight.chunk(8, 1), x.chunk(8, 1), strict=True)
-        ]
+        pairs = zip(weight.chunk(8, 1), x.chunk(8, 1), strict=True)
+        leaves = [pack(w.contiguous(), None, scheme, False)(part.contiguous()) for w, part in pairs]
         while len(leaves) > 1:
             leaves = [a + b for a, b in zip(leaves[::2], leaves[1::2], strict=True)]
         assert torch.equal(pack(weight, None, scheme, True)(x), leaves[0])
@@ -84,6 +83,6 @@ def test_a_tree_product_is_the_tree_of_its_blocks() -> None:
 
 def test_gated_panels_are_activated_gate_times_up() -> None:
     torch.manual_seed(4)
-    weight, bias, x = torch.randn(60, 64), torch.randn(60), torch.randn(9, 64)
+    weight, bias = torch.randn(60, 64), torch.randn(60)
     packed = pack(weight, bias, "float32", tree=False, gated=True, activation="silu")
     assert torch.equal(packed.unpack(), weight)
