@@ -79,7 +79,7 @@ class CpuBackend(Backend):
     def prepare(self, model: Any) -> None:
         """Pack every matrix; a layer that the kernels know whole becomes one call."""
         if model.config.head_dim > MOST_DIM:
-            raise ConfigError(f"head_dim is {model.config.head_dim}; the cpu backend takes up to {MOST_DIM}: use --backend reference")
+            raise ConfigError(f"head_dim is {model.config.head_dim}; the cpu backend takes {MOST_DIM}: use --backend reference")
         tables = model.rope_tables()
         for index, layer in enumerate(model.layers):
             if fits(layer):
