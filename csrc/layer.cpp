@@ -61,13 +61,14 @@ void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
 void store_all(const BrAttention& a, const BrStep& s, const float* k, const float* v, int stride) {
     for (int span = 0; span < s.spans; span++) {
         const int32_t* table = s.blocks + s.span_table[span];
-        const int row0 = s.span_row[span], rows = s.span_row[span + 1] - row0;
-        parallel(rows, 8, [&](int64_t first, int64_t last) {
-            for (int64_t r = row0 + first; r < row0 + last; r++) {
-                const int at = s.positions[r];
-                for (int h = 0; h < a.kv_heads; h++)
-                    path().store_kv(a, s, table[at / s.block_size], at % s.block_size, h, k + r * stride + h * a.dim,
-                                    v + r * stride + h * a.dim);
+        const int row0 = s.span_row[span], end = s.span_row[span + 1], from = s.positions[row0], to = from + end - row0;
+        const int first_block = from / s.block_size, blocks = (to - 1) / s.block_size - first_block + 1;
+        parallel((int64_t)blocks * a.kv_heads, end - row0 < 8 ? a.kv_heads : 4, [&](int64_t first, int64_t last) {
+            for (int64_t i = first; i < last; i++) {
+                const int block = first_block + (int)(i / a.kv_heads), head = (int)(i % a.kv_heads);
+                const int begin = std::max(from, block * s.block_size), stop = std::min(to, (block + 1) * s.block_size);
+                const int64_t at = (int64_t)(row0 + begin - from) * stride + head * a.dim;
+                path().store_kv(a, s, table[block], begin % s.block_size, stop - begin, head, k + at, v + at, stride);
             }
         });
     }

@@ -29,10 +29,10 @@ int source_row(const BrMatrix& m, int n) {
 // Where an element stands, in units of its kind, in the panel.
 int64_t place(const BrMatrix& m, int column, int64_t k) {
     const int per = tile_k(row_kind(m.kind)), words = per / 16;
-    const int64_t tile = k / per * 2 + column / 16;
-    const int line = (int)(k % per) / words, word = column % 16, sub = (int)(k % per) % words;
-    if (m.kind == BR_W4) return tile * 512 + (line / 4 * 32 + word * 2 + sub) * 4 + line % 4;  // nibble of a 16-bit word
-    return (tile * 16 + line) * 16 * words + word * words + sub;
+    const int64_t line = k / words * 2 + column / 16;
+    const int word = column % 16, sub = (int)(k % words);
+    if (m.kind == BR_W4) return (line / 4 * 32 + word * 2 + sub) * 4 + line % 4;  // nibble of a 16-bit word
+    return line * per + word * words + sub;
 }
 
 void put(const BrMatrix& m, uint8_t* panel, int64_t at, float v) {
@@ -64,7 +64,7 @@ int padded_columns(const BrMatrix& m) { return (int)(m.gated ? round_up(m.n / 2,
 bool takes_packed(const BrMatrix& next) { return row_kind(next.kind) != BR_I8 && next.k == next.blocks * next.block_k; }
 
 Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
-    Rows r{row_kind(m.kind), rows, m.k, m.blocks, m.block_k, nullptr, nullptr};
+    Rows r{row_kind(m.kind), rows, m.k, m.blocks, m.block_k, nullptr, nullptr, path().products.i8_biased ? 0x80 : 0};
     r.data = (uint8_t*)data.get(round_up(rows, BLOCK_ROWS) / GROUP_ROWS * r.group_bytes());
     r.scale = (float*)scale.get(round_up(rows, BLOCK_ROWS) * 4);
     return r;

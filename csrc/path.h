@@ -23,6 +23,7 @@ struct Rows {
     int kind, rows, k, blocks, block_k;
     uint8_t* data;
     float* scale;  // I8: one a row
+    int flip;      // I8: what every byte is turned by; 0x80 makes it unsigned, 128 more than it was
     int64_t group_bytes() const { return (int64_t)blocks * block_k / tile_k(kind) * TILE; }
 };
 
@@ -39,7 +40,7 @@ using TileProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, co
 
 struct Products {
     TileProduct f32, bf16, i8;
-    int i8_biased;  // the int8 product comes with 128 x the columns' sums added
+    int i8_biased;  // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
 };
 
 struct Path {
@@ -56,7 +57,8 @@ struct Path {
     void (*softcap)(float* x, int64_t count, float cap);
     void (*softmax_row)(const float* x, int width, float* out);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
-    void (*store_kv)(const BrAttention&, const BrStep&, int block, int offset, int head, const float* k, const float* v);
+    void (*store_kv)(const BrAttention&, const BrStep&, int block, int offset, int count, int head, const float* k, const float* v,
+                     int stride);
     // Rows first .. first + count of one span and key-value head; a row is a (token, query head) pair.
     void (*attend)(const Products&, const BrAttention&, const BrStep&, int span, int head, int first, int count, const float* q,
                    int q_stride, float* out, int out_stride);

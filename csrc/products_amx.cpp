@@ -28,8 +28,8 @@ namespace {
         BR_LOAD()                                                                                             \
         if (two) {                                                                                            \
             for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE) {                                       \
-                _tile_loadd(6, b, LINE);                                                                      \
-                _tile_loadd(7, b + TILE, LINE);                                                               \
+                _tile_loadd(6, b, 2 * LINE);                                                                      \
+                _tile_loadd(7, b + LINE, 2 * LINE);                                                               \
                 _tile_loadd(4, a, LINE);                                                                      \
                 op(0, 4, 6);                                                                                  \
                 op(1, 4, 7);                                                                                  \
@@ -41,9 +41,9 @@ namespace {
             for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE) {                                       \
                 for (int i = 0; i < 2 * TILE; i += LINE) _mm_prefetch((const char*)(b + 8 * TILE + i), _MM_HINT_T0); \
                 _tile_loadd(4, a, LINE);                                                                      \
-                _tile_loadd(6, b, LINE);                                                                      \
+                _tile_loadd(6, b, 2 * LINE);                                                                      \
                 op(0, 4, 6);                                                                                  \
-                _tile_loadd(7, b + TILE, LINE);                                                               \
+                _tile_loadd(7, b + LINE, 2 * LINE);                                                               \
                 op(1, 4, 7);                                                                                  \
             }                                                                                                 \
         }                                                                                                     \

@@ -5,6 +5,8 @@
 
 namespace brigade {
 namespace {
+constexpr int AHEAD = 2 * TILE;  // far enough for memory, near enough for the first cache
+
 template <int R>
 inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, int carry) {
     __m512 acc[R][2];
@@ -12,9 +14,9 @@ inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, i
         for (int j = 0; j < 2; j++) acc[r][j] = carry ? _mm512_loadu_ps(c + r * PANEL + j * 16) : _mm512_setzero_ps();
     for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE)
         for (int i = 0; i < 16; i++) {
-            const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + i * LINE), b1 = (__m512bh)_mm512_loadu_si512(b + TILE + i * LINE);
-            _mm_prefetch((const char*)(b + 8 * TILE + i * LINE), _MM_HINT_T0);
-            _mm_prefetch((const char*)(b + 9 * TILE + i * LINE), _MM_HINT_T0);
+            const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + 2 * i * LINE), b1 = (__m512bh)_mm512_loadu_si512(b + (2 * i + 1) * LINE);
+            _mm_prefetch((const char*)(b + AHEAD + 2 * i * LINE), _MM_HINT_T0);
+            _mm_prefetch((const char*)(b + AHEAD + (2 * i + 1) * LINE), _MM_HINT_T0);
             for (int r = 0; r < R; r++) {
                 const __m512bh v = (__m512bh)_mm512_set1_epi32(((const int*)(a + r * LINE))[i]);
                 acc[r][0] = _mm512_dpbf16_ps(acc[r][0], v, b0);
@@ -32,11 +34,11 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
         for (int j = 0; j < 2; j++) acc[r][j] = carry ? _mm512_loadu_si512(c + r * PANEL + j * 16) : _mm512_setzero_si512();
     for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE)
         for (int i = 0; i < 16; i++) {
-            const __m512i b0 = _mm512_loadu_si512(b + i * LINE), b1 = _mm512_loadu_si512(b + TILE + i * LINE);
-            _mm_prefetch((const char*)(b + 8 * TILE + i * LINE), _MM_HINT_T0);
-            _mm_prefetch((const char*)(b + 9 * TILE + i * LINE), _MM_HINT_T0);
-            for (int r = 0; r < R; r++) {  // the left side has to be unsigned: 128 more than it is
-                const __m512i v = _mm512_set1_epi32(((const int*)(a + r * LINE))[i] ^ (int)0x80808080);
+            const __m512i b0 = _mm512_loadu_si512(b + 2 * i * LINE), b1 = _mm512_loadu_si512(b + (2 * i + 1) * LINE);
+            _mm_prefetch((const char*)(b + AHEAD + 2 * i * LINE), _MM_HINT_T0);
+            _mm_prefetch((const char*)(b + AHEAD + (2 * i + 1) * LINE), _MM_HINT_T0);
+            for (int r = 0; r < R; r++) {
+                const __m512i v = _mm512_set1_epi32(((const int*)(a + r * LINE))[i]);
                 acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], v, b0);
                 acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], v, b1);
             }

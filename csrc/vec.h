@@ -45,7 +45,9 @@ static inline void st_bf16(uint16_t* p, F a) {  // round to nearest even; finite
                                             _mm512_set1_epi32(0x7fff)));
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(u, 16)));
 }
-static inline void st_i8(int8_t* p, F a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
+static inline void st_i8(int8_t* p, F a, int flip) {
+    _mm_storeu_si128((__m128i*)p, _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)), _mm_set1_epi8((char)flip)));
+}
 static inline F ld_bf16(const uint16_t* p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
@@ -90,10 +92,10 @@ static inline void st_bf16(uint16_t* p, F v) {
     st((float*)t, v);
     for (int i = 0; i < 16; i++) p[i] = (uint16_t)((t[i] + ((t[i] >> 16) & 1) + 0x7fff) >> 16);
 }
-static inline void st_i8(int8_t* p, F v) {
+static inline void st_i8(int8_t* p, F v, int flip) {
     alignas(64) int32_t t[16];
     stw(t, to_int(v));
-    for (int i = 0; i < 16; i++) p[i] = (int8_t)(t[i] > 127 ? 127 : t[i] < -128 ? -128 : t[i]);
+    for (int i = 0; i < 16; i++) p[i] = (int8_t)((t[i] > 127 ? 127 : t[i] < -128 ? -128 : t[i]) ^ flip);
 }
 static inline F ld_bf16(const uint16_t* p) {
     const __m256i w = _mm256_loadu_si256((const __m256i*)p);
@@ -137,10 +139,21 @@ static inline W dot8(W acc, W a, W b) {
 static inline void st_bf16(uint16_t* p, F a) {
     BR_EACH { uint32_t u; __builtin_memcpy(&u, &a.x[i], 4); p[i] = (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16); }
 }
-static inline void st_i8(int8_t* p, F a) { BR_EACH { int v = (int)__builtin_rintf(a.x[i]); p[i] = (int8_t)(v > 127 ? 127 : v < -128 ? -128 : v); } }
+static inline void st_i8(int8_t* p, F a, int flip) {
+    BR_EACH { int v = (int)__builtin_rintf(a.x[i]); p[i] = (int8_t)((v > 127 ? 127 : v < -128 ? -128 : v) ^ flip); }
+}
 static inline F ld_bf16(const uint16_t* p) { F r; BR_EACH { uint32_t u = (uint32_t)p[i] << 16; __builtin_memcpy(&r.x[i], &u, 4); } return r; }
 #undef BR_EACH
 #endif
+
+static inline void st_bf16_pairs(void* p, F lo, F hi) {  // word i: lo[i], hi[i]
+    alignas(64) uint16_t a[16], b[16];
+    st_bf16(a, lo);
+    st_bf16(b, hi);
+    alignas(64) uint32_t w[16];
+    for (int i = 0; i < 16; i++) w[i] = a[i] | (uint32_t)b[i] << 16;
+    __builtin_memcpy(p, w, 64);
+}
 
 // A fixed tree: halves onto halves.
 static inline float sum(F a) {
