@@ -7,7 +7,7 @@
 
 namespace brigade {
 namespace {
-constexpr int64_t LEFT_BYTES = 1 << 20;  // of a left operand that is walked for each panel: what a core's own cache holds
+constexpr int64_t LEFT_BYTES = 1 << 18;  // of a left operand that is walked for each panel: what a core's own cache holds
 
 int weight_bits(int kind) { return kind == BR_F32 ? 32 : kind == BR_BF16 ? 16 : kind == BR_W4 ? 4 : 8; }
 
