@@ -28,6 +28,8 @@ static inline F pow2(F n) {  // n whole, -126..127
 static inline W ldw(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline W set1w(uint32_t x) { return {_mm512_set1_epi32((int)x)}; }
 static inline W zerow() { return {_mm512_setzero_si512()}; }
+static inline W subw(W a, W b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline W times128(W a) { return {_mm512_slli_epi32(a.v, 7)}; }
 static inline void stw(void* p, W a) { _mm512_storeu_si512(p, a.v); }
 static inline F bf_lo(W w) { return {_mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16))}; }
 static inline F bf_hi(W w) { return {_mm512_castsi512_ps(_mm512_and_si512(w.v, _mm512_set1_epi32((int)0xffff0000u)))}; }
@@ -75,6 +77,8 @@ static inline F pow2(F n) { return {pow2_half(n.a), pow2_half(n.b)}; }
 static inline W ldw(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
 static inline W set1w(uint32_t x) { return {_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
 static inline W zerow() { return set1w(0); }
+static inline W subw(W x, W y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+static inline W times128(W x) { return {_mm256_slli_epi32(x.a, 7), _mm256_slli_epi32(x.b, 7)}; }
 static inline void stw(void* p, W w) { _mm256_storeu_si256((__m256i*)p, w.a); _mm256_storeu_si256((__m256i*)p + 1, w.b); }
 static inline F bf_lo(W w) { return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))}; }
 static inline F bf_hi(W w) { const __m256i m = _mm256_set1_epi32((int)0xffff0000u); return {_mm256_castsi256_ps(_mm256_and_si256(w.a, m)), _mm256_castsi256_ps(_mm256_and_si256(w.b, m))}; }
@@ -126,6 +130,8 @@ static inline F pow2(F n) { BR_EACH { uint32_t u = (uint32_t)((int32_t)n.x[i] + 
 static inline W ldw(const void* p) { W r; __builtin_memcpy(r.x, p, 64); return r; }
 static inline W set1w(uint32_t v) { W r; BR_EACH r.x[i] = (int32_t)v; return r; }
 static inline W zerow() { return set1w(0); }
+static inline W subw(W a, W b) { BR_EACH a.x[i] -= b.x[i]; return a; }
+static inline W times128(W a) { BR_EACH a.x[i] *= 128; return a; }
 static inline void stw(void* p, W a) { __builtin_memcpy(p, a.x, 64); }
 static inline F as_float(W w) { F r; __builtin_memcpy(r.x, w.x, 64); return r; }
 static inline F bf_lo(W w) { BR_EACH w.x[i] = (int32_t)((uint32_t)w.x[i] << 16); return as_float(w); }
@@ -213,16 +219,17 @@ static inline F erf(F x) {  // Abramowitz and Stegun 7.1.26, and its series near
     q = fma(q, s, set1(1.1283791671f));
     return lt(a, set1(0.6f), mul(q, x), lt(x, zero(), sub(zero(), far), far));
 }
-static inline F activate(int kind, F x) {
-    switch (kind) {
-        case BR_GELU: { const F h = mul(x, set1(0.5f)); return fma(h, erf(mul(x, set1(0.70710678f))), h); }
-        case BR_GELU_TANH: {
-            const F h = mul(x, set1(0.5f));
-            const F u = mul(mul(x, set1(0.79788456f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
-            return fma(h, tanh(u), h);
-        }
-        case BR_RELU: return vmax(x, zero());
-        case BR_SILU: return div(x, add(set1(1.0f), exp(sub(zero(), x))));
-        default: return x;
+template <int KIND>
+static inline F activate(F x) {
+    if (KIND == BR_GELU) {
+        const F h = mul(x, set1(0.5f));
+        return fma(h, erf(mul(x, set1(0.70710678f))), h);
     }
+    if (KIND == BR_GELU_TANH) {  // (1 + tanh u) / 2 is 1 / (1 + e^-2u)
+        const F u = mul(mul(x, set1(-1.59576912f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
+        return div(x, add(set1(1.0f), exp(u)));
+    }
+    if (KIND == BR_RELU) return vmax(x, zero());
+    if (KIND == BR_SILU) return div(x, add(set1(1.0f), exp(sub(zero(), x))));
+    return x;
 }
