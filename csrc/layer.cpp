@@ -1,6 +1,7 @@
 // Whole layers, and the single operations for whoever puts a layer together differently: the same functions, the same bits.
 #include <algorithm>
 #include <ctime>
+#include <vector>
 
 #include "kernels.h"
 
@@ -138,6 +139,65 @@ void add_into(float* x, const float* y, int64_t count) {
         path().add(x + at, y + at, n, x + at);
     });
 }
+
+// Part of a step: rows first .. last, whose earlier positions are in the cache by then. A long step is cut, so that what lies
+// between two products stays in a cache.
+constexpr int SLICE_ROWS = 512;
+
+struct Slice {
+    std::vector<int32_t> rows, tables;
+    BrStep step;
+    Slice(const BrStep& s, int first, int last) : step(s) {
+        if (last - first == s.rows) return;
+        for (int i = 0; i < s.spans; i++) {
+            const int begin = std::max(s.span_row[i], first), end = std::min(s.span_row[i + 1], last);
+            if (begin >= end) continue;
+            rows.push_back(begin - first);
+            tables.push_back(s.span_table[i]);
+        }
+        step.spans = (int)rows.size();
+        rows.push_back(last - first);
+        step.rows = last - first;
+        step.positions = s.positions + first;
+        step.span_row = rows.data();
+        step.span_table = tables.data();
+    }
+    Slice(const Slice&) = delete;  // `step` points into it
+};
+
+void layer(const BrLayer& l, const BrStep& s, float* x) {
+    Room& m = room();
+    const int64_t count = (int64_t)s.rows * l.qkv.k;
+    float* part = (float*)m.part.get(count * 4);
+    if (l.norm_after) {
+        attention_part(l, s, x, nullptr, {x, nullptr, x, nullptr});
+        norm_all(l.attention_norm, x, s.rows, x);
+        if (!l.has_mlp) return;
+        mlp_part(l, s.rows, x, nullptr, {x, nullptr, x, nullptr});
+        norm_all(l.mlp_norm, x, s.rows, x);
+        return;
+    }
+    if (l.parallel) {
+        attention_part(l, s, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
+        mlp_part(l, s.rows, x, &l.mlp_norm, {part, x, x, nullptr});
+        return;
+    }
+    if (l.has_attention_post) {
+        attention_part(l, s, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
+        norm_all(l.attention_post, part, s.rows, part);
+        add_into(x, part, count);
+    } else {
+        attention_part(l, s, x, &l.attention_norm, {x, nullptr, x, nullptr});
+    }
+    if (!l.has_mlp) return;
+    if (l.has_mlp_post) {
+        mlp_part(l, s.rows, x, &l.mlp_norm, {nullptr, nullptr, part, nullptr});
+        norm_all(l.mlp_post, part, s.rows, part);
+        add_into(x, part, count);
+    } else {
+        mlp_part(l, s.rows, x, &l.mlp_norm, {x, nullptr, x, nullptr});
+    }
+}
 }  // namespace
 }  // namespace brigade
 
@@ -147,36 +207,9 @@ extern "C" {
 int br_threads(int count, int first_cpu) { return pool_resize(count < 1 ? 1 : count, first_cpu); }
 
 void br_layer(const BrLayer* l, const BrStep* s, float* x) {
-    Room& m = room();
-    const int64_t count = (int64_t)s->rows * l->qkv.k;
-    float* part = (float*)m.part.get(count * 4);
-    if (l->norm_after) {
-        attention_part(*l, *s, x, nullptr, {x, nullptr, x, nullptr});
-        norm_all(l->attention_norm, x, s->rows, x);
-        if (!l->has_mlp) return;
-        mlp_part(*l, s->rows, x, nullptr, {x, nullptr, x, nullptr});
-        norm_all(l->mlp_norm, x, s->rows, x);
-        return;
-    }
-    if (l->parallel) {
-        attention_part(*l, *s, x, &l->attention_norm, {nullptr, nullptr, part, nullptr});
-        mlp_part(*l, s->rows, x, &l->mlp_norm, {part, x, x, nullptr});
-        return;
-    }
-    if (l->has_attention_post) {
-        attention_part(*l, *s, x, &l->attention_norm, {nullptr, nullptr, part, nullptr});
-        norm_all(l->attention_post, part, s->rows, part);
-        add_into(x, part, count);
-    } else {
-        attention_part(*l, *s, x, &l->attention_norm, {x, nullptr, x, nullptr});
-    }
-    if (!l->has_mlp) return;
-    if (l->has_mlp_post) {
-        mlp_part(*l, s->rows, x, &l->mlp_norm, {nullptr, nullptr, part, nullptr});
-        norm_all(l->mlp_post, part, s->rows, part);
-        add_into(x, part, count);
-    } else {
-        mlp_part(*l, s->rows, x, &l->mlp_norm, {x, nullptr, x, nullptr});
+    for (int row = 0; row < s->rows; row += SLICE_ROWS) {
+        const Slice slice(*s, row, std::min(row + SLICE_ROWS, s->rows));
+        layer(*l, slice.step, x + (int64_t)row * l->qkv.k);
     }
 }
 

@@ -70,27 +70,28 @@ Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
     return r;
 }
 
+// Items are (chunk of rows, panel), handed out one by one in that order: both threads walk the same chunk, and neither waits for
+// the other before the very end. Where rows are few the weights come from memory, which likes long runs.
 void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
     const Path& p = path();
-    const int panels = padded_columns(m) / PANEL;
+    const int64_t panels = padded_columns(m) / PANEL;
     const int64_t chunk = std::max<int64_t>(LEFT_BYTES / a.group_bytes() * GROUP_ROWS / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);
-    const int64_t tiles = (int64_t)m.blocks * m.block_k / tile_k(a.kind);
+    const int64_t chunks = (a.rows + chunk - 1) / chunk, tiles = (int64_t)m.blocks * m.block_k / tile_k(a.kind);
     const bool expands = m.kind == BR_W8 || m.kind == BR_W4;
-    for (int64_t row = 0; row < a.rows; row += chunk) {
-        const int64_t end = std::min<int64_t>(row + chunk, a.rows);
-        const bool ahead = expands && end - row > BLOCK_ROWS;
-        const int64_t piece = std::max<int64_t>(panels / (pool_size() * 8), 1);
-        parallel(panels, piece, [&](int64_t first, int64_t last) {
-            thread_local Scratch whole;
-            enter();
-            for (int64_t panel = first; panel < last; panel++) {
-                uint8_t* expanded = ahead ? (uint8_t*)whole.get(tiles * 2 * TILE) : nullptr;
-                if (ahead) p.expand(m, (int)panel, 0, (int)tiles, expanded);
-                for (int64_t r = row; r < end; r += BLOCK_ROWS)
-                    p.panel(p.products, m, a, (int)r, (int)std::min<int64_t>(BLOCK_ROWS, end - r), (int)panel, expanded, f);
-            }
-        });
-    }
+    const int64_t piece = a.rows > BLOCK_ROWS ? 1 : std::max<int64_t>(panels / (pool_size() * 8), 1);
+    parallel(chunks * panels, piece, [&](int64_t first, int64_t last) {
+        thread_local Scratch whole;
+        enter();
+        for (int64_t item = first; item < last; item++) {
+            const int64_t row = item / panels * chunk, end = std::min<int64_t>(row + chunk, a.rows);
+            const int panel = (int)(item % panels);
+            const bool ahead = expands && end - row > BLOCK_ROWS;
+            uint8_t* expanded = ahead ? (uint8_t*)whole.get(tiles * 2 * TILE) : nullptr;
+            if (ahead) p.expand(m, panel, 0, (int)tiles, expanded);
+            for (int64_t r = row; r < end; r += BLOCK_ROWS)
+                p.panel(p.products, m, a, (int)r, (int)std::min<int64_t>(BLOCK_ROWS, end - r), panel, expanded, f);
+        }
+    });
 }
 }  // namespace brigade
 
