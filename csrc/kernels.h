@@ -1,5 +1,7 @@
 // What the interface, the layer and the packing share.
 #pragma once
+#include <sys/mman.h>
+
 #include <cstdlib>
 
 #include "path.h"
@@ -15,9 +17,10 @@ public:
     void* get(int64_t bytes) {
         if (bytes > size_) {
             std::free(data_);
-            size_ = round_up(bytes + bytes / 4, 4096);
-            data_ = std::aligned_alloc(64, (size_t)size_);
+            size_ = round_up(bytes + bytes / 4, bytes < HUGE_PAGE ? 4096 : HUGE_PAGE);
+            data_ = std::aligned_alloc(bytes < HUGE_PAGE ? 64 : HUGE_PAGE, (size_t)size_);
             if (!data_) std::abort();
+            if (bytes >= HUGE_PAGE) madvise(data_, (size_t)size_, MADV_HUGEPAGE);
             __builtin_memset(data_, 0, (size_t)size_);
         }
         return data_;
@@ -25,6 +28,7 @@ public:
     ~Scratch() { std::free(data_); }
 
 private:
+    static constexpr int64_t HUGE_PAGE = 2 << 20;
     void* data_ = nullptr;
     int64_t size_ = 0;
 };

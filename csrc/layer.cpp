@@ -77,23 +77,21 @@ void store_all(const BrAttention& a, const BrStep& s, const float* k, const floa
 
 void attend_all(const BrAttention& a, const BrStep& s, const float* q, int q_stride, float* out) {
     const int share = a.heads / a.kv_heads;
-    struct Item { int span, head, first, count; };
     thread_local Scratch memory;
     int64_t most = 0;
     for (int i = 0; i < s.spans; i++)
         most += (int64_t)a.kv_heads * (((int64_t)(s.span_row[i + 1] - s.span_row[i]) * share + GROUP_ROWS - 1) / GROUP_ROWS);
-    Item* items = (Item*)memory.get(most * (int64_t)sizeof(Item));
+    Portion* items = (Portion*)memory.get(most * (int64_t)sizeof(Portion));
     int64_t count = 0;
     for (int i = 0; i < s.spans; i++) {
         const int rows = (s.span_row[i + 1] - s.span_row[i]) * share;
         for (int h = 0; h < a.kv_heads; h++)
             for (int r = 0; r < rows; r += GROUP_ROWS) items[count++] = {i, h, r, std::min(GROUP_ROWS, rows - r)};
     }
-    parallel(count, 2, [&](int64_t first, int64_t last) {
+    parallel(count, std::max<int64_t>(count / (pool_size() * 16), 2), [&](int64_t first, int64_t last) {
         enter();
         for (int64_t i = first; i < last; i++)
-            path().attend(path().products, a, s, items[i].span, items[i].head, items[i].first, items[i].count, q, q_stride, out,
-                          a.heads * a.dim);
+            path().attend(path().products, a, s, items[i], i + 1 < last ? items + i + 1 : nullptr, q, q_stride, out, a.heads * a.dim);
     });
 }
 

@@ -35,13 +35,17 @@ struct Finish {
 };
 
 // Product of up to 32 rows (two groups, `group_bytes` apart) with a panel, over `steps` tiles of K. c is [32][32], 4 bytes each;
-// `carry`: go on from what is there.
-using TileProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry);
+// `carry`: go on from what is there. `next`: a run of the same length that will be wanted soon, or null for the one behind b.
+using TileProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry,
+                             const uint8_t* next);
 
 struct Products {
     TileProduct f32, bf16, i8;
     int i8_biased;  // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
 };
+
+// What attention does at once: rows first .. first + count of one span and key-value head; a row is a (token, query head) pair.
+struct Portion { int span, head, first, count; };
 
 struct Path {
     const char* name;
@@ -59,9 +63,8 @@ struct Path {
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*store_kv)(const BrAttention&, const BrStep&, int block, int offset, int count, int head, const float* k, const float* v,
                      int stride);
-    // Rows first .. first + count of one span and key-value head; a row is a (token, query head) pair.
-    void (*attend)(const Products&, const BrAttention&, const BrStep&, int span, int head, int first, int count, const float* q,
-                   int q_stride, float* out, int out_stride);
+    void (*attend)(const Products&, const BrAttention&, const BrStep&, const Portion&, const Portion* next, const float* q, int q_stride,
+                   float* out, int out_stride);
 };
 
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them

@@ -23,8 +23,10 @@ namespace {
     if (two) _tile_stored(2, (char*)c + 16 * PANEL * 4, PANEL * 4);         \
     if (two) _tile_stored(3, (char*)c + 16 * PANEL * 4 + 64, PANEL * 4);
 #define BR_PRODUCT(name, op)                                                                                  \
-    void name(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry) { \
+    void name(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry, \
+              const uint8_t* next) {                                                                          \
         const bool two = rows > 16;                                                                           \
+        const uint8_t* ahead = next ? next : b + 8 * TILE;                                                    \
         BR_LOAD()                                                                                             \
         if (two) {                                                                                            \
             for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE) {                                       \
@@ -39,7 +41,7 @@ namespace {
             }                                                                                                 \
         } else {                                                                                              \
             for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE) {                                       \
-                for (int i = 0; i < 2 * TILE; i += LINE) _mm_prefetch((const char*)(b + 8 * TILE + i), _MM_HINT_T0); \
+                for (int i = 0; i < 2 * TILE; i += LINE, ahead += LINE) _mm_prefetch((const char*)ahead, _MM_HINT_T0); \
                 _tile_loadd(4, a, LINE);                                                                      \
                 _tile_loadd(6, b, 2 * LINE);                                                                      \
                 op(0, 4, 6);                                                                                  \

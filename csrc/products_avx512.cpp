@@ -5,18 +5,27 @@
 
 namespace brigade {
 namespace {
-constexpr int AHEAD = 2 * TILE;  // far enough for memory, near enough for the first cache
+// What to fetch while a run of weights is walked. One pass of few rows: the lines 2 KB ahead. Several passes over the same run: a part
+// of the next run in each, so that memory works all the time and not in the first pass alone.
+struct Fetch {
+    const uint8_t* at;
+    int64_t stride;  // one line or two for every pair of lines that is used
+    void next() {
+        _mm_prefetch((const char*)at, _MM_HINT_T0);
+        _mm_prefetch((const char*)(at + stride - LINE), _MM_HINT_T0);
+        at += stride;
+    }
+};
 
 template <int R>
-inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, int carry) {
+inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, int carry, Fetch f) {
     __m512 acc[R][2];
     for (int r = 0; r < R; r++)
         for (int j = 0; j < 2; j++) acc[r][j] = carry ? _mm512_loadu_ps(c + r * PANEL + j * 16) : _mm512_setzero_ps();
     for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE)
         for (int i = 0; i < 16; i++) {
             const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + 2 * i * LINE), b1 = (__m512bh)_mm512_loadu_si512(b + (2 * i + 1) * LINE);
-            _mm_prefetch((const char*)(b + AHEAD + 2 * i * LINE), _MM_HINT_T0);
-            _mm_prefetch((const char*)(b + AHEAD + (2 * i + 1) * LINE), _MM_HINT_T0);
+            f.next();
             for (int r = 0; r < R; r++) {
                 const __m512bh v = (__m512bh)_mm512_set1_epi32(((const int*)(a + r * LINE))[i]);
                 acc[r][0] = _mm512_dpbf16_ps(acc[r][0], v, b0);
@@ -28,15 +37,14 @@ inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, i
 }
 
 template <int R>
-inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, int carry) {
+inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, int carry, Fetch f) {
     __m512i acc[R][2];
     for (int r = 0; r < R; r++)
         for (int j = 0; j < 2; j++) acc[r][j] = carry ? _mm512_loadu_si512(c + r * PANEL + j * 16) : _mm512_setzero_si512();
     for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE)
         for (int i = 0; i < 16; i++) {
             const __m512i b0 = _mm512_loadu_si512(b + 2 * i * LINE), b1 = _mm512_loadu_si512(b + (2 * i + 1) * LINE);
-            _mm_prefetch((const char*)(b + AHEAD + 2 * i * LINE), _MM_HINT_T0);
-            _mm_prefetch((const char*)(b + AHEAD + (2 * i + 1) * LINE), _MM_HINT_T0);
+            f.next();
             for (int r = 0; r < R; r++) {
                 const __m512i v = _mm512_set1_epi32(((const int*)(a + r * LINE))[i]);
                 acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], v, b0);
@@ -48,16 +56,20 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
 }
 
 #define BR_BY_ROWS(name, rows_fn, type)                                                                       \
-    void name(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry) { \
+    void name(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry, \
+              const uint8_t* next) {                                                                          \
         type* out = (type*)c;                                                                                 \
-        for (int row = 0; row < rows;) {                                                                      \
+        const int64_t bytes = (int64_t)steps * 2 * TILE;                                                      \
+        for (int row = 0, pass = 0; row < rows; pass++) {                                                     \
+            const Fetch f = rows > 8 ? Fetch{(next ? next : b + bytes) + pass % 2 * (bytes / 2), LINE}        \
+                                     : Fetch{next ? next : b + 2 * TILE, 2 * LINE};                           \
             const int left = (rows < 16 || row >= 16 ? rows : 16) - row;                                      \
             const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;                           \
             type* to = out + row * PANEL;                                                                     \
-            if (left >= 8) { rows_fn<8>(from, b, steps, to, carry); row += 8; }                               \
-            else if (left >= 4) { rows_fn<4>(from, b, steps, to, carry); row += 4; }                          \
-            else if (left >= 2) { rows_fn<2>(from, b, steps, to, carry); row += 2; }                          \
-            else { rows_fn<1>(from, b, steps, to, carry); row += 1; }                                         \
+            if (left >= 8) { rows_fn<8>(from, b, steps, to, carry, f); row += 8; }                               \
+            else if (left >= 4) { rows_fn<4>(from, b, steps, to, carry, f); row += 4; }                          \
+            else if (left >= 2) { rows_fn<2>(from, b, steps, to, carry, f); row += 2; }                          \
+            else { rows_fn<1>(from, b, steps, to, carry, f); row += 1; }                                         \
         }                                                                                                     \
     }
 BR_BY_ROWS(bf16_product, bf16_rows, float)
