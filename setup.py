@@ -1,6 +1,7 @@
 """Compiles csrc/ into a plain shared library, each file with the instructions it may use. Without a compiler the package
 installs all the same, and the reference backend serves."""
 
+import os
 import platform
 import sys
 
@@ -16,6 +17,9 @@ MORE = {
 }
 COMMON = ["-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 COMMON += ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
+# BRIGADE_SANITIZE=address,undefined: a build that watches itself, for `make sanitize`.
+SANITIZE = [f"-fsanitize={os.environ['BRIGADE_SANITIZE']}"] if os.environ.get("BRIGADE_SANITIZE") else []
+COMMON += [*SANITIZE, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g", "-Wno-uninitialized"] if SANITIZE else []
 SOURCES = ["isa", "pool", "matmul", "layer", "path_portable", "path_avx2", "path_avx512", "products_avx512", "products_amx"]
 
 HEADERS = ["brigade.h", "path.h", "kernels.h", "pool.h", "vec.h", "path.inc", "rows.inc", "product.inc", "attention.inc"]
@@ -28,8 +32,9 @@ class BuildKernels(build_ext):
         try:
             objects = [self._compile(source) for source in ext.sources]
             self.compiler.link_shared_object(
-                objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread"], target_lang="c++", build_temp=self.build_temp
-            )
+                objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread", *SANITIZE], target_lang="c++",
+                build_temp=self.build_temp,
+            )  # fmt: skip
         except Exception as error:  # whatever the compiler's trouble is, the package works without
             print(f"brigade: the C++ kernels could not be built ({error}); the reference backend will be used", file=sys.stderr)
 

@@ -16,8 +16,10 @@ public:
         if (bytes > size_) {
             std::free(data_);
             size_ = round_up(bytes + bytes / 4, 4096);
-            data_ = std::aligned_alloc(64, (size_t)size_);
-            if (!data_) std::abort();
+#if defined(__SANITIZE_ADDRESS__)
+            size_ = bytes;  // no slack in which a byte too far would go unseen
+#endif
+            if (posix_memalign(&data_, 64, (size_t)size_)) std::abort();
             __builtin_memset(data_, 0, (size_t)size_);
         }
         return data_;

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-from brigade.backends.cpu.library import find_kernels, kernels
+from brigade.backends.cpu.library import choose_path, find_kernels, kernels
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Wanted
@@ -32,6 +33,7 @@ class Setup:
     dtype: str = "float32"
     quant: str = "none"
     config: ModelConfig = CONFIG
+    path: str = ""  # of instructions; empty: the best there is
 
     def __str__(self) -> str:
         return "-".join((self.backend, self.dtype, self.quant))
@@ -79,6 +81,21 @@ def make_engine(
     return kind(controller, config, num_blocks, c.max_positions, c.vocab_size)
 
 
+@contextmanager
+def computing(setup: Setup, threads: int):
+    """With this set of instructions, and this many threads of every library."""
+    torch.set_num_threads(threads)
+    if setup.backend != "cpu":
+        yield
+        return
+    kernels().br_threads(threads, -1)
+    choose_path(setup.path)
+    try:
+        yield
+    finally:
+        choose_path("")
+
+
 class RecordingSampler(Sampler):
     """Keeps the logits that each token was drawn from, by request and position."""
 
@@ -93,13 +110,6 @@ class RecordingSampler(Sampler):
 
     def of(self, request_id: str) -> torch.Tensor:
         return torch.stack([self.seen[key] for key in sorted(self.seen) if key[0] == request_id])
-
-
-def use_threads(count: int) -> None:
-    """Of every library that computes here."""
-    torch.set_num_threads(count)
-    if find_kernels() is not None:
-        kernels().br_threads(count, -1)
 
 
 class CountingModel:

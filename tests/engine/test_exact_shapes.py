@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brigade.backends.cpu.library import available_paths
 from brigade.config import ModelConfig, MoEConfig, RopeConfig
 from tests.engine.fakes import CPU, SETUPS, Setup
 from tests.engine.test_exact_under_load import HYPOTHESIS, Ask, check_tight, params_of
@@ -56,8 +57,9 @@ def crowd_of(draw, vocab: int) -> list[Ask]:
 
 def hold(setup: Setup, network: ModelConfig, data) -> None:
     asks = crowd_of(data.draw, network.vocab_size)
+    setup = replace(setup, config=network, path=data.draw(st.sampled_from(available_paths())))
     check_tight(
-        asks, replace(setup, config=network), data.draw(st.integers(0, 1)), data.draw(st.integers(0, 3)),
+        asks, setup, data.draw(st.integers(0, 1)), data.draw(st.integers(0, 3)),
         threads=data.draw(st.sampled_from([1, 2])), prefill_chunk=data.draw(st.integers(1, 70)),
         max_step_tokens=data.draw(st.integers(8, 100)), max_batch_size=data.draw(st.integers(1, 6)),
     )  # fmt: skip

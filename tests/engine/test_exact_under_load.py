@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brigade.engine.engine import DynamicEngine, StaticEngine
 from brigade.engine.sampling import SamplingParams
-from tests.engine.fakes import CONFIG, REFERENCE, SETUPS, RecordingSampler, Setup, make_engine, run_to_end, use_threads
+from tests.engine.fakes import CONFIG, REFERENCE, SETUPS, RecordingSampler, Setup, computing, make_engine, run_to_end
 
 PREFIXES = [[7 * i % 71 for i in range(40)], [(5 * i + 3) % 71 for i in range(24)]]
 
@@ -58,8 +58,8 @@ def alone(ask: Ask, setup: Setup = REFERENCE) -> tuple[list[int], torch.Tensor]:
             prefix_cache=False, block_size=64, max_step_tokens=256, prefill_chunk=256, num_blocks=4, setup=setup, sampler=sampler
         )
         name = engine.submit(ask.prompt, ask.params, request_id="alone")
-        use_threads(1)
-        run_to_end(engine)
+        with computing(setup, threads=1):
+            run_to_end(engine)
         _ALONE[key] = engine.take_output(name).token_ids, sampler.of(name)
     return _ALONE[key]
 
@@ -99,8 +99,8 @@ def check(requests: list[Ask], setup: Setup = REFERENCE, kind=DynamicEngine, thr
     expected = [alone(ask, setup) for ask in requests]
     sampler = RecordingSampler()
     engine = make_engine(kind, setup=setup, sampler=sampler, **engine_settings)
-    use_threads(threads)
-    said, happened = play(engine, requests)
+    with computing(setup, threads):
+        said, happened = play(engine, requests)
     for number, (tokens, logits) in enumerate(expected):
         found, reason = said[number]
         assert reason == "abort" or (reason == "length" and len(found) == len(tokens))
@@ -188,11 +188,11 @@ def test_logits_are_the_same_bits_at_any_chunk_and_in_any_company(setup: Setup, 
 
     def logits(threads: int, **settings) -> torch.Tensor:
         engine = make_engine(setup=setup, **settings)
-        use_threads(threads)
         for i in range(5):
             engine.submit(ids[i : i + 20 + i], SamplingParams(max_tokens=30, temperature=0.0))
         engine.submit(ids, SamplingParams(max_tokens=1), "asked", collect_logits=True)
-        run_to_end(engine)
+        with computing(setup, threads):
+            run_to_end(engine)
         return engine.take_logits("asked")
 
     expected = logits(threads, block_size=64, max_step_tokens=256, prefill_chunk=256)

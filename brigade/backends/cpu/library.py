@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as c
 import functools
+import os
 from pathlib import Path
 
 from brigade.errors import ConfigError
@@ -63,7 +64,13 @@ SIGNATURES = {
 
 @functools.cache
 def find_kernels() -> Path | None:
-    """The library that the package's build left beside this file, if there was a compiler."""
+    """The library that the package's build left beside this file, if there was a compiler. `BRIGADE_KERNELS` names another
+    build of the same sources, such as one with sanitizers."""
+    other = os.environ.get("BRIGADE_KERNELS")
+    if other:
+        if not Path(other).is_file():
+            raise ConfigError(f"BRIGADE_KERNELS is {other!r}, which is no file; name a build of the kernels, or unset it")
+        return Path(other)
     return next(iter(sorted(Path(__file__).parent.glob("_kernels*.so"))), None)
 
 
