@@ -1,6 +1,7 @@
 // Whole layers, and the single operations for whoever puts a layer together differently: the same functions, the same bits.
 #include <algorithm>
 #include <ctime>
+#include <vector>
 
 #include "kernels.h"
 
@@ -143,7 +144,13 @@ void add_into(float* x, const float* y, int64_t count) {
 using namespace brigade;
 
 extern "C" {
-int br_threads(int count, int first_cpu) { return pool_resize(count < 1 ? 1 : count, first_cpu); }
+int br_threads(int count, int first_cpu) {
+    std::vector<int32_t> cpus;
+    for (int i = 0; i < count; i++) cpus.push_back(first_cpu + i);
+    return pool_resize(count < 1 ? 1 : count, first_cpu < 0 ? nullptr : cpus.data());
+}
+int br_pin(const int32_t* cpus, int count) { return pool_resize(count < 1 ? 1 : count, cpus); }
+int br_pool_size(void) { return pool_size(); }
 
 void br_layer(const BrLayer* l, const BrStep* s, float* x) {
     Room& m = room();
