@@ -88,7 +88,7 @@ def computing(setup: Setup, threads: int):
     if setup.backend != "cpu":
         yield
         return
-    kernels().br_threads(threads, -1)
+    kernels().br_threads(threads, -1)  # past the machine's processors too: bits are no matter of speed
     choose_path(setup.path)
     try:
         yield

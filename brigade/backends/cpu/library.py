@@ -43,6 +43,8 @@ _I, _P, _L, _F = c.c_int, c.c_void_p, c.c_int64, c.c_float
 SIGNATURES = {
     "br_choose_path": ([c.c_char_p], _I),
     "br_threads": ([_I, _I], _I),
+    "br_pin": ([_P, _I], _I),
+    "br_pool_size": ([], _I),
     "br_pack_size": ([_P, _P, _P], None),
     "br_pack": ([_P, _P, _P, _P, _P], None),
     "br_unpack": ([_P, _P], None),
