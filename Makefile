@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow sanitize lint bench clean
 
 $(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Brigade needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -24,6 +24,13 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# The kernels' tests on a build that watches for addresses out of bounds and undefined behaviour.
+sanitize: $(VENV)/.test
+	BRIGADE_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext --force --build-lib build/sanitized --build-temp build/sanitized
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=print_stacktrace=1 BRIGADE_KERNELS="$$(echo build/sanitized/brigade/backends/cpu/_kernels*.so)" \
+	$(BIN)/python -m pytest -p no:cacheprovider tests/backends/cpu tests/engine/test_exact_shapes.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

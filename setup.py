@@ -1,6 +1,7 @@
 """Compiles csrc/ into a plain shared library, each file with the instructions it may use. Without a compiler the package
 installs all the same, and the reference backend serves."""
 
+import os
 import platform
 import sys
 
@@ -8,14 +9,18 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"]
+# For each file the flags it would like, and what it takes from an older compiler; without any it compiles to nothing.
 MORE = {
-    "path_avx2.cpp": ["-mavx2", "-mfma"],
-    "path_avx512.cpp": AVX512,
-    "products_avx512.cpp": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
-    "products_amx.cpp": [*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+    "path_avx2.cpp": [["-mavx2", "-mfma"]],
+    "path_avx512.cpp": [AVX512],
+    "products_avx512.cpp": [[*AVX512, "-mavx512vnni", "-mavx512bf16"], [*AVX512, "-mavx512vnni"]],
+    "products_amx.cpp": [[*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"]],
 }
 COMMON = ["-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 COMMON += ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
+# BRIGADE_SANITIZE=address,undefined: a build that watches itself, for `make sanitize`.
+SANITIZE = [f"-fsanitize={os.environ['BRIGADE_SANITIZE']}"] if os.environ.get("BRIGADE_SANITIZE") else []
+COMMON += [*SANITIZE, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g", "-Wno-uninitialized"] if SANITIZE else []
 SOURCES = ["isa", "pool", "matmul", "layer", "path_portable", "path_avx2", "path_avx512", "products_avx512", "products_amx"]
 
 HEADERS = ["brigade.h", "path.h", "kernels.h", "pool.h", "vec.h", "path.inc", "rows.inc", "product.inc", "attention.inc"]
@@ -28,19 +33,21 @@ class BuildKernels(build_ext):
         try:
             objects = [self._compile(source) for source in ext.sources]
             self.compiler.link_shared_object(
-                objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread"], target_lang="c++", build_temp=self.build_temp
-            )
+                objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread", *SANITIZE], target_lang="c++",
+                build_temp=self.build_temp,
+            )  # fmt: skip
         except Exception as error:  # whatever the compiler's trouble is, the package works without
             print(f"brigade: the C++ kernels could not be built ({error}); the reference backend will be used", file=sys.stderr)
 
     def _compile(self, source):
-        extra = MORE.get(source.rsplit("/", 1)[-1], []) if platform.machine() in ("x86_64", "AMD64") else []
-        try:
-            return self.compiler.compile([source], self.build_temp, extra_postargs=[*COMMON, *extra])[0]
-        except Exception:
-            if not extra:
-                raise
-            return self.compiler.compile([source], self.build_temp, extra_postargs=COMMON)[0]
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        wishes = MORE.get(source.rsplit("/", 1)[-1], []) if x86 else []
+        for extra in wishes:
+            try:
+                return self.compiler.compile([source], self.build_temp, extra_postargs=[*COMMON, *extra])[0]
+            except Exception as error:
+                print(f"brigade: {source} without {extra[-1]}: {error}", file=sys.stderr)
+        return self.compiler.compile([source], self.build_temp, extra_postargs=COMMON)[0]
 
     def copy_extensions_to_source(self):
         try:

@@ -62,7 +62,9 @@ const char* br_describe(void);            // what this processor can do and what
 int br_choose_path(const char* name);     // 0 if taken; "" chooses the best
 const char* br_path(void);
 const char* br_bf16_name(void);            // decides the bits of bf16 products
-int br_threads(int count, int first_cpu); // size of the pool; first_cpu >= 0 pins. Returns the size in force
+int br_threads(int count, int first_cpu);    // size of the pool; first_cpu >= 0 pins from there on. Returns the size in force
+int br_pin(const int32_t* cpus, int count);  // one thread a processor; the caller, who works too, is left where it is
+int br_pool_size(void);
 
 void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats);
 void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum);  // weight [N, K] row-major

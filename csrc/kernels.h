@@ -17,10 +17,13 @@ public:
     void* get(int64_t bytes) {
         if (bytes > size_) {
             std::free(data_);
-            size_ = round_up(bytes + bytes / 4, bytes < HUGE_PAGE ? 4096 : HUGE_PAGE);
-            data_ = std::aligned_alloc(bytes < HUGE_PAGE ? 64 : HUGE_PAGE, (size_t)size_);
-            if (!data_) std::abort();
-            if (bytes >= HUGE_PAGE) madvise(data_, (size_t)size_, MADV_HUGEPAGE);
+            const bool huge = bytes >= HUGE_PAGE;
+            size_ = round_up(bytes + bytes / 4, huge ? HUGE_PAGE : 4096);
+#if defined(__SANITIZE_ADDRESS__)
+            size_ = bytes;  // no slack in which a byte too far would go unseen
+#endif
+            if (posix_memalign(&data_, huge ? HUGE_PAGE : 64, (size_t)size_)) std::abort();
+            if (huge) madvise(data_, (size_t)size_, MADV_HUGEPAGE);
             __builtin_memset(data_, 0, (size_t)size_);
         }
         return data_;

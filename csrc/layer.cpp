@@ -202,7 +202,13 @@ void layer(const BrLayer& l, const BrStep& s, float* x) {
 using namespace brigade;
 
 extern "C" {
-int br_threads(int count, int first_cpu) { return pool_resize(count < 1 ? 1 : count, first_cpu); }
+int br_threads(int count, int first_cpu) {
+    std::vector<int32_t> cpus;
+    for (int i = 0; i < count; i++) cpus.push_back(first_cpu + i);
+    return pool_resize(count < 1 ? 1 : count, first_cpu < 0 ? nullptr : cpus.data());
+}
+int br_pin(const int32_t* cpus, int count) { return pool_resize(count < 1 ? 1 : count, cpus); }
+int br_pool_size(void) { return pool_size(); }
 
 void br_layer(const BrLayer* l, const BrStep* s, float* x) {
     for (int row = 0; row < s->rows; row += SLICE_ROWS) {

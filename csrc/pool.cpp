@@ -19,7 +19,7 @@ struct Pool {
     std::condition_variable wake;
     std::atomic<uint64_t> round{0};
     std::atomic<int64_t> next{0};
-    std::atomic<int> busy{0};
+    std::atomic<int> busy{0}, size{1};  // size: the caller too
     std::atomic<bool> stop{false};
     int64_t items = 0, piece = 1;
     Work work = nullptr;
@@ -28,8 +28,7 @@ struct Pool {
     void take() {
         for (int64_t first; (first = next.fetch_add(piece)) < items;) work(context, first, first + piece < items ? first + piece : items);
     }
-    void live(int cpu, uint64_t seen) {
-        pin(cpu);
+    void live(uint64_t seen) {
         for (;;) {
             for (int i = 0; i < SPINS && round.load(std::memory_order_acquire) == seen; i++) pause();
             if (round.load(std::memory_order_acquire) == seen) {
@@ -47,12 +46,11 @@ struct Pool {
         __builtin_ia32_pause();
 #endif
     }
-    static void pin(int cpu) {
-        if (cpu < 0) return;
+    static void pin(pthread_t thread, int cpu) {
         cpu_set_t set;
         CPU_ZERO(&set);
         CPU_SET(cpu, &set);
-        pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+        pthread_setaffinity_np(thread, sizeof set, &set);
     }
     void shut() {
         if (threads.empty()) return;
@@ -68,28 +66,36 @@ struct Pool {
         wake.notify_all();
     }
 };
+Pool* in_force = nullptr;
+
+// Never destroyed: threads may outlive static objects. A forked child has none of its parent's threads, and would wait for them
+// for ever: it begins with a pool of one.
 Pool& pool() {
-    static Pool* p = new Pool;  // never destroyed: threads may outlive static objects
-    return *p;
+    static const int once = (in_force = new Pool, pthread_atfork(nullptr, nullptr, [] { in_force = new Pool; }));
+    (void)once;
+    return *in_force;
 }
 }  // namespace
 
-int pool_resize(int threads, int first_cpu) {
+int pool_resize(int threads, const int32_t* cpus) {
     Pool& p = pool();
     std::lock_guard<std::mutex> guard(p.running);
     p.shut();
-    if (first_cpu >= 0) Pool::pin(first_cpu);
     const uint64_t seen = p.round.load();
-    for (int i = 1; i < threads; i++) p.threads.emplace_back([&p, i, first_cpu, seen] { p.live(first_cpu < 0 ? -1 : first_cpu + i, seen); });
+    for (int i = 1; i < threads; i++) {
+        p.threads.emplace_back([&p, seen] { p.live(seen); });
+        if (cpus) Pool::pin(p.threads.back().native_handle(), cpus[i]);
+    }
+    p.size = threads;
     return threads;
 }
 
-int pool_size() { return (int)pool().threads.size() + 1; }
+int pool_size() { return pool().size; }
 
 void pool_run(int64_t items, int64_t piece, Work work, void* context) {
     if (items <= 0) return;
     Pool& p = pool();
-    if (p.threads.empty() || items <= piece) return work(context, 0, items);
+    if (p.size == 1 || items <= piece) return work(context, 0, items);
     std::lock_guard<std::mutex> guard(p.running);
     p.items = items;
     p.piece = piece;

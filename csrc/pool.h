@@ -5,7 +5,7 @@
 namespace brigade {
 using Work = void (*)(void* context, int64_t first, int64_t last);
 
-int pool_resize(int threads, int first_cpu);
+int pool_resize(int threads, const int32_t* cpus);  // cpus: one for each thread, the caller's first, which stays unpinned; or null
 int pool_size();
 void pool_run(int64_t items, int64_t piece, Work work, void* context);
 

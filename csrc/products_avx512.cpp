@@ -1,6 +1,6 @@
-// Products with the instructions for bf16 pairs and int8 quads of AVX-512.
+// Products with the instructions for bf16 pairs and int8 quads of AVX-512; an older compiler may know the second alone.
 #include "path.h"
-#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__)
 #include <immintrin.h>
 
 namespace brigade {
@@ -17,6 +17,7 @@ struct Fetch {
     }
 };
 
+#if defined(__AVX512BF16__)
 template <int R>
 inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, int carry, Fetch f) {
     __m512 acc[R][2];
@@ -35,6 +36,7 @@ inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, i
     for (int r = 0; r < R; r++)
         for (int j = 0; j < 2; j++) _mm512_storeu_ps(c + r * PANEL + j * 16, acc[r][j]);
 }
+#endif
 
 template <int R>
 inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, int carry, Fetch f) {
@@ -72,7 +74,11 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
             else { rows_fn<1>(from, b, steps, to, carry, f); row += 1; }                                         \
         }                                                                                                     \
     }
+#if defined(__AVX512BF16__)
 BR_BY_ROWS(bf16_product, bf16_rows, float)
+#else
+constexpr TileProduct bf16_product = nullptr;
+#endif
 BR_BY_ROWS(i8_product, i8_rows, int32_t)
 }  // namespace
 const TileProduct avx512_bf16 = bf16_product, avx512_i8 = i8_product;

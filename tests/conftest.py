@@ -9,6 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from brigade.backends.cpu.library import find_kernels
+from brigade.backends.cpu.threads import size_pool
 from brigade.backends.reference.strict import ask_for_strict_order
 
 # The math library reads its order once, at its first product, which here may be another library's model.
@@ -19,5 +21,7 @@ ask_for_strict_order()
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    if find_kernels() is not None:
+        size_pool(threads=1)
     yield
     torch.set_num_threads(before)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
+from brigade.backends.cpu.threads import check_threads
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
@@ -25,6 +26,8 @@ from brigade.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from brigade.backends.base import Backend
 
 Prompt = str | Sequence[int]
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
@@ -55,15 +58,12 @@ class LLM:
         random_weights: int | None = None,
         quant: str = "none",
         threads: int | None = None,
+        cpus: str | None = None,
         progress: Callable[[int, int], None] | None = None,
         sampler: Sampler | None = None,
         **engine_settings: Any,
     ) -> None:
         engine_config = make_engine_config(engine, engine_settings)
-        if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads is {threads}; it must be 1 or more")
-            torch.set_num_threads(threads)
         source = open_model(model)
         self.name, self.config = source.name, source.config
         self.dtype = resolve_dtype(dtype, source.dtype)
@@ -71,6 +71,7 @@ class LLM:
         self.sampling_defaults = sampling_defaults(source.path)
         self.default_params = self.params()
         self.backend = get_backend(backend, device, exact)
+        use_threads(self.backend, threads, cpus)
         if quant != "none":
             if not hasattr(self.backend, "quantise"):
                 raise ConfigError(
@@ -203,6 +204,21 @@ class LLM:
         if self.tokenizer is None:
             raise RequestError("this model has no tokenizer, so it has no chat template either; give token ids as a prompt")
         return self.tokenizer.apply_chat_template(messages)
+
+
+def use_threads(backend: Backend, threads: int | None, cpus: str | None) -> None:
+    """Threads of the backend's own pool, where it has one, and of torch."""
+    if threads is not None:
+        check_threads(threads)
+    if hasattr(backend, "use"):
+        backend.use(threads, cpus)
+        if threads is not None or cpus is not None:
+            torch.set_num_threads(backend.threads)
+        return
+    if cpus is not None:
+        raise ConfigError(f"cpus is {cpus!r}, but the {backend.name} backend pins no threads; use backend cpu, or give threads")
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

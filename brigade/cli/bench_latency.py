@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     llm = make_llm(args, progress=loading)
     loading.close()
     check_room(config, llm.engine)
-    weights, threads = weights_of(llm), torch.get_num_threads()
+    weights, threads = weights_of(llm), getattr(llm.backend, "threads", torch.get_num_threads())
     print(
         f"{llm.name} {llm.numerics_id} | engine {args.engine} | {config.prompt_length} ids in, {config.output_length} out, "
         f"greedy | {config.repeats} runs after {config.warmup} | steps of up to {llm.engine.config.max_step_tokens} tokens",

@@ -53,7 +53,27 @@ def collect() -> dict[str, Any]:
         "instructions": " ".join(_flags()) or "unknown", "cores": psutil.cpu_count(logical=True),
         "threads": torch.get_num_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
         "cuda": ", ".join(cuda) or "none", "MKL_CBWR": os.environ.get("MKL_CBWR", "not set"), "backends": numerics,
+        "kernels": native(),
     }  # fmt: skip
+
+
+def native() -> dict[str, str] | str:
+    """The kernels: the path in use and those there are, what the processor has, and the pool."""
+    from brigade.backends.cpu.library import available_paths, find_kernels, kernels
+    from brigade.errors import UserError
+
+    try:
+        if find_kernels() is None:
+            return "not built (no C++ compiler at install)"
+        from brigade.backends.cpu.threads import describe_pool
+
+        library = kernels()
+        return {
+            "path": library.br_path().decode(), "of": " ".join(available_paths()), "on": library.br_describe().decode().strip(),
+            "pool": describe_pool(),
+        }  # fmt: skip
+    except UserError as error:
+        return f"refused: {error}"
 
 
 def _version(package: str) -> str:

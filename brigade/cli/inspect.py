@@ -30,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("the model is given twice; drop --model or the argument")
     if args.random_weights is not None:
         raise ConfigError("--random-weights has no effect on inspect, which reads no weights; drop it")
-    if args.threads is not None:
-        raise ConfigError("--threads has no effect on inspect, which computes nothing; drop it")
+    for name in ("threads", "cpus"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name} has no effect on inspect, which computes nothing; drop it")
     source = open_model(args.model_name or args.model)
     backend = get_backend(args.backend, args.device, args.exact == "on")
     model = empty_model(source.config, backend)

@@ -44,7 +44,8 @@ def add_model_options(
     group.add_argument("--quant", default="none", help="none, int8, int8-weight or int4 (the cpu backend)")
     group.add_argument("--device", default="cpu")
     group.add_argument("--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch")
-    group.add_argument("--threads", type=int)
+    group.add_argument("--threads", type=int, help="of the whole process (default: the processors it may use)")
+    group.add_argument("--cpus", metavar="LIST", help="one thread on each of these processors, such as 0-3 (the cpu backend)")
     group = parser.add_argument_group("engine")
     group.add_argument("--engine", choices=engines, default=engines[0])
     group.add_argument("--max-batch-size", type=int, help=f"requests that run at once (default: {said['max_batch_size']})")
@@ -69,8 +70,8 @@ def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any 
 
     return LLM(
         args.model, dtype=args.dtype, engine=engine or args.engine, backend=args.backend, device=args.device,
-        exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, threads=args.threads, progress=progress,
-        **engine_settings(args),
+        exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, threads=args.threads, cpus=args.cpus,
+        progress=progress, **engine_settings(args),
     )  # fmt: skip
 
 

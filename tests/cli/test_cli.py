@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from brigade.backends.cpu.library import find_kernels
 from brigade.cli.main import main
 
 SMALL = ["--kv-blocks", "32"]
@@ -83,6 +84,16 @@ def test_inspect_and_env_as_json(capsys) -> None:
     assert facts["packages"]["torch"] and facts["backends"]["reference"].startswith("reference-1")
 
 
+@pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
+def test_env_names_the_kernels(capsys) -> None:
+    facts = json.loads(run(capsys, "env", "--as-json")[1])
+    found = facts["kernels"]
+    assert found["path"] == found["of"].split()[0] and found["of"].split()[-1] == "portable"
+    assert found["pool"] == "1 thread, not pinned", "what the tests are run with"
+    assert facts["backends"]["cpu"].startswith("cpu-1/bf16-")
+    assert "portable" in run(capsys, "env")[1]
+
+
 def bad_utf8(tmp_path: Path) -> list[str]:
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "ok"}\n{"text": "\xff"}\n')
     return ["generate", "--prompts-file", str(tmp_path / "bad.jsonl")]
@@ -106,6 +117,10 @@ BAD = {
     "unknown key": (lines('{"text": "a", "colour": 1}'), "colour"),
     "two prompts in a line": (lines('{"text": "a", "token_ids": [1]}'), "exactly one"),
     "empty file": (lines("\n"), "holds no prompt"),
+    "too many threads": (words("generate", "x", "--threads", "4096"), "threads is 4096; this process may use"),
+    "no such processor": (words("generate", "x", "--cpus", "4096", "--backend", "cpu"), "may not use processor 4096"),
+    "processors of nobody": (words("generate", "x", "--cpus", "0", "--backend", "reference"), "pins no threads"),
+    "processors to inspect": (words("inspect", "--cpus", "0"), "--cpus has no effect"),
     "bad value in a line": (lines('{"text": "a", "top_p": 7}'), "top_p is 7"),
     "no such file": (words("generate", "--prompts-file", "@/none"), "none"),
     "unwritable output": (words("generate", "x", "--json", "@/none/out.json"), "cannot write"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
+from brigade.backends.cpu.library import choose_path, find_kernels, kernels
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Wanted
@@ -13,6 +16,7 @@ from brigade.config import ModelConfig, RopeConfig
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine
+from brigade.engine.sampling import Sampler
 from brigade.model.gpt_model import GPTModel
 
 CONFIG = ModelConfig(
@@ -21,20 +25,91 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
-@cache
-def tiny_model() -> GPTModel:
-    model = GPTModel(CONFIG, get_backend("reference")).eval().requires_grad_(False)
+@dataclass(frozen=True)
+class Setup:
+    """A small network, and what computes it."""
+
+    backend: str = "reference"
+    dtype: str = "float32"
+    quant: str = "none"
+    config: ModelConfig = CONFIG
+    path: str = ""  # of instructions; empty: the best there is
+
+    def __str__(self) -> str:
+        return "-".join((self.backend, self.dtype, self.quant))
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        return get_backend(self.backend).block_sizes
+
+
+REFERENCE = Setup()
+# The native backend's number formats; those that read bfloat16 weights keep their keys and values so too.
+FORMATS = (("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"), ("float32", "int8-weight"), ("bfloat16", "int4"))
+CPU = tuple(Setup("cpu", *kind) for kind in FORMATS)
+SETUPS = (REFERENCE, *CPU) if find_kernels() is not None else (REFERENCE,)
+
+
+@lru_cache(maxsize=24)
+def tiny_model(setup: Setup = REFERENCE) -> GPTModel:
+    """Random weights of a size that lets every part of the network show in the logits."""
+    backend = get_backend(setup.backend)
+    if setup.quant != "none":
+        backend.quantise(setup.quant)
+    model = GPTModel(setup.config, backend).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
-        parameter.normal_(0.0, 0.3, generator=generator) if parameter.ndim > 1 else parameter.fill_(1.0)
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, 1.7 / parameter.shape[-1] ** 0.5, generator=generator)
+        else:
+            parameter.normal_(1.0, 0.1, generator=generator)
+    model.to(getattr(torch, setup.dtype) if setup.backend == "cpu" else torch.float32)
+    backend.prepare(model)
     return model
 
 
-def make_engine(kind: type[Engine] = DynamicEngine, num_blocks: int = 64, eos_ids=(), tokenizer=None, **settings) -> Engine:
-    config = EngineConfig(**{"block_size": 8, "max_batch_size": 8, "max_step_tokens": 64, "prefill_chunk": 32} | settings)
-    cache = KVCache.allocate(CONFIG.num_layers, num_blocks, CONFIG.num_kv_heads, config.block_size, CONFIG.head_dim)
-    controller = TextGenerationController(tiny_model(), None, tokenizer, eos_ids, cache)
-    return kind(controller, config, num_blocks, CONFIG.max_positions, CONFIG.vocab_size)
+def make_engine(
+    kind: type[Engine] = DynamicEngine, num_blocks: int = 64, eos_ids=(), tokenizer=None, setup: Setup = REFERENCE, sampler=None,
+    **settings,
+) -> Engine:  # fmt: skip
+    smallest = setup.block_sizes[0]
+    config = EngineConfig(**{"block_size": smallest, "max_batch_size": 8, "max_step_tokens": 64, "prefill_chunk": 32} | settings)
+    model, c = tiny_model(setup), setup.config
+    width, dtype = model.backend.cache_dim(c.head_dim), getattr(torch, setup.dtype)
+    cache = KVCache.allocate(c.num_layers, num_blocks, c.num_kv_heads, config.block_size, width, dtype)
+    controller = TextGenerationController(model, sampler, tokenizer, eos_ids, cache)
+    return kind(controller, config, num_blocks, c.max_positions, c.vocab_size)
+
+
+@contextmanager
+def computing(setup: Setup, threads: int):
+    """With this set of instructions, and this many threads of every library."""
+    torch.set_num_threads(threads)
+    if setup.backend != "cpu":
+        yield
+        return
+    kernels().br_threads(threads, -1)  # past the machine's processors too: bits are no matter of speed
+    choose_path(setup.path)
+    try:
+        yield
+    finally:
+        choose_path("")
+
+
+class RecordingSampler(Sampler):
+    """Keeps the logits that each token was drawn from, by request and position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[tuple[str, int], torch.Tensor] = {}
+
+    def sample(self, logits_RV, rows):
+        for logits_V, row in zip(logits_RV, rows, strict=True):
+            self.seen[row.request_id, row.position] = logits_V.clone()
+        return super().sample(logits_RV, rows)
+
+    def of(self, request_id: str) -> torch.Tensor:
+        return torch.stack([self.seen[key] for key in sorted(self.seen) if key[0] == request_id])
 
 
 class CountingModel:

@@ -1,4 +1,5 @@
-"""The promise: a request's tokens are those it has alone, whatever else the engine does meanwhile; and no block leaks."""
+"""The promise, on every backend: a request's tokens and logits are those it has alone, to the last bit, whatever else the engine
+does meanwhile; and no block leaks."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brigade.engine.engine import StaticEngine
+from brigade.engine.engine import DynamicEngine, StaticEngine
 from brigade.engine.sampling import SamplingParams
-from tests.engine.fakes import CONFIG, make_engine, run_to_end
+from tests.engine.fakes import CONFIG, REFERENCE, SETUPS, RecordingSampler, Setup, computing, make_engine, run_to_end
 
 PREFIXES = [[7 * i % 71 for i in range(40)], [(5 * i + 3) % 71 for i in range(24)]]
 
@@ -45,22 +46,34 @@ def asks(draw) -> Ask:
     return Ask((*prefix, *tail), params, draw(st.integers(0, 25)), abort)
 
 
-_ALONE: dict[tuple, list[int]] = {}
+_ALONE: dict[tuple, tuple[list[int], torch.Tensor]] = {}
 
 
-def alone(ask: Ask) -> list[int]:
-    """What the request says when nobody else is there and there is room for everything."""
-    key = (ask.prompt, repr(ask.params))
+def alone(ask: Ask, setup: Setup = REFERENCE) -> tuple[list[int], torch.Tensor]:
+    """What the request says when nobody else is there and there is room for everything, and the logits of every token."""
+    key = (setup, ask.prompt, repr(ask.params))
     if key not in _ALONE:
-        engine = make_engine(prefix_cache=False, block_size=64, max_step_tokens=256, prefill_chunk=256, num_blocks=4)
-        name = engine.submit(ask.prompt, ask.params)
-        run_to_end(engine)
-        _ALONE[key] = engine.take_output(name).token_ids
+        sampler = RecordingSampler()
+        engine = make_engine(
+            prefix_cache=False, block_size=64, max_step_tokens=256, prefill_chunk=256, num_blocks=4, setup=setup, sampler=sampler
+        )
+        name = engine.submit(ask.prompt, ask.params, request_id="alone")
+        with computing(setup, threads=1):
+            run_to_end(engine)
+        _ALONE[key] = engine.take_output(name).token_ids, sampler.of(name)
     return _ALONE[key]
 
 
-def play(engine, requests: list[Ask]) -> tuple[dict[int, list[int]], int]:
-    """Submit and abort on time, step to the end; return what each said, and how often anyone was preempted."""
+@dataclass(frozen=True)
+class Happened:
+    """What a schedule put its requests through."""
+
+    preemptions: int
+    cached_tokens: int
+
+
+def play(engine, requests: list[Ask]) -> tuple[dict[int, tuple[list[int], str]], Happened]:
+    """Submit and abort on time, step to the end; return what each said."""
     said, step, started = {}, 0, set()
     while len(started) < len(requests) or engine.has_work:
         for number, ask in enumerate(requests):
@@ -73,107 +86,137 @@ def play(engine, requests: list[Ask]) -> tuple[dict[int, list[int]], int]:
         engine.check()
         step += 1
         assert step < 4000, "the engine hangs"
-    preemptions = 0
+    metrics = []
     for number in range(len(requests)):
         output = engine.take_output(str(number))
         said[number] = (output.token_ids, output.finish_reason)
-        preemptions += output.metrics.preemptions
-    return said, preemptions
+        metrics.append(output.metrics)
+    return said, Happened(sum(m.preemptions for m in metrics), sum(m.cached_tokens for m in metrics))
 
 
-def check(requests: list[Ask], engine) -> int:
-    said, preemptions = play(engine, requests)
-    for number, ask in enumerate(requests):
-        tokens, reason = said[number]
-        expected = alone(ask)
-        if reason == "abort":
-            assert tokens == expected[: len(tokens)]
-        else:
-            assert tokens == expected
-            assert reason == "length"
+def check(requests: list[Ask], setup: Setup = REFERENCE, kind=DynamicEngine, threads: int = 1, **engine_settings) -> Happened:
+    """Play them all on one engine, and compare each with itself alone."""
+    expected = [alone(ask, setup) for ask in requests]
+    sampler = RecordingSampler()
+    engine = make_engine(kind, setup=setup, sampler=sampler, **engine_settings)
+    with computing(setup, threads):
+        said, happened = play(engine, requests)
+    for number, (tokens, logits) in enumerate(expected):
+        found, reason = said[number]
+        assert reason == "abort" or (reason == "length" and len(found) == len(tokens))
+        assert found == tokens[: len(found)]
+        if found:
+            assert torch.equal(sampler.of(str(number)), logits[: len(found)])
     assert engine.pool.num_free == engine.pool.num_blocks, "a block leaked"
-    return preemptions
+    return happened
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(
-    requests=st.lists(asks(), min_size=1, max_size=8),
-    block_size=st.sampled_from([8, 16, 32, 64]),
-    chunk=st.integers(1, 70),
-    budget=st.integers(8, 100),
-    running=st.integers(1, 8),
-    spare=st.integers(0, 6),
-    prefix_cache=st.booleans(),
-)
-def test_tokens_equal_those_of_the_request_alone(requests, block_size, chunk, budget, running, spare, prefix_cache) -> None:
+# Schedules of a property: the block size is the which-th of those that the backend takes.
+SCHEDULE = {
+    "which": st.integers(0, 3), "chunk": st.integers(1, 70), "budget": st.integers(8, 100), "threads": st.sampled_from([1, 2]),
+}  # fmt: skip
+HYPOTHESIS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+def check_tight(requests, setup: Setup, which: int, spare: int, **settings) -> Happened:
+    """Barely room for one: the others are preempted all the time."""
+    block_size = setup.block_sizes[which % len(setup.block_sizes)]
     longest = max(len(ask.prompt) + ask.params.max_tokens for ask in requests)
-    blocks = -(-longest // block_size) + spare  # barely room for one: the others are preempted all the time
-    engine = make_engine(
-        num_blocks=blocks, block_size=block_size, prefill_chunk=chunk, max_step_tokens=budget, max_batch_size=running,
+    return check(requests, setup, num_blocks=-(-longest // block_size) + spare, block_size=block_size, **settings)
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@settings(max_examples=20, **HYPOTHESIS)
+@given(
+    requests=st.lists(asks(), min_size=1, max_size=8), running=st.integers(1, 8), spare=st.integers(0, 6),
+    prefix_cache=st.booleans(), **SCHEDULE,
+)  # fmt: skip
+def test_tokens_and_logits_equal_those_of_the_request_alone(
+    setup, requests, running, spare, prefix_cache, which, chunk, budget, threads
+) -> None:
+    threads = threads if setup.backend == "cpu" else 1  # torch's threads wait for each other dearly; the slow test has them
+    check_tight(
+        requests, setup, which, spare, threads=threads, prefill_chunk=chunk, max_step_tokens=budget, max_batch_size=running,
         prefix_cache=prefix_cache,
     )  # fmt: skip
-    check(requests, engine)
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(
-    requests=st.lists(asks(), min_size=2, max_size=12),
-    block_size=st.sampled_from([8, 16, 32, 64]),
-    chunk=st.integers(1, 70),
-    budget=st.integers(8, 100),
-    spare=st.integers(0, 10),
-)
-def test_many_more_schedules(requests, block_size, chunk, budget, spare) -> None:
-    longest = max(len(ask.prompt) + ask.params.max_tokens for ask in requests)
-    engine = make_engine(
-        num_blocks=-(-longest // block_size) + spare, block_size=block_size, prefill_chunk=chunk, max_step_tokens=budget
-    )
-    check(requests, engine)
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@settings(max_examples=300, **HYPOTHESIS)
+@given(requests=st.lists(asks(), min_size=2, max_size=12), spare=st.integers(0, 10), **SCHEDULE)
+def test_many_more_schedules(setup, requests, spare, which, chunk, budget, threads) -> None:
+    check_tight(requests, setup, which, spare, threads=threads, prefill_chunk=chunk, max_step_tokens=budget)
 
 
 def crowd(count: int = 8) -> list[Ask]:
     return [Ask(tuple(PREFIXES[i % 2] + [i]), params_of(i % 4, 20, i, 0), i // 3, None) for i in range(count)]
 
 
-def test_the_tight_budget_does_preempt() -> None:
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+def test_the_tight_budget_does_preempt(setup: Setup) -> None:
     """Guards the property test: its schedules must really take blocks away."""
-    assert check(crowd(), make_engine(num_blocks=9, prefix_cache=False)) > 0
+    blocks = -(-72 // setup.block_sizes[0])
+    assert check(crowd(), setup, num_blocks=blocks, prefix_cache=False).preemptions > 0
 
 
-def test_the_prefix_cache_is_really_hit() -> None:
-    engine = make_engine(num_blocks=64)
-    first = engine.submit(PREFIXES[0] + [1], SamplingParams(max_tokens=20, temperature=0.0))
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+def test_the_prefix_cache_is_really_hit(setup: Setup) -> None:
+    sampler = RecordingSampler()
+    engine = make_engine(num_blocks=64, setup=setup, sampler=sampler)
+    first = engine.submit(PREFIXES[0] + [1], SamplingParams(max_tokens=30, temperature=0.0))
     run_to_end(engine)
-    said = engine.take_output(first).token_ids
-    again = engine.submit(PREFIXES[0] + [1] + said, SamplingParams(max_tokens=4, temperature=0.0))
+    prompt = PREFIXES[0] + [1, *engine.take_output(first).token_ids]
+    params = SamplingParams(max_tokens=4, temperature=0.0)
+    again = engine.submit(prompt, params, request_id="again")
     run_to_end(engine)
     output = engine.take_output(again)
-    assert output.metrics.cached_tokens >= 56, "prompt and generated tokens are both in the cache"
-    assert output.token_ids == alone(Ask(tuple(PREFIXES[0] + [1] + said), SamplingParams(max_tokens=4, temperature=0.0), 0, None))
+    assert output.metrics.cached_tokens >= 64, "prompt and generated tokens are both in the cache"
+    tokens, logits = alone(Ask(tuple(prompt), params, 0, None), setup)
+    assert output.token_ids == tokens and torch.equal(sampler.of("again"), logits)
 
 
-def test_the_static_engine_says_the_same() -> None:
-    check(crowd(), make_engine(StaticEngine, num_blocks=64, max_batch_size=3))
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+def test_the_static_engine_says_the_same(setup: Setup) -> None:
+    check(crowd(), setup, StaticEngine, num_blocks=64, max_batch_size=3)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_logits_are_the_same_bits_at_any_chunk_and_in_any_company(threads: int) -> None:
-    torch.set_num_threads(threads)
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+def test_logits_are_the_same_bits_at_any_chunk_and_in_any_company(setup: Setup, threads: int) -> None:
     ids = [(11 * i) % 71 for i in range(150)]
 
-    def logits(**settings) -> torch.Tensor:
-        engine = make_engine(**settings)
+    def logits(threads: int, **settings) -> torch.Tensor:
+        engine = make_engine(setup=setup, **settings)
         for i in range(5):
             engine.submit(ids[i : i + 20 + i], SamplingParams(max_tokens=30, temperature=0.0))
         engine.submit(ids, SamplingParams(max_tokens=1), "asked", collect_logits=True)
-        run_to_end(engine)
+        with computing(setup, threads):
+            run_to_end(engine)
         return engine.take_logits("asked")
 
-    expected = logits(block_size=64, max_step_tokens=256, prefill_chunk=256)
-    torch.set_num_threads(1)
+    expected = logits(threads, block_size=64, max_step_tokens=256, prefill_chunk=256)
     for chunk in (1, 7, 64, 100):
-        assert torch.equal(logits(prefill_chunk=chunk, block_size=16), expected)
+        assert torch.equal(logits(1, prefill_chunk=chunk, block_size=setup.block_sizes[-2]), expected)
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+def test_the_comparison_sees_one_bit(setup: Setup, monkeypatch) -> None:
+    """Guards the properties: one last bit of one logit in company is a failure."""
+    from tests.engine import fakes
+
+    model = fakes.tiny_model(setup)
+    honest = type(model).logits
+
+    def nudged(self, x_TH, step):
+        out = honest(self, x_TH, step)
+        if out.shape[0] > 1:
+            out[1, 0] = torch.nextafter(out[1, 0], torch.tensor(torch.inf))
+        return out
+
+    monkeypatch.setattr(type(model), "logits", nudged)
+    with pytest.raises(AssertionError):
+        check(crowd(), setup, num_blocks=64)
 
 
 def test_prompt_logprobs_survive_chunks_and_preemption() -> None:

@@ -1,4 +1,4 @@
-"""Every family's logits equal those of transformers, at every position, in float32."""
+"""Every family's logits equal those of transformers, at every position, in float32, on every backend and instruction set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from brigade.backends.cpu.library import available_paths, choose_path, find_kernels
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Span, Wanted
@@ -17,16 +18,20 @@ TOLERANCE = 1e-4
 LENGTH = 50
 
 
-@pytest.fixture(scope="module")
-def backend():
-    return get_backend("reference")
+BACKENDS = ("reference", "cpu") if find_kernels() is not None else ("reference",)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest):
+    return get_backend(request.param)
 
 
 def our_logits(folder: Path, ids: list[int], backend) -> torch.Tensor:
     source = open_model(folder)
     model = load_model(source, backend)
     config = source.config
-    cache = KVCache.allocate(config.num_layers, 8, config.num_kv_heads, 16, config.head_dim)
+    # Scattered blocks, the smallest that every backend takes.
+    cache = KVCache.allocate(config.num_layers, 8, config.num_kv_heads, 32, backend.cache_dim(config.head_dim))
     with torch.inference_mode():
         return model(Batch((Span(ids, 0, [3, 1, 7, 0], Wanted.ALL),)), cache)
 
@@ -53,6 +58,17 @@ def test_logits_equal_those_of_transformers(name: str, tmp_path: Path, backend) 
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_and_untied_heads_with_an_odd_vocabulary(name: str, tied: bool, tmp_path: Path, backend) -> None:
     compare(name, 1, tied, tmp_path, backend, vocab_size=131)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", available_paths() if find_kernels() is not None else ())
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_instruction_set_says_the_same(name: str, path: str, tmp_path: Path) -> None:
+    choose_path(path)
+    try:
+        compare(name, 7, None, tmp_path, get_backend("cpu"), vocab_size=131)
+    finally:
+        choose_path("")
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from brigade.backends.base import AttentionParams, Backend, G, Step
 from brigade.backends.cpu.layer import NativeLayer, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
+from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch, Wanted
 from brigade.config import Activation, NormKind
@@ -57,12 +58,16 @@ class CpuBackend(Backend):
         if not exact:
             raise ConfigError("exact off has no effect on the cpu backend, whose only way of computing is exact; drop it")
         self.device, self.exact, self.scheme, self.skip_layers = torch.device("cpu"), True, "none", frozenset()
-        self.threads = kernels().br_threads(torch.get_num_threads(), -1)
+        self.threads = size_pool()
 
     @property
     def numerics_id(self) -> str:
         quant = "" if self.scheme == "none" else f"/{self.scheme}"
         return f"cpu-1/{kernels().br_bf16_name().decode()}/G{G}{quant}"
+
+    def use(self, threads: int | None, cpus: str | None) -> None:
+        """Size the pool of threads, and pin it if `cpus` names processors."""
+        self.threads = size_pool(threads, cpus)
 
     def quantise(self, scheme: str) -> None:
         """How matrices are held from the next model on; word table, norms, biases and routers keep their type."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as c
 import functools
+import os
 from pathlib import Path
 
 from brigade.errors import ConfigError
@@ -42,6 +43,8 @@ _I, _P, _L, _F = c.c_int, c.c_void_p, c.c_int64, c.c_float
 SIGNATURES = {
     "br_choose_path": ([c.c_char_p], _I),
     "br_threads": ([_I, _I], _I),
+    "br_pin": ([_P, _I], _I),
+    "br_pool_size": ([], _I),
     "br_pack_size": ([_P, _P, _P], None),
     "br_pack": ([_P, _P, _P, _P, _P], None),
     "br_unpack": ([_P, _P], None),
@@ -63,7 +66,13 @@ SIGNATURES = {
 
 @functools.cache
 def find_kernels() -> Path | None:
-    """The library that the package's build left beside this file, if there was a compiler."""
+    """The library that the package's build left beside this file, if there was a compiler. `BRIGADE_KERNELS` names another
+    build of the same sources, such as one with sanitizers."""
+    other = os.environ.get("BRIGADE_KERNELS")
+    if other:
+        if not Path(other).is_file():
+            raise ConfigError(f"BRIGADE_KERNELS is {other!r}, which is no file; name a build of the kernels, or unset it")
+        return Path(other)
     return next(iter(sorted(Path(__file__).parent.glob("_kernels*.so"))), None)
 
 

@@ -1,0 +1,38 @@
+// For the thread sanitizer: callers on several threads, a pool that is resized under them, and a forked child.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "pool.h"
+
+static bool sums_up() {
+    std::vector<int64_t> out(997, 0);
+    brigade::parallel(997, 3, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++) out[(size_t)i] += i;  // each place by one thread, once
+    });
+    int64_t total = 0;
+    for (int64_t x : out) total += x;
+    return total == 997 * 996 / 2;
+}
+
+int main() {
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> callers;
+    brigade::pool_resize(3, nullptr);
+    for (int t = 0; t < 3; t++)
+        callers.emplace_back([&] { for (int i = 0; i < 200; i++) wrong += !sums_up(); });
+    for (int i = 0; i < 40; i++) brigade::pool_resize(1 + i % 4, nullptr);
+    for (auto& t : callers) t.join();
+    brigade::pool_resize(4, nullptr);
+    const pid_t child = fork();
+    if (child == 0) _exit(sums_up() ? 0 : 1);
+    int status = 0;
+    waitpid(child, &status, 0);
+    wrong += status != 0;
+    std::printf("%d wrong\n", wrong.load());
+    return wrong != 0;
+}
