@@ -57,6 +57,29 @@ int64_t groups_of(const BrMatrix& m) { return m.kind == BR_W4 ? (int64_t)m.block
 float* scale_at(const BrMatrix& m, float* scale, int n, int64_t k) {
     return m.kind == BR_W4 ? scale + (n / PANEL * groups_of(m) + k / m.group) * PANEL + n % PANEL : scale + n;
 }
+
+// The scale of a group in 4 bits, -8 to 7: the one whose rounded values miss the group least, in squares. Letting the largest
+// be cut off pays where it stands alone. A fixed set of candidates, summed in a fixed order: the same on every machine.
+float best_scale(const float* from, int count) {
+    constexpr int LANES = 8, CANDIDATES = 20;
+    constexpr float ROUND = 12582912.0f;  // adding and taking it away rounds to the nearest integer, the even one of two
+    float most = 0, best = 0, least = 0;
+    for (int i = 0; i < count; i++) most = std::max(most, std::fabs(from[i]));
+    for (int c = 0; most > 0 && c < CANDIDATES; c++) {
+        const float s = most / 7.0f * (1.0f - 0.025f * (float)c);
+        const float over = 1.0f / s;
+        float lanes[LANES] = {};
+        for (int i = 0; i < count; i++) {
+            const float v = std::max(-8.0f, std::min(7.0f, from[i] * over + ROUND - ROUND));
+            const float miss = from[i] - v * s;
+            lanes[i % LANES] += miss * miss;
+        }
+        float total = 0;
+        for (const float lane : lanes) total += lane;
+        if (c == 0 || total < least) least = total, best = s;
+    }
+    return best;
+}
 }  // namespace
 
 int padded_columns(const BrMatrix& m) { return (int)(m.gated ? round_up(m.n / 2, 16) * 2 : round_up(m.n, PANEL)); }
@@ -113,7 +136,7 @@ void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int3
             for (int column = 0; column < PANEL; column++) {
                 const int n = (int)panel * PANEL + column, row = source_row(*m, n);
                 const float* from = weight + (int64_t)row * m->k;
-                const float steps = m->kind == BR_W4 ? 7.0f : 127.0f;
+                const float steps = m->kind == BR_W4 ? 7.0f : 127.0f, lowest = m->kind == BR_W4 ? -8.0f : -127.0f;
                 const int run = m->kind == BR_W4 ? m->group : length;
                 if (m->kind == BR_I8 || m->kind == BR_W8) {
                     float most = 0;
@@ -125,15 +148,13 @@ void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int3
                     for (int k = 0; k < m->block_k; k++) {
                         const int64_t at = (int64_t)b * m->block_k + k;
                         if (m->kind == BR_W4 && k % run == 0) {
-                            float most = 0;
-                            for (int i = k; row >= 0 && i < std::min(k + run, length); i++) most = std::max(most, std::fabs(from[b * length + i]));
-                            *scale_at(*m, scale, n, at) = most / steps;
+                            *scale_at(*m, scale, n, at) = row < 0 || k >= length ? 0.0f : best_scale(from + b * length + k, std::min(run, length - k));
                         }
                         if (row < 0 || k >= length) continue;
                         float v = from[b * length + k];
                         if (m->kind >= BR_I8) {
                             const float s = *scale_at(*m, scale, n, at);
-                            v = s > 0 ? std::max(-steps, std::min(steps, std::nearbyint(v / s))) : 0.0f;
+                            v = s > 0 ? std::max(lowest, std::min(steps, std::nearbyint(v / s))) : 0.0f;
                             total += (int32_t)v;
                         }
                         if (m->kind == BR_W4) to[place(*m, column, at) / 2] &= (uint8_t)(place(*m, column, at) % 2 ? 0x0f : 0xf0);

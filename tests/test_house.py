@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "brigade"
 # From the top floor to the ground; a room may use those below it.
 FLOORS = [
-    "cli", "bench", "evaluate", "api", "engine", "training", "checkpoint", "model", "backends", "tokenizer", "batch", "config",
-    "errors",
+    "cli", "bench", "evaluate", "api", "engine", "training", "checkpoint", "artifact", "model", "backends", "tokenizer",
+    "batch", "config", "errors",
 ]  # fmt: skip
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
+from brigade.api.choices import Choices, settle
 from brigade.backends.cpu.threads import check_threads
 from brigade.backends.kv_cache import KVCache
-from brigade.backends.registry import get_backend
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
 from brigade.checkpoint.load import load_model, open_model
 from brigade.engine.config import EngineConfig
@@ -31,20 +31,12 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[int]
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
-# float16 weights are read and held as float32: the reference arithmetic is.
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DYNAMIC_ONLY = ("max_step_tokens", "prefill_chunk", "prefix_cache")
 
 
-def resolve_dtype(wanted: str, own: str) -> torch.dtype:
-    name = wanted if wanted != "auto" else ("float32" if own == "float16" else own)
-    if name not in DTYPES:
-        raise ConfigError(f"dtype is {name!r}; it must be auto, {' or '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 class LLM:
-    """Loads once, then generates. `engine_settings` are the fields of `EngineConfig`."""
+    """Loads once, then generates. `model`: a folder, an artifact of `brigade export`, a recipe, or None for the embedded model;
+    `engine_settings` are the fields of `EngineConfig`."""
 
     def __init__(
         self,
@@ -56,7 +48,8 @@ class LLM:
         device: str = "cpu",
         exact: bool = True,
         random_weights: int | None = None,
-        quant: str = "none",
+        quant: str | None = None,
+        skip_layers: Iterable[str] = (),
         threads: int | None = None,
         cpus: str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -65,22 +58,17 @@ class LLM:
     ) -> None:
         engine_config = make_engine_config(engine, engine_settings)
         source = open_model(model)
-        self.name, self.config = source.name, source.config
-        self.dtype = resolve_dtype(dtype, source.dtype)
+        self.source, self.name, self.config = source, source.name, source.config
+        choices = Choices(dtype, backend, device, exact, random_weights, quant, skip_layers)
+        self.backend, self.dtype = settle(source, choices)
         self._sampler = sampler
         self.sampling_defaults = sampling_defaults(source.path)
         self.default_params = self.params()
-        self.backend = get_backend(backend, device, exact)
         use_threads(self.backend, threads, cpus)
-        if quant != "none":
-            if not hasattr(self.backend, "quantise"):
-                raise ConfigError(
-                    f"quant is {quant!r}, but the {self.backend.name} backend computes with whole weights; use backend cpu"
-                )
-            self.backend.quantise(quant)
         self._limit = model_length(source.config, engine_config)
-        self._held = getattr(self.backend, "weight_dtype", self.dtype)
-        self._num_parameters = empty_model(source.config, self.backend, self._limit).num_parameters
+        held = getattr(self.backend, "weight_dtype", self.dtype)
+        parameters = empty_model(source.config, self.backend, self._limit).num_parameters
+        self._weight_bytes = parameters * held.itemsize if source.artifact is None else source.artifact.manifest.weight_bytes
         self.plan = self._plan(engine_config)
         self.tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
         self.model = load_model(source, self.backend, self.dtype, random_weights, self._limit, progress)
@@ -107,7 +95,7 @@ class LLM:
 
     def _plan_for(self, config: EngineConfig, available: int) -> MemoryPlan:
         width = self.backend.cache_dim(self.config.head_dim)
-        return plan_memory(self.config, config, self._num_parameters, self._held.itemsize, self.dtype.itemsize, available, width)
+        return plan_memory(self.config, config, self._weight_bytes, self.dtype.itemsize, available, width)
 
     def _engine(self, kind: str, config: EngineConfig, plan: MemoryPlan) -> Engine:
         sizes = getattr(self.backend, "block_sizes", None)
@@ -133,7 +121,7 @@ class LLM:
 
     def _plan_beside(self, config: EngineConfig) -> MemoryPlan:
         """A plan in which the weights are there already."""
-        available = psutil.virtual_memory().available + self._num_parameters * self._held.itemsize
+        available = psutil.virtual_memory().available + self._weight_bytes
         return self._plan_for(config, available)
 
     def generate(

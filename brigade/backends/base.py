@@ -103,7 +103,8 @@ class Backend(ABC):
         return head_dim
 
     def prepare(self, model: Any) -> None:
-        """Called once after the weights are in place: pack or convert them here."""
+        """Called once after the weights are in place: pack or convert them here. A backend that artifacts are exported for takes
+        the packed weights of one as a second argument."""
 
     def adapt_layer(self, spec: Any, layer: int) -> Any:
         """Exchange a layer's spec for this backend's own; the default keeps it."""

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from brigade.artifact.reader import Artifact, is_artifact
 from brigade.backends.base import Backend
+from brigade.backends.cpu.packer import plain_tensors
 from brigade.checkpoint.families.registry import Family, find_family
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.random_weights import random_parameter
@@ -23,6 +25,7 @@ from brigade.errors import CheckpointError, ConfigError
 from brigade.model.gpt_model import GPTModel, empty_model
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "mini"
+Progress = Callable[[int, int], None]
 FLOATS = {"F32", "F16", "BF16"}
 # Tables and masks that older checkpoints store beside the weights; the network makes its own.
 BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias)|\.attention\.(bias|masked_bias))$")
@@ -37,6 +40,7 @@ class ModelSource:
     dtype: str  # the checkpoint's own
     path: Path | None = None  # a folder with weights
     family: Family | None = None
+    artifact: Artifact | None = None
 
     @property
     def tokenizer_path(self) -> Path | None:
@@ -47,15 +51,22 @@ class ModelSource:
 
 
 def open_model(source: str | Path | None = None) -> ModelSource:
-    """None is the embedded model; else a Hugging Face folder, a recipe's name, or a recipe's YAML file."""
-    path = EMBEDDED if source is None else Path(source)
+    """None or `mini` is the embedded model; else a Hugging Face folder, an artifact, a recipe's name, or a recipe's YAML file."""
+    path = EMBEDDED if source is None or (source == EMBEDDED.name and not Path(source).exists()) else Path(source)
     if path.is_dir():
-        return _open_folder(path, "mini" if source is None else path.resolve().name)
+        if is_artifact(path):
+            return _open_artifact(path)
+        return _open_folder(path, path.resolve().name)
     recipe = find_recipe(str(source))
     if recipe is None:
         raise CheckpointError(f"no model {str(source)!r}: neither a folder nor a recipe; recipes are {', '.join(recipe_names())}")
     config, dtype = read_recipe(recipe)
     return ModelSource(recipe.stem, config, dtype)
+
+
+def _open_artifact(path: Path) -> ModelSource:
+    artifact = Artifact.open(path)
+    return ModelSource(path.resolve().name, artifact.manifest.config, artifact.manifest.dtype, path, artifact=artifact)
 
 
 def _open_folder(path: Path, name: str) -> ModelSource:
@@ -81,7 +92,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     random_weights: int | None = None,
     max_length: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> GPTModel:
     """The network with its weights, rounded to `dtype` and held as the backend wants them, ready to run."""
     if (source.path is None) != (random_weights is not None):
@@ -91,6 +102,8 @@ def load_model(
             else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
         )
     model = empty_model(source.config, backend, max_length)
+    if source.artifact is not None:
+        return _load_packed(model, source.artifact, backend, progress)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     held = getattr(backend, "weight_dtype", dtype)
     read = _reader(source, wanted, random_weights)
@@ -103,6 +116,18 @@ def load_model(
     model.load_state_dict(state, strict=True, assign=True)
     model.eval().requires_grad_(False)
     backend.prepare(model)
+    return model
+
+
+def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress: Progress | None) -> GPTModel:
+    """Weights that lie packed in a mapped file: given to the backend as they are."""
+    ready = artifact.read(progress)
+    shapes = {name: tuple(tensor.shape) for name, tensor in plain_tensors(model).items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in ready.tensors.items()}:
+        raise CheckpointError(f"{artifact.folder} holds other tensors than its architecture needs; export the model again")
+    model.load_state_dict(dict(ready.tensors), strict=False, assign=True)
+    model.eval().requires_grad_(False)
+    backend.prepare(model, ready)
     return model
 
 

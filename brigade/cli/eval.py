@@ -22,10 +22,15 @@ ONE_AT_A_TIME = {"max_batch_size": 1, "max_step_tokens": 512, "prefill_chunk": 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model_name", nargs="?", metavar="MODEL", help="a model folder (default: the embedded model)")
+    said = "a model folder or an artifact (default: the embedded model)"
+    parser.add_argument("model_name", nargs="?", metavar="MODEL", help=said)
     parser.add_argument("--text", type=Path, metavar="FILE", required=True, help="a text file in UTF-8")
     parser.add_argument("--against", metavar="OTHER", help="a reference of the same tokenizer: adds KL(OTHER || MODEL)")
     parser.add_argument("--against-dtype", metavar="DTYPE", help="of OTHER (default: as --dtype)")
+    parser.add_argument("--against-quant", metavar="QUANT", help="of OTHER (default: none)")
+    parser.add_argument("--against-backend", metavar="BACKEND", help="of OTHER (default: as --backend)")
+    said = "quantise each layer alone by --quant: which do most harm, for --skip-layers"
+    parser.add_argument("--rank-layers", action="store_true", help=said)
     parser.add_argument("--window", type=int, metavar="N", help="most tokens of one forward pass (default: what the model allows)")
     parser.add_argument("--stride", type=int, metavar="N", help="tokens that a later window scores (default: half of the window)")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -40,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     _refuse_useless(args)
     text, config = _prepare(args, read_text(args.text))
     windows = cut_windows(len(text.ids), config)
-    llm = _load(args, "loading the model")
+    llm = _load(_alike(args, quant=None) if args.rank_layers else args, "loading the model")
     print(
         f"{llm.name} {llm.numerics_id} | {args.text.name}: {text.num_bytes} bytes, {len(text.ids) - 1} tokens scored | "
         f"{len(windows)} windows of up to {config.size}, stride {config.stride}",
@@ -54,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
         "scored_bytes": text.scored_bytes, "restored": text.is_restored, "first_token": text.first_token,
         "window": asdict(config), "windows": len(windows),
     }  # fmt: skip
-    facts |= _alone(llm, text, windows) if args.against is None else _against(args, llm, text, windows)
+    if args.rank_layers:
+        facts |= _ranking(args, llm, text, config)
+    else:
+        facts |= _alone(llm, text, windows) if args.against is None else _against(args, llm, text, windows)
     if args.json is not None:
         write_json(args.json, facts)
     return 0
@@ -64,8 +72,11 @@ def _refuse_useless(args: argparse.Namespace) -> None:
     if args.model is not None and args.model_name is not None:
         raise ConfigError("the model is given twice; drop --model or the argument")
     args.model = args.model_name or args.model
-    if args.against_dtype is not None and args.against is None:
-        raise ConfigError("--against-dtype has no effect without --against; drop it, or name the reference")
+    for name in ("dtype", "quant", "backend"):
+        if getattr(args, f"against_{name}") is not None and args.against is None:
+            raise ConfigError(f"--against-{name} has no effect without --against; drop it, or name the reference")
+    if args.rank_layers:
+        _check_ranking(args)
     if args.random_weights is not None:
         raise ConfigError("--random-weights is for recipes, which have no tokenizer to read a text with; drop it")
     if args.max_batch_size is not None:
@@ -76,6 +87,13 @@ def _refuse_useless(args: argparse.Namespace) -> None:
     for name, value in own.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+
+
+def _check_ranking(args: argparse.Namespace) -> None:
+    if args.quant in (None, "none"):
+        raise ConfigError("--rank-layers needs --quant, in which each layer is held alone; give int8, int8-weight or int4")
+    if args.against is not None or args.skip_layers:
+        raise ConfigError("--rank-layers compares with the model itself, layer by layer; drop --against and --skip-layers")
 
 
 def _prepare(args: argparse.Namespace, text: str) -> tuple[EvalText, WindowConfig]:
@@ -133,8 +151,7 @@ def _against(args: argparse.Namespace, llm: Any, text: EvalText, windows: list[W
     from brigade.evaluate.divergence import DIRECTION, compare
     from brigade.evaluate.score import logits_of
 
-    theirs = argparse.Namespace(**{**vars(args), "model": args.against, "dtype": args.against_dtype or args.dtype})
-    other = _load(theirs, "loading the reference")
+    other = _load(_reference(args, llm), "loading the reference")
     progress = Progress("windows")
     found = compare(logits_of(llm), logits_of(other), text.ids, windows, progress)
     progress.close()
@@ -150,6 +167,46 @@ def _against(args: argparse.Namespace, llm: Any, text: EvalText, windows: list[W
         "kl": {"direction": DIRECTION, "mean": found.mean_kl, "max": found.max_kl, "max_token": found.max_kl_token},
         "same_top1": found.same_top,
     }
+
+
+def _reference(args: argparse.Namespace, llm: Any) -> argparse.Namespace:
+    """What loads OTHER. An artifact, of either side, brings its own dtype and backend, and asks nothing of the other one."""
+    from brigade.checkpoint.load import open_model
+
+    apart = llm.source.artifact is not None or open_model(args.against).artifact is not None
+    dtype, backend = ("auto", "auto") if apart else (args.dtype, args.backend)
+    return _alike(
+        args, model=args.against, dtype=args.against_dtype or dtype, quant=args.against_quant,
+        backend=args.against_backend or backend, skip_layers=(),
+    )  # fmt: skip
+
+
+def _alike(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), **changes})
+
+
+def _ranking(args: argparse.Namespace, llm: Any, text: EvalText, config: WindowConfig) -> dict[str, Any]:
+    from brigade.evaluate.sensitivity import rank_layers, ranking_lines
+
+    names = [*(str(i) for i in range(llm.config.num_layers)), "head"]
+
+    def with_only(name: str) -> Any:
+        return make_llm(_alike(args, skip_layers=[other for other in names if other != name]))
+
+    progress = Progress("layers")
+    rows = rank_layers(llm, names, with_only, text.ids, config, progress)
+    progress.close()
+    print(f"each layer alone in {args.quant}, against the model without; most harmful first")
+    print("\n".join(ranking_lines(rows)))
+    print(f"to keep the first three whole: --quant {args.quant} --skip-layers {','.join(row.name for row in rows[:3])}")
+    return {
+        "quant": args.quant,
+        "ranking": [
+            {"layer": row.name, "mean_kl": row.divergence.mean_kl, "max_kl": row.divergence.max_kl,
+             "same_top1": row.divergence.same_top, "perplexity": row.divergence.model.perplexity}
+            for row in rows
+        ],
+    }  # fmt: skip
 
 
 def _changes(found: Divergence, text: EvalText) -> dict[str, float]:

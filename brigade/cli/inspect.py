@@ -10,7 +10,8 @@ from brigade.cli.options import add_model_options, engine_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model_name", nargs="?", metavar="MODEL", help="a folder or a recipe (default: the embedded model)")
+    said = "a folder, an artifact or a recipe (default: the embedded model)"
+    parser.add_argument("model_name", nargs="?", metavar="MODEL", help=said)
     parser.add_argument("--as-json", action="store_true", help="print JSON")
     add_model_options(parser)
 
@@ -18,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import psutil
 
-    from brigade.api.llm import make_engine_config, resolve_dtype
-    from brigade.backends.registry import get_backend
+    from brigade.api.choices import Choices, settle
+    from brigade.api.llm import make_engine_config
     from brigade.checkpoint.load import open_model
     from brigade.engine.memory_plan import plan_memory, readable
     from brigade.errors import ConfigError
@@ -34,15 +35,16 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name} has no effect on inspect, which computes nothing; drop it")
     source = open_model(args.model_name or args.model)
-    backend = get_backend(args.backend, args.device, args.exact == "on")
+    exact = args.exact == "on"
+    choices = Choices(args.dtype, args.backend, args.device, exact, quant=args.quant, skip_layers=args.skip_layers)
+    backend, dtype = settle(source, choices)
     model = empty_model(source.config, backend)
-    dtype = resolve_dtype(args.dtype, source.dtype)
     held = getattr(backend, "weight_dtype", dtype)
+    manifest = None if source.artifact is None else source.artifact.manifest
+    weights = model.num_parameters * held.itemsize if manifest is None else manifest.weight_bytes
     config = make_engine_config(args.engine, engine_settings(args))
     try:
-        plan = plan_memory(
-            source.config, config, model.num_parameters, held.itemsize, dtype.itemsize, psutil.virtual_memory().available
-        )
+        plan = plan_memory(source.config, config, weights, dtype.itemsize, psutil.virtual_memory().available)
         memory: Any = plan.as_dict()
         memory_line = str(plan)
     except ConfigError as error:  # too big for this machine is an answer, not a mistake
@@ -50,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
         "model": source.name, "family": source.config.family, "parameters": model.num_parameters,
-        "weights_bytes": model.num_parameters * held.itemsize, "numerics_id": backend.numerics_id,
+        "weights_bytes": weights, "numerics_id": backend.numerics_id,
+        "artifact": None if manifest is None else artifact_facts(manifest),
         "spec": spec_lines(source.config, backend), "memory": memory,
         "tokenizer": None if tokenizer is None else {
             "ids": tokenizer.vocab_size, "bos": tokenizer.bos_id, "eos": list(tokenizer.eos_ids),
@@ -61,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=1))
         return 0
     print(f"{source.name} ({source.config.family}): {model.num_parameters:,} parameters, {readable(facts['weights_bytes'])}")
+    if manifest is not None:
+        print(artifact_line(manifest, backend.numerics_id))
     print("\n".join(facts["spec"]))
     print(memory_line)
     if tokenizer is None:
@@ -69,6 +74,23 @@ def run(args: argparse.Namespace) -> int:
         chat = "with" if tokenizer.has_chat_template else "without"
         print(f"tokenizer: {tokenizer.vocab_size} ids, bos {tokenizer.bos_id}, eos {list(tokenizer.eos_ids)}, {chat} chat template")
     return 0
+
+
+def artifact_facts(manifest: Any) -> dict[str, Any]:
+    return {
+        "version": manifest.version, "packed_format": manifest.packed_format, "quant": manifest.quant, "dtype": manifest.dtype,
+        "skip_layers": manifest.skip_layers, "exported_from": manifest.name, "exported_for": manifest.numerics_id,
+        "files": len(manifest.files),
+    }  # fmt: skip
+
+
+def artifact_line(manifest: Any, own: str) -> str:
+    """A machine with other instructions computes from the same bytes, though not always to the same bits: said."""
+    skipped = f" but {','.join(manifest.skip_layers)}" if manifest.skip_layers else ""
+    line = f"artifact, version {manifest.version}: {manifest.name}, quant {manifest.quant}{skipped}, {manifest.dtype}"
+    if own != manifest.numerics_id:
+        line += f"; exported for {manifest.numerics_id}, computes here as {own}"
+    return line
 
 
 def spec_lines(config: Any, backend: Any) -> list[str]:

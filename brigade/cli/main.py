@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": "text from prompts",
     "chat": "talk to a model in the terminal",
     "inspect": "what a model is: spec tree, parameters, memory, tokenizer",
+    "export": "pack a model once: an artifact that is mapped into memory at load",
     "env": "what a bug report needs",
     "eval": "perplexity and bits per byte of a text, and the distance from a reference",
     "bench": "measure: latency beside the machine's floor, throughput of simulated requests, the engine's own work",

@@ -37,11 +37,11 @@ def add_model_options(
     said = {"max_batch_size": "32", "max_step_tokens": "512", "prefill_chunk": "256", "max_model_len": "what the model allows"}
     said |= defaults or {}
     group = parser.add_argument_group("model")
-    group.add_argument("--model", help="a Hugging Face folder, or a recipe (default: the embedded model)")
+    group.add_argument("--model", help="a Hugging Face folder, an artifact, or a recipe (default: the embedded model)")
     group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: the checkpoint's own)")
     group.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")
     group.add_argument("--backend", default="auto", help="auto, cpu (native kernels) or reference")
-    group.add_argument("--quant", default="none", help="none, int8, int8-weight or int4 (the cpu backend)")
+    add_quant_options(group)
     group.add_argument("--device", default="cpu")
     group.add_argument("--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch")
     group.add_argument("--threads", type=int, help="of the whole process (default: the processors it may use)")
@@ -60,6 +60,18 @@ def add_model_options(
     group.add_argument("--max-model-len", type=int, help=f"prompt and output together (default: {said['max_model_len']})")
 
 
+def add_quant_options(group: Any) -> None:
+    group.add_argument("--quant", help="none, int8, int8-weight or int4, on the cpu backend (default: none)")
+    group.add_argument(
+        "--skip-layers", type=_list, default=(), metavar="LIST",
+        help="what stays whole under --quant, such as 0,3.down,head: layers, their parts qkv, out, up, down, and the head",
+    )  # fmt: skip
+
+
+def _list(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
 def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
     settings = {name: getattr(args, name) for name in ENGINE_SETTINGS if getattr(args, name) is not None}
     return settings if args.prefix_cache is None else settings | {"prefix_cache": args.prefix_cache}
@@ -70,8 +82,8 @@ def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any 
 
     return LLM(
         args.model, dtype=args.dtype, engine=engine or args.engine, backend=args.backend, device=args.device,
-        exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, threads=args.threads, cpus=args.cpus,
-        progress=progress, **engine_settings(args),
+        exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, skip_layers=args.skip_layers,
+        threads=args.threads, cpus=args.cpus, progress=progress, **engine_settings(args),
     )  # fmt: skip
 
 

@@ -56,12 +56,11 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: ModelConfig, engine: EngineConfig, num_parameters: int, weight_bytes: int, kv_bytes: int, available: int,
+    model: ModelConfig, engine: EngineConfig, weights: int, kv_bytes: int, available: int,
     cache_dim: int | None = None,
 ) -> MemoryPlan:  # fmt: skip
-    """`weight_bytes` and `kv_bytes` are of one element; `available` is what the device has free before loading."""
+    """`weights` is all their bytes, `kv_bytes` those of one element; `available` is what the device has free before loading."""
     limit = model_length(model, engine)
-    weights = num_parameters * weight_bytes
     activations = _activations(model, engine)
     block_bytes = 2 * model.num_layers * model.num_kv_heads * (cache_dim or model.head_dim) * engine.block_size * kv_bytes
     room = available - weights - activations

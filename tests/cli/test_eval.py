@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from brigade.backends.cpu.library import find_kernels
 from brigade.checkpoint.load import EMBEDDED
 from brigade.cli.main import main
 
+needs_kernels = pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
 TEXT = "import os\n\n\ndef main():\n    return os.getcwd()\n"
 
 
@@ -50,6 +52,46 @@ def test_beside_a_reference(capsys, text: str, tmp_path: Path, engine: str) -> N
     assert facts["percent"]["perplexity"] == pytest.approx(change) and abs(change) < 1
 
 
+@needs_kernels
+def test_a_quantised_model_beside_itself_whole(capsys, text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    quant = ["--text", text, "--quant", "int4", "--against", str(EMBEDDED), "--json", str(out)]
+    assert run(capsys, *quant)[0] == 0
+    facts = json.loads(out.read_text())
+    assert "int4" in facts["numerics_id"] and "int4" not in facts["against"]["numerics_id"] and facts["kl"]["mean"] > 1e-4
+    assert run(capsys, *quant, "--against-quant", "int4")[0] == 0
+    assert json.loads(out.read_text())["kl"]["max"] == 0
+    assert run(capsys, *quant, "--against-backend", "reference")[0] == 0
+    assert json.loads(out.read_text())["against"]["numerics_id"].startswith("reference-1")
+
+
+@needs_kernels
+def test_two_artifacts_and_a_model_beside_one(capsys, text: str, tmp_path: Path) -> None:
+    for name, quant in {"whole": "none", "small": "int8"}.items():
+        assert main(["export", "mini", str(tmp_path / name), "--quant", quant]) == 0
+    out = tmp_path / "out.json"
+    for pair in (("small", "whole"), ("whole", "small")):
+        code, _, _ = run(capsys, str(tmp_path / pair[0]), "--text", text, "--against", str(tmp_path / pair[1]), "--json", str(out))
+        assert code == 0 and json.loads(out.read_text())["kl"]["mean"] > 0
+    code, _, _ = run(
+        capsys, str(EMBEDDED), "--dtype", "bfloat16", "--backend", "cpu", "--text", text, "--against", str(tmp_path / "whole"),
+        "--json", str(out),
+    )  # fmt: skip
+    assert code == 0 and json.loads(out.read_text())["kl"]["max"] == 0
+
+
+@needs_kernels
+def test_layers_are_ranked_and_feed_the_skip_list(capsys, text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    code, shown, _ = run(capsys, "--text", text, "--quant", "int4", "--rank-layers", "--json", str(out))
+    rows = json.loads(out.read_text())["ranking"]
+    assert code == 0 and {row["layer"] for row in rows} == {*"0123456", "head"}
+    assert [row["mean_kl"] for row in rows] == sorted((row["mean_kl"] for row in rows), reverse=True) and rows[-1]["mean_kl"] > 0
+    hint = shown.splitlines()[-1].split("three whole: ")[1].split()
+    assert hint[3] == ",".join(row["layer"] for row in rows[:3])
+    assert run(capsys, "--text", text, *hint)[0] == 0
+
+
 def _other_vocabulary(folder: Path) -> str:
     for file in EMBEDDED.iterdir():
         shutil.copy(file, folder / file.name)
@@ -70,6 +112,13 @@ BAD = {
     "window too long": (["--text", "@/text.txt", "--window", "2000"], "no more than 1024"),
     "stride too long": (["--text", "@/text.txt", "--window", "8", "--stride", "9"], "stride is 9; it must be 1 to 8"),
     "useless dtype": (["--text", "@/text.txt", "--against-dtype", "float32"], "no effect without --against"),
+    "useless quant": (["--text", "@/text.txt", "--against-quant", "int8"], "no effect without --against"),
+    "useless backend": (["--text", "@/text.txt", "--against-backend", "reference"], "no effect without --against"),
+    "ranking without a scheme": (["--text", "@/text.txt", "--rank-layers"], "--rank-layers needs --quant"),
+    "ranking with a skip list": (
+        ["--text", "@/text.txt", "--rank-layers", "--quant", "int8", "--skip-layers", "1"],
+        "drop --against and --skip-layers",
+    ),
     "useless batch": (["--text", "@/text.txt", "--max-batch-size", "3"], "no effect on eval"),
     "useless cache": (["--text", "@/text.txt", "--no-prefix-cache"], "no effect on eval"),
     "other vocabulary": (["--text", "@/text.txt", "--against", "@"], "a vocabulary of 4096 and"),

@@ -15,16 +15,14 @@ from brigade.backends.base import AttentionParams, Backend, G, Step
 from brigade.backends.cpu.layer import NativeLayer, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
+from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
+from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
 from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch, Wanted
 from brigade.config import Activation, NormKind
-from brigade.errors import ConfigError
+from brigade.errors import CheckpointError, ConfigError
 
-SCHEMES = ("none", "int8", "int8-weight", "int4")
-# What the output head becomes under a scheme (4 bits are too few for it), and what the layers' products compute in.
-HEADS = {"int8": "int8", "int8-weight": "int8-weight", "int4": "int8-weight"}
-PRODUCTS = {"int8": "int8", "int8-weight": "bfloat16", "int4": "bfloat16"}
 MOST_DIM = 512  # of a head; what the attention kernel keeps on its stack
 
 
@@ -57,78 +55,63 @@ class CpuBackend(Backend):
             raise ConfigError(f"device is {str(device)!r}; the cpu backend runs on cpu: use --backend reference there")
         if not exact:
             raise ConfigError("exact off has no effect on the cpu backend, whose only way of computing is exact; drop it")
-        self.device, self.exact, self.scheme, self.skip_layers = torch.device("cpu"), True, "none", frozenset()
+        self.device, self.exact, self.quant = torch.device("cpu"), True, Quant()
         self.threads = size_pool()
 
     @property
     def numerics_id(self) -> str:
-        quant = "" if self.scheme == "none" else f"/{self.scheme}"
+        quant = "" if self.quant.scheme == "none" else f"/{self.quant.label}"
         return f"cpu-1/{kernels().br_bf16_name().decode()}/G{G}{quant}"
 
     def use(self, threads: int | None, cpus: str | None) -> None:
         """Size the pool of threads, and pin it if `cpus` names processors."""
         self.threads = size_pool(threads, cpus)
 
-    def quantise(self, scheme: str) -> None:
+    def quantise(self, scheme: str, skip_layers: Iterable[str] = (), num_layers: int = 0) -> None:
         """How matrices are held from the next model on; word table, norms, biases and routers keep their type."""
-        if scheme not in SCHEMES:
-            raise ConfigError(f"quant is {scheme!r}; it must be one of {', '.join(SCHEMES)}")
-        self.scheme = scheme
-
-    def scheme_of(self, weight: Tensor) -> str:
-        return self._own_scheme(weight) if self.scheme == "none" else self.scheme
+        self.quant = Quant(scheme, skip_list(skip_layers, num_layers))
 
     def cache_dim(self, head_dim: int) -> int:
         return -(-head_dim // 32) * 32
 
-    def prepare(self, model: Any) -> None:
-        """Pack every matrix; a layer that the kernels know whole becomes one call."""
+    def prepare(self, model: Any, ready: PackedModel | None = None) -> None:
+        """Pack every matrix, or take it from `ready`; a layer that the kernels know whole becomes one call."""
         if model.config.head_dim > MOST_DIM:
             raise ConfigError(f"head_dim is {model.config.head_dim}; the cpu backend takes {MOST_DIM}: use --backend reference")
-        tables = model.rope_tables()
+        packer, tables, plain = Packer(self.quant, ready), model.rope_tables(), plain_tensors(model)
+        names = {module: name for name, module in model.named_modules()}
         for index, layer in enumerate(model.layers):
             if fits(layer):
-                model.layers[index] = NativeLayer(layer, self, tables.get(layer.attention.rope))
-        word = model.embedding.word
-        whole = self._own_scheme(word)
-        self.arithmetic = whole if self.scheme == "none" else PRODUCTS[self.scheme]
-        head_scheme = whole if self.scheme == "none" else HEADS[self.scheme]
-        if model.head is not None:
-            self._pack_linear(model.head, head_scheme, tree=False)
+                model.layers[index] = NativeLayer(layer, f"layers.{index}", packer, tables.get(layer.attention.rope))
         for module in model.modules():
-            self._pack_module(module, type(module).__name__)
+            self._pack_module(module, names.get(module, ""), packer)
+        word = model.embedding.word
         del model.embedding.word
-        tied = None if model.head is not None else pack(word, None, head_scheme, tree=False)
+        tied = None if model.head is not None else packer("head", word, None, tree=False)
         model.embedding.word = PackedTable(word.detach(), tied)
+        if packer.unused:
+            raise CheckpointError(f"the artifact holds {min(packer.unused)}, which its architecture does not have; export it again")
+        self.arithmetic = PRODUCTS.get(self.quant.scheme, _own_scheme(word))
+        model.packed = PackedModel(plain, packer.matrices)
 
-    def _pack_module(self, module: Any, kind: str) -> None:
-        if kind in ("ColumnLinear", "RowLinear") and isinstance(module.weight, Tensor):
-            self._pack_linear(module, self._own_scheme(module.weight), tree=kind == "RowLinear")
+    @staticmethod
+    def _pack_module(module: Any, name: str, packer: Packer) -> None:
+        kind = type(module).__name__
+        if kind in LINEARS and isinstance(module.weight, Tensor):
+            packed = packer(name, module.weight, module.bias, tree=kind == "RowLinear")
+            del module.weight
+            module.weight, module.bias = packed, None
         elif kind == "ExpertWeights":
             up, down = module.up, module.down
             del module.up, module.down
-            module.up = [pack(weight, None, self.scheme_of(weight), tree=False) for weight in up]
-            module.down = [pack(weight, None, self.scheme_of(weight), tree=True) for weight in down]
-
-    @staticmethod
-    def _pack_linear(module: Any, scheme: str, tree: bool) -> None:
-        packed = pack(module.weight, module.bias, scheme, tree)
-        del module.weight
-        module.weight, module.bias = packed, None
-
-    @staticmethod
-    def _own_scheme(weight: Tensor) -> str:
-        return str(weight.dtype).removeprefix("torch.")
+            module.up = [packer(f"{name}.up.{i}", weight, None, tree=False) for i, weight in enumerate(up)]
+            module.down = [packer(f"{name}.down.{i}", weight, None, tree=True) for i, weight in enumerate(down)]
 
     def weight_bytes(self, model: Any) -> tuple[int, int]:
         """What a step reads of a prepared model: all layers, and the head."""
-        packed = [m for layer in model.layers if isinstance(layer, NativeLayer) for m in layer.matrices]
-        for module in model.layers.modules():
-            for value in vars(module).values():
-                packed += [m for m in (value if isinstance(value, list) else [value]) if isinstance(m, PackedMatrix)]
-        head = model.embedding.word.head if model.head is None else model.head.weight
-        unique = {id(m): m for m in packed}
-        return sum(m.nbytes for m in unique.values()), head.nbytes
+        sizes = {name: matrix.nbytes for name, matrix in model.packed.matrices.items()}
+        head = sizes.pop("head")
+        return sum(sizes.values()), head
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
         assert cache is not None
@@ -174,7 +157,7 @@ class CpuBackend(Backend):
         if isinstance(weight, PackedMatrix):
             assert bias_N is None, "a packed matrix has its bias with it"
             return weight(x_TK)
-        return pack(weight, bias_N, self._own_scheme(weight), tree)(x_TK)  # not prepared: right, but packed for this once
+        return pack(weight, bias_N, _own_scheme(weight), tree)(x_TK)  # not prepared: right, but packed for this once
 
     def norm(
         self, kind: NormKind, x_TH: Tensor, weight_H: Tensor | None, bias_H: Tensor | None, eps: float, offset: float
@@ -222,3 +205,7 @@ class CpuBackend(Backend):
         out = torch.empty_like(x_TE)
         kernels().br_softmax(x_TE.data_ptr(), x_TE.shape[0], x_TE.shape[1], out.data_ptr())
         return out
+
+
+def _own_scheme(weight: Tensor) -> str:
+    return str(weight.dtype).removeprefix("torch.")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from brigade.backends.base import Step
 from brigade.backends.cpu.library import BrAttention, BrLayer, kernels
-from brigade.backends.cpu.matrix import PackedMatrix, PackedNorm, pack, pack_norm
+from brigade.backends.cpu.matrix import PackedNorm, pack_norm
 
 if TYPE_CHECKING:
-    from brigade.backends.cpu.backend import CpuBackend
+    from brigade.backends.cpu.packer import Packer
 
 
 class NativeLayer(nn.Module):
@@ -20,7 +20,7 @@ class NativeLayer(nn.Module):
 
     reads_rotary = False  # angles are looked up by position inside
 
-    def __init__(self, layer: Any, backend: CpuBackend, table: Any) -> None:
+    def __init__(self, layer: Any, place: str, packer: Packer, table: Any) -> None:
         super().__init__()
         attention = layer.attention
         self.params, self.rope = attention.params, attention.rope
@@ -47,12 +47,12 @@ class NativeLayer(nn.Module):
         if self.rope is not None:
             native.attention.rotary, native.attention.interleaved = self.rope.rotary_dim // 2, self.rope.interleaved
             native.attention.cos, native.attention.sin = table.cos.data_ptr(), table.sin.data_ptr()
-        native.qkv = self._matrix(attention.qkv, backend, tree=False)
-        native.out = self._matrix(attention.out, backend, tree=True)
+        native.qkv = self._matrix(attention.qkv, packer, f"{place}.attention.qkv", tree=False)
+        native.out = self._matrix(attention.out, packer, f"{place}.attention.out", tree=True)
         if self.moe is None:
             mlp = layer.mlp
-            native.up = self._matrix(mlp.up, backend, tree=False, gated=mlp.gated, activation=mlp.activation)
-            native.down = self._matrix(mlp.down, backend, tree=True)
+            native.up = self._matrix(mlp.up, packer, f"{place}.mlp.up", tree=False, gated=mlp.gated, activation=mlp.activation)
+            native.down = self._matrix(mlp.down, packer, f"{place}.mlp.down", tree=True)
         self.native = native
 
     def _norm(self, norm: Any) -> PackedNorm:
@@ -60,15 +60,11 @@ class NativeLayer(nn.Module):
         self._alive.append(packed)
         return packed
 
-    def _matrix(self, linear: Any, backend: CpuBackend, **how: Any) -> ctypes.Structure:
-        packed: PackedMatrix = pack(linear.weight, linear.bias, backend.scheme_of(linear.weight), **how)
+    def _matrix(self, linear: Any, packer: Packer, name: str, **how: Any) -> ctypes.Structure:
+        packed = packer(name, linear.weight, linear.bias, **how)
         linear.weight = linear.bias = None  # the packed form is the only one from here on
         self._alive.append(packed)
         return packed.struct
-
-    @property
-    def matrices(self) -> list[PackedMatrix]:
-        return [part for part in self._alive if isinstance(part, PackedMatrix)]
 
     def forward(self, x_TH: Tensor, step: Step, rotary: dict) -> Tensor:
         assert step.cache is not None

@@ -15,6 +15,9 @@ from brigade.backends.exact_math import tree_width
 
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8-weight": 3, "int4": 4}
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
+ARRAYS = {"data": np.uint8, "scale": np.float32, "colsum": np.int32, "bias": np.float32}
+FORMAT = 1  # of the packed bytes, the same for all instruction sets; another number once br_pack places anything elsewhere
+GROUP = 128
 TILE_K = {"float32": 16, "bfloat16": 32, "int8": 64, "int8-weight": 32, "int4": 32}
 
 
@@ -31,16 +34,72 @@ def address(array: np.ndarray | None) -> int | None:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """What a packed matrix is. `tree`: K is summed as the tree of G blocks. `gated`: rows are [gate; up], interleaved by 16,
+    and the product is act(gate) * up."""
+
+    scheme: str
+    n: int
+    k: int
+    tree: bool = False
+    gated: bool = False
+    activation: str | None = None
+    group: int = GROUP  # of K that share a scale; int4 alone
+
+    @property
+    def blocks(self) -> int:
+        return tree_width(self.k, G) if self.tree else 1
+
+    @property
+    def block_k(self) -> int:
+        step = max(TILE_K[self.scheme], self.group if self.scheme == "int4" else 1)
+        return -(-(self.k // self.blocks) // step) * step
+
+    @property
+    def columns(self) -> int:
+        """Outputs, filled up to whole panels."""
+        return -(-(self.n // 2) // 16) * 32 if self.gated else -(-self.n // 32) * 32
+
+    def struct(self) -> ctypes.Structure:
+        return BrMatrix(
+            kind=KINDS[self.scheme], n=self.n, k=self.k, blocks=self.blocks, block_k=self.block_k, group=self.group,
+            gated=self.gated, activation=ACTIVATIONS[self.activation],
+        )  # fmt: skip
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Elements of each of `ARRAYS`, were it there."""
+        data, scale = ctypes.c_int64(), ctypes.c_int64()
+        struct = self.struct()
+        kernels().br_pack_size(ctypes.byref(struct), ctypes.byref(data), ctypes.byref(scale))
+        return data.value, scale.value, self.columns if self.scheme == "int8" else 0, self.columns
+
+
+@dataclass(frozen=True)
 class PackedMatrix:
     """Keeps the arrays alive that `struct` points into."""
 
     struct: ctypes.Structure
-    scheme: str
-    arrays: tuple[np.ndarray | None, ...]
+    layout: Layout
+    arrays: tuple[np.ndarray | None, ...]  # as `ARRAYS` names them
+
+    @classmethod
+    def over(cls, layout: Layout, arrays: tuple[np.ndarray | None, ...]) -> PackedMatrix:
+        """A matrix whose packed arrays are there already, wherever they lie."""
+        struct = layout.struct()
+        struct.data, struct.scale, struct.colsum, struct.bias = map(address, arrays)
+        return cls(struct, layout, arrays)
+
+    @property
+    def scheme(self) -> str:
+        return self.layout.scheme
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.struct.n, self.struct.k
+
+    @property
+    def has_bias(self) -> bool:
+        return self.arrays[3] is not None
 
     @property
     def nbytes(self) -> int:
@@ -62,26 +121,17 @@ class PackedMatrix:
 
 def pack(
     weight_NK: Tensor, bias_N: Tensor | None, scheme: str, tree: bool, gated: bool = False, activation: str | None = None,
-    group: int = 128,
+    group: int = GROUP,
 ) -> PackedMatrix:  # fmt: skip
-    """`tree`: K is summed as the tree of G blocks. `gated`: rows are [gate; up], and the product is act(gate) * up."""
-    n, k = weight_NK.shape
-    blocks = tree_width(k, G) if tree else 1
-    step = max(TILE_K[scheme], group if scheme == "int4" else 1)
-    block_k = -(-(k // blocks) // step) * step
-    struct = BrMatrix(
-        kind=KINDS[scheme], n=n, k=k, blocks=blocks, block_k=block_k, group=group, gated=gated, activation=ACTIVATIONS[activation]
-    )
-    sizes = (ctypes.c_int64(), ctypes.c_int64())
-    kernels().br_pack_size(ctypes.byref(struct), ctypes.byref(sizes[0]), ctypes.byref(sizes[1]))
-    columns = -(-(n // 2) // 16) * 32 if gated else -(-n // 32) * 32
-    data, scale = aligned(sizes[0].value, np.uint8), aligned(sizes[1].value, np.float32) if sizes[1].value else None
-    colsum = aligned(columns, np.int32) if scheme == "int8" else None
+    layout = Layout(scheme, *weight_NK.shape, tree=tree, gated=gated, activation=activation, group=group)
+    sizes = layout.counts()
+    kinds = list(ARRAYS.values())
+    data, scale, colsum = (aligned(sizes[i], kinds[i]) if sizes[i] else None for i in range(3))
+    bias = None if bias_N is None else _pad_bias(bias_N.detach().float().numpy(), layout.columns, gated)
     weight = weight_NK.detach().float().contiguous()
+    struct = layout.struct()
     kernels().br_pack(ctypes.byref(struct), weight.data_ptr(), address(data), address(scale), address(colsum))
-    bias = None if bias_N is None else _pad_bias(bias_N.detach().float().numpy(), columns, gated)
-    struct.data, struct.scale, struct.colsum, struct.bias = map(address, (data, scale, colsum, bias))
-    return PackedMatrix(struct, scheme, (data, scale, colsum, bias))
+    return PackedMatrix.over(layout, (data, scale, colsum, bias))
 
 
 def _pad_bias(bias: np.ndarray, columns: int, gated: bool) -> np.ndarray:

@@ -1,0 +1,84 @@
+"""What a model is computed with: backend, dtype and quantisation, from what was asked and what its files allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from brigade.backends.base import Backend
+from brigade.backends.registry import get_backend
+from brigade.checkpoint.load import ModelSource
+from brigade.errors import ConfigError
+
+# float16 weights are read and held as float32: the reference arithmetic is.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """As a caller gives them; `quant` None: as the files are."""
+
+    dtype: str = "auto"
+    backend: str = "auto"
+    device: str = "cpu"
+    exact: bool = True
+    random_weights: int | None = None
+    quant: str | None = None
+    skip_layers: Iterable[str] = ()
+
+
+def resolve_dtype(wanted: str, own: str) -> torch.dtype:
+    name = wanted if wanted != "auto" else ("float32" if own == "float16" else own)
+    if name not in DTYPES:
+        raise ConfigError(f"dtype is {name!r}; it must be auto, {' or '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def settle(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]:
+    """The backend, told how to hold matrices, and the dtype of everything else."""
+    if source.artifact is not None:
+        return _settle_artifact(source, choices)
+    dtype, skip = resolve_dtype(choices.dtype, source.dtype), _names(choices.skip_layers)
+    backend = get_backend(choices.backend, choices.device, choices.exact)
+    if choices.quant in (None, "none"):
+        if skip:
+            raise ConfigError(f"skip_layers {','.join(skip)} has no effect without quant; drop it, or choose a quant")
+        return backend, dtype
+    if not hasattr(backend, "quantise"):
+        raise ConfigError(f"quant is {choices.quant!r}, but the {backend.name} backend keeps weights whole; use backend cpu")
+    backend.quantise(choices.quant, skip, source.config.num_layers)
+    return backend, dtype
+
+
+def _settle_artifact(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]:
+    """An artifact was exported with all of these settled: what is asked again would have no effect, or contradict it."""
+    assert source.artifact is not None
+    for name, value, silent in (
+        ("quant", choices.quant, None), ("skip_layers", _names(choices.skip_layers), []), ("dtype", choices.dtype, "auto"),
+        ("random_weights", choices.random_weights, None),
+    ):  # fmt: skip
+        if value != silent:
+            shown = ",".join(value) if isinstance(value, list) else value
+            raise ConfigError(f"{name} is {shown}, but {source.name} is an artifact, which was exported with its own; drop {name}")
+    backend = get_backend(choices.backend, choices.device, choices.exact)
+    if backend.name != "cpu":
+        remedy = (
+            "install a C++ compiler and install brigade again"
+            if choices.backend == "auto" and choices.device == "cpu" and choices.exact
+            else "drop backend, device and exact"
+        )
+        raise ConfigError(
+            f"backend is {backend.name!r}, but {source.name} is an artifact, packed for the kernels of the cpu backend; {remedy}"
+        )
+    manifest = source.artifact.manifest
+    backend.quantise(manifest.quant, manifest.skip_layers, source.config.num_layers)
+    source.artifact.check_numerics(backend.numerics_id)
+    return backend, DTYPES[manifest.dtype]
+
+
+def _names(skip_layers: Iterable[str]) -> list[str]:
+    """A list of names, or one text with commas."""
+    given = skip_layers.split(",") if isinstance(skip_layers, str) else [str(name) for name in skip_layers]
+    return [name for name in given if name]

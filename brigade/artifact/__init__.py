@@ -1,0 +1,1 @@
+"""A model as the kernels want it, in a folder: packed once, mapped into memory at load, whole or refused."""

@@ -1,0 +1,127 @@
+"""`manifest.json`: what an artifact is, and where each of its arrays lies. Written last, and sealed by a checksum of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from brigade.config import ModelConfig
+from brigade.errors import CheckpointError
+
+NAME = "manifest.json"
+FORMAT, VERSION = "brigade-artifact", 1
+PARTIAL = ".partial-"  # in the name of a folder that is being written
+AGAIN = "export the model again"
+_SEAL = b'{"seal": "%s",\n'
+_SEALED = len(_SEAL % bytes(64))
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the artifact; `crc32` is one number for each `chunk` bytes of it."""
+
+    name: str
+    bytes: int
+    chunk: int
+    crc32: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where an array lies. Tensors begin on a page of 4096 bytes, the arrays inside them on 64."""
+
+    file: str
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MatrixEntry:
+    """A packed matrix: panels of 32 outputs one after the other, K inside a panel in `blocks` equal blocks.
+
+    Cutting by outputs takes a run of panels of every array; cutting by K takes a run of blocks out of each panel of `data`
+    (and of int4's `scale`, which has one number for each group of K and output). No scale spans what a cut parts.
+    """
+
+    name: str
+    scheme: str
+    shape: tuple[int, int]  # outputs, K
+    tree: bool
+    gated: bool  # panels hold 16 gate outputs, then the 16 up outputs that belong to them
+    activation: str | None
+    group: int
+    blocks: int
+    block_k: int  # K of a block, filled with zeros to whole tiles and groups
+    arrays: dict[str, Span]
+    rows: dict[str, int]  # attention's first matrix: how many outputs are queries, keys and values
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """An array that is used as it is: a norm, the word table, the position table."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class Manifest:
+    format: str
+    version: int
+    packed_format: int  # of the packed bytes, which are the same for every instruction set
+    name: str
+    family: str
+    config: ModelConfig
+    dtype: str
+    quant: str
+    skip_layers: tuple[str, ...]
+    numerics_id: str  # of the machine that exported; its path says nothing of the bytes here
+    reduction_width: int
+    tokenizer: tuple[str, ...]  # the files beside the weights
+    files: tuple[FileEntry, ...]
+    matrices: tuple[MatrixEntry, ...]
+    tensors: tuple[TensorEntry, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of everything that is mapped into memory."""
+        spans = [span for matrix in self.matrices for span in matrix.arrays.values()]
+        return sum(span.bytes for span in [*spans, *(tensor.span for tensor in self.tensors)])
+
+
+def encode(manifest: Manifest) -> bytes:
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)[1:]
+    return _SEAL % hashlib.sha256(body).hexdigest().encode() + body
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder, proven whole; nothing else is read."""
+    path = folder / NAME
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, so nothing says what the weights are; {AGAIN}, or copy the folder again")
+    raw = path.read_bytes()
+    body = raw[_SEALED:]
+    if raw[:_SEALED] != _SEAL % hashlib.sha256(body).hexdigest().encode():
+        raise CheckpointError(f"{path} is damaged: its bytes do not give its checksum; {AGAIN}, or copy the folder again")
+    try:
+        known = msgspec.json.decode(b"{" + body, type=_Head)
+        if known.format != FORMAT or known.version != VERSION:
+            raise CheckpointError(
+                f"{path} is {known.format} version {known.version}; this Brigade reads {FORMAT} version {VERSION}: {AGAIN}"
+            )
+        return msgspec.json.decode(b"{" + body, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"{path} does not describe an artifact ({error}); {AGAIN}") from error
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What every version has."""
+
+    format: str
+    version: int

@@ -1,0 +1,186 @@
+"""Writes an artifact: beside its place under another name, to the disk, and into its place in one step at the end."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from brigade.artifact.checksum import CHUNK, chunk_checksums
+from brigade.artifact.manifest import FORMAT, NAME, PARTIAL, VERSION, FileEntry, Manifest, MatrixEntry, Span, TensorEntry, encode
+from brigade.backends.base import G
+from brigade.backends.cpu.matrix import ARRAYS, PackedMatrix
+from brigade.backends.cpu.matrix import FORMAT as PACKED_FORMAT
+from brigade.backends.cpu.packer import PackedModel
+from brigade.config import ModelConfig
+from brigade.errors import ConfigError
+
+PAGE, LINE = 4096, 64
+FILE_BYTES = 4 << 30  # a new file begins before a tensor that would pass this
+# What is copied in beside the weights, where it is there: all that the tokenizer and the sampling defaults are read from.
+COPIED = (
+    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja", "chat_template.json", "generation_config.json", "config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a manifest says beside the arrays."""
+
+    name: str
+    config: ModelConfig
+    dtype: str
+    quant: str
+    skip_layers: tuple[str, ...]
+    numerics_id: str
+
+
+def check_free(out: Path) -> None:
+    """Before the long work: the place must be free, and the folder around it there."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"{out} exists already and is not an empty folder; choose another place, or remove it")
+    parent = out.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"cannot write {out}; choose a place in a folder that exists and is writable")
+    if PARTIAL in out.name:
+        raise ConfigError(f"{out.name!r} is named as an export under way is; choose a name without {PARTIAL!r}")
+
+
+def write_artifact(
+    out: Path, model: PackedModel, facts: Facts, source: Path | None, progress: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """`source`: the folder of the tokenizer's files. A file is whole on the disk before the folder gets its name."""
+
+    def fill(folder: Path) -> Manifest:
+        weights = _Weights(folder, len(model.tensors) + len(model.matrices), progress)
+        tensors = tuple(
+            TensorEntry(name, str(t.dtype).removeprefix("torch."), tuple(t.shape), weights.add([_bytes_of(t)])[0])
+            for name, t in model.tensors.items()
+        )
+        matrices = tuple(_matrix(name, matrix, facts.config, weights) for name, matrix in model.matrices.items())
+        weights.close()
+        copied = () if source is None else tuple(name for name in COPIED if (source / name).is_file())
+        for name in copied:
+            assert source is not None
+            shutil.copyfile(source / name, folder / name)
+            _sync(folder / name)
+        manifest = Manifest(
+            format=FORMAT, version=VERSION, packed_format=PACKED_FORMAT, name=facts.name, family=facts.config.family,
+            config=facts.config, dtype=facts.dtype, quant=facts.quant, skip_layers=facts.skip_layers,
+            numerics_id=facts.numerics_id, reduction_width=G, tokenizer=copied,
+            files=tuple(_file_entry(folder / name) for name in (*weights.names, *copied)), matrices=matrices, tensors=tensors,
+        )  # fmt: skip
+        (folder / NAME).write_bytes(encode(manifest))
+        _sync(folder / NAME)
+        return manifest
+
+    return in_one_step(out, fill)
+
+
+def in_one_step(out: Path, fill: Callable[[Path], Manifest]) -> Manifest:
+    """Run `fill` on a folder beside `out`, then give it its name. What an interruption leaves keeps a name nothing opens."""
+    check_free(out)
+    partial = out.absolute().with_name(f"{out.name}{PARTIAL}{secrets.token_hex(4)}")
+    partial.mkdir()
+    try:
+        made = fill(partial)
+        _sync(partial)
+        os.rename(partial, out.absolute())
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise ConfigError(f"{out} was made by somebody else meanwhile; choose another place") from error
+        raise
+    _sync(out.absolute().parent)
+    return made
+
+
+class _Weights:
+    """The files of arrays, filled one after the other."""
+
+    def __init__(self, folder: Path, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self.folder, self.names, self._file = folder, list[str](), None
+        self._total, self._done, self._progress = total, 0, progress
+
+    def add(self, arrays: Sequence[np.ndarray]) -> list[Span]:
+        """One tensor's arrays, the first on a page."""
+        size = sum(_up(array.nbytes, LINE) for array in arrays)
+        if self._file is None or (self._file.tell() and self._file.tell() + size > FILE_BYTES):
+            self._next()
+        file, spans, step = self._open, [], PAGE
+        for array in arrays:
+            file.write(bytes(-file.tell() % step))
+            spans.append(Span(self.names[-1], file.tell(), array.nbytes))
+            file.write(memoryview(array).cast("B") if array.size else b"")
+            step = LINE
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+        return spans
+
+    @property
+    def _open(self) -> BinaryIO:
+        assert self._file is not None
+        return self._file
+
+    def _next(self) -> None:
+        self.close()
+        self.names.append(f"weights-{len(self.names):05}.packed")
+        self._file: BinaryIO | None = (self.folder / self.names[-1]).open("wb")
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        self._file.write(bytes(-self._file.tell() % PAGE))  # whole pages, so that no array ends at the end of the map
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+
+
+def _matrix(name: str, matrix: PackedMatrix, config: ModelConfig, weights: _Weights) -> MatrixEntry:
+    present = {key: array for key, array in zip(ARRAYS, matrix.arrays, strict=True) if array is not None}
+    spans = dict(zip(present, weights.add(list(present.values())), strict=True))
+    how, rows = matrix.layout, {}
+    if name.endswith(".attention.qkv"):
+        kv = config.num_kv_heads * config.head_dim
+        rows = {"q": config.num_heads * config.head_dim, "k": kv, "v": kv}
+    return MatrixEntry(
+        name, how.scheme, (how.n, how.k), how.tree, how.gated, how.activation, how.group, how.blocks, how.block_k, spans, rows
+    )
+
+
+def _bytes_of(tensor) -> np.ndarray:
+    import torch
+
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def _file_entry(path: Path) -> FileEntry:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size == 0:
+            return FileEntry(path.name, 0, CHUNK, ())
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            return FileEntry(path.name, size, CHUNK, chunk_checksums(data))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _up(size: int, to: int) -> int:
+    return -(-size // to) * to

@@ -1,0 +1,48 @@
+"""`brigade export`: a model packed once, so that every later start maps it into memory."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from brigade.cli.options import add_quant_options
+from brigade.cli.progress import Progress
+from brigade.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, a recipe, or `mini`, the embedded model")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or is empty")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16: of what is not quantised, and of the KV cache")
+    parser.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")
+    add_quant_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from brigade.api.choices import Choices, settle
+    from brigade.artifact.writer import Facts, check_free, write_artifact
+    from brigade.checkpoint.load import load_model, open_model
+    from brigade.engine.memory_plan import readable
+
+    check_free(args.out)
+    source = open_model(args.model)
+    if source.artifact is not None:
+        raise ConfigError(f"{source.name} is an artifact already; export the model that it was made from")
+    choices = Choices(args.dtype, "cpu", quant=args.quant, skip_layers=args.skip_layers)
+    backend, dtype = settle(source, choices)
+    begun, loading = time.perf_counter(), Progress("packing")
+    model: Any = load_model(source, backend, dtype, args.random_weights, progress=loading)
+    loading.close()
+    facts = Facts(
+        source.name, source.config, str(dtype).removeprefix("torch."), backend.quant.scheme, backend.quant.skip, backend.numerics_id
+    )
+    writing = Progress("writing")
+    manifest = write_artifact(args.out, model.packed, facts, source.path, writing)
+    writing.close()
+    print(
+        f"{args.out}: {source.name} for {manifest.numerics_id}, {len(manifest.matrices)} matrices and {len(manifest.tensors)} "
+        f"tensors, {readable(manifest.weight_bytes)} in {time.perf_counter() - begun:.1f} s"
+    )
+    return 0

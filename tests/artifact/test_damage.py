@@ -1,0 +1,136 @@
+"""An artifact that is not whole does not load: every byte counts, and an interruption leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from brigade.backends.cpu.library import find_kernels
+
+if find_kernels() is None:
+    pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
+
+from brigade.artifact.manifest import read_manifest
+from brigade.checkpoint.load import open_model
+from brigade.errors import UserError
+from tests.artifact.builders import export, llm_of
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export("mini", tmp_path_factory.mktemp("whole") / "a", "--quant", "int8")
+
+
+def flipped(folder: Path, file: str, at: int) -> None:
+    with (folder / file).open("r+b") as handle:
+        handle.seek(at)
+        byte = handle.read(1)[0]
+        handle.seek(at)
+        handle.write(bytes([byte ^ (1 << at % 8)]))
+
+
+def places(whole: Path) -> list[tuple[str, int]]:
+    """The manifest from end to end; of each kind of array its first and last byte, and the filling between; every small file."""
+    found = []
+    for file in ("manifest.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):
+        size = (whole / file).stat().st_size
+        found += [(file, at) for at in {0, 5, 12, 75, 76, 77, 80, size // 3, size // 2, size - 2, size - 1} if at < size]
+    manifest = read_manifest(whole)
+    for matrix in manifest.matrices[::9]:
+        for span in matrix.arrays.values():
+            found += [(span.file, span.offset), (span.file, span.offset + span.bytes - 1)]
+    for tensor in manifest.tensors[::5]:
+        found += [(tensor.span.file, tensor.span.offset), (tensor.span.file, tensor.span.offset + tensor.span.bytes)]
+    size = (whole / "weights-00000.packed").stat().st_size
+    return found + [("weights-00000.packed", size - 1), ("weights-00000.packed", size * 2 // 3)]
+
+
+def test_a_flipped_bit_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    for file, at in places(whole):
+        flipped(folder, file, at)
+        with pytest.raises(UserError) as refused:
+            open_model(folder).artifact.read()
+        assert file in str(refused.value) and "\n" not in str(refused.value), (file, at)
+        flipped(folder, file, at)
+    assert open_model(folder).artifact.read().matrices  # mended, it loads
+
+
+def remove(file: str):
+    return lambda folder: (folder / file).unlink()
+
+
+def shorten(folder: Path) -> None:
+    file = folder / "weights-00000.packed"
+    file.write_bytes(file.read_bytes()[:-4096])
+
+
+CASES = {
+    "no weights": (remove("weights-00000.packed"), "weights-00000.packed is missing"),
+    "truncated weights": (shorten, "weights-00000.packed is truncated"),
+    "no tokenizer": (remove("tokenizer.json"), "tokenizer.json is missing"),
+    "no manifest": (remove("manifest.json"), "manifest.json is missing"),
+    "empty manifest": (lambda f: (f / "manifest.json").write_text(""), "manifest.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_not_whole_is_refused_in_one_line(case: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    damage, words = CASES[case]
+    damage(tmp_path / "copy")
+    with pytest.raises(UserError) as refused:
+        llm_of(tmp_path / "copy")
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+# Kills its own process, without any cleaning up, at the N-th call that writes or moves something.
+KILLED = """
+import os, signal, sys
+left = int(sys.argv[1])
+def counted(call):
+    def wrapped(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+    return wrapped
+os.fsync, os.rename = counted(os.fsync), counted(os.rename)
+from brigade.artifact import writer
+from brigade.cli.main import main
+writer._Weights.add = counted(writer._Weights.add)
+writer.shutil.copyfile = counted(writer.shutil.copyfile)
+sys.exit(main(["export", "mini", sys.argv[2], "--quant", "int8"]))
+"""
+KILLS = {"first array": 1, "halfway through the arrays": 24, "weights written": 46, "between small files": 50, "last moment": 57}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_killed_at_any_moment_nothing_is_left_that_loads(moment: str, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(KILLS[moment]), str(out)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not out.exists()
+    for left in tmp_path.iterdir():
+        with pytest.raises(UserError, match="interrupted export"):
+            open_model(left)
+    assert read_manifest(export("mini", out)).quant == "none"  # and the place is free
+
+
+def test_an_export_that_fails_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    from brigade.cli.main import main
+
+    assert main(["export", "mini", str(tmp_path / "a")]) == 2
+    assert list(tmp_path.iterdir()) == []
