@@ -11,6 +11,11 @@ constexpr int LINE = 64;        // bytes
 constexpr int TILE = 1024;      // bytes of a tile: 16 lines
 constexpr int KEY_TILE = 64;    // positions that attention handles at a time
 
+// What a nibble stands for in bf16, n - 8; twice, so that the bit above it does not matter.
+alignas(64) constexpr uint16_t NIBBLES[32] = {
+    0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+    0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+
 inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // Elements of the summed axis in a tile: the left operand's kind decides.
@@ -39,8 +44,13 @@ struct Finish {
 using TileProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry,
                              const uint8_t* next);
 
+// The same for few rows and a panel of nibbles, over `groups` groups of `steps` tiles, each with its scale; c is the whole sum.
+using NibbleProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int steps, const float* scale,
+                               float* c);
+
 struct Products {
     TileProduct f32, bf16, i8;
+    NibbleProduct w4;  // or null: nibbles are expanded first
     int i8_biased;  // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
 };
 
@@ -69,6 +79,7 @@ struct Path {
 
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them
 extern const TileProduct amx_bf16, amx_i8, avx512_bf16, avx512_i8;
+extern const NibbleProduct avx512_w4;
 void amx_begin();      // in each thread, before its first product
 bool amx_permitted();  // asks the kernel once
 

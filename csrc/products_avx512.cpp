@@ -76,15 +76,62 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
     }
 #if defined(__AVX512BF16__)
 BR_BY_ROWS(bf16_product, bf16_rows, float)
+
+// Nibbles become bf16 in registers. Four lines of weights lie in one line of nibbles: two pairs.
+template <int R>
+inline void w4_rows(const uint8_t* a, const uint8_t* b, int groups, int steps, const float* scale, float* c) {
+    const __m512i values = _mm512_load_si512(NIBBLES);
+    __m512 sum[R][2];
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; g++, scale += PANEL) {
+        __m512 acc[R][2];
+        for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+        for (int s = 0; s < steps; s++, a += TILE)
+            for (int i = 0; i < 16; i += 2, b += LINE) {
+                __m512i w = _mm512_loadu_si512(b);
+                _mm_prefetch((const char*)(b + 2 * TILE), _MM_HINT_T0);
+                for (int j = 0; j < 2; j++) {
+                    const __m512bh b0 = (__m512bh)_mm512_permutexvar_epi16(w, values);
+                    const __m512bh b1 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(w, 4), values);
+                    for (int r = 0; r < R; r++) {
+                        const __m512bh v = (__m512bh)_mm512_set1_epi32(((const int*)(a + r * LINE))[i + j]);
+                        acc[r][0] = _mm512_dpbf16_ps(acc[r][0], v, b0);
+                        acc[r][1] = _mm512_dpbf16_ps(acc[r][1], v, b1);
+                    }
+                    w = _mm512_srli_epi16(w, 8);
+                }
+            }
+        for (int j = 0; j < 2; j++) {
+            const __m512 by = _mm512_loadu_ps(scale + j * 16);
+            for (int r = 0; r < R; r++) sum[r][j] = _mm512_fmadd_ps(acc[r][j], by, sum[r][j]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < 2; j++) _mm512_storeu_ps(c + r * PANEL + j * 16, sum[r][j]);
+}
+
+void w4_product(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int steps, const float* scale, float* c) {
+    for (int row = 0; row < rows;) {
+        const int left = (rows < 16 || row >= 16 ? rows : 16) - row;
+        const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;
+        float* to = c + row * PANEL;
+        if (left >= 4) { w4_rows<4>(from, b, groups, steps, scale, to); row += 4; }
+        else if (left >= 2) { w4_rows<2>(from, b, groups, steps, scale, to); row += 2; }
+        else { w4_rows<1>(from, b, groups, steps, scale, to); row += 1; }
+    }
+}
 #else
 constexpr TileProduct bf16_product = nullptr;
+constexpr NibbleProduct w4_product = nullptr;
 #endif
 BR_BY_ROWS(i8_product, i8_rows, int32_t)
 }  // namespace
 const TileProduct avx512_bf16 = bf16_product, avx512_i8 = i8_product;
+const NibbleProduct avx512_w4 = w4_product;
 }  // namespace brigade
 #else
 namespace brigade {
 const TileProduct avx512_bf16 = nullptr, avx512_i8 = nullptr;
+const NibbleProduct avx512_w4 = nullptr;
 }
 #endif
