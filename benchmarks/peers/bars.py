@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.peers.figures import Figures, is_ours
+from benchmarks.peers.figures import Figures
 from benchmarks.peers.works import Cell
 
 ANY = (4, 8, 16, 32)
@@ -53,6 +53,6 @@ def bars(cells: Sequence[Cell]) -> list[Bar]:
 
 
 def judge(figures: Figures, bar: Bar) -> Verdict:
-    ours = figures.best(bar.cell, lambda label: is_ours(label) and figures.bits[label] in bar.ours)
-    peer = figures.best(bar.cell, lambda label: not is_ours(label) and figures.bits[label] in bar.peers)
-    return Verdict(bar, ours, peer, figures.ratio(peer, ours, bar.cell))
+    ours = figures.our_best(bar.cell, bar.ours)
+    peer = figures.best_peer(bar.cell, bar.peers, ours)
+    return Verdict(bar, ours, peer, None if peer is None else figures.ratio(peer, ours, bar.cell))

@@ -26,7 +26,7 @@ class Variant:
     works: tuple[str, ...] = tuple(WORKS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Peer:
     name: str
     packages: tuple[str, ...]

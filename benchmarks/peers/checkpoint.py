@@ -27,16 +27,18 @@ SHAPE = {
 }  # fmt: skip
 
 
-def write_checkpoint(recipe: str, seed: int, folder: Path) -> ModelConfig:
-    """Once; a folder that is there is whole, since it gets its name last."""
+def gpt2_config(recipe: str) -> ModelConfig:
     config = open_model(recipe).config
     wrong = [name for name, value in SHAPE.items() if getattr(config, name) != value]
     if wrong or config.num_kv_heads != config.num_heads or config.moe is not None:
         raise ConfigError(
             f"{recipe} is no GPT-2 in its {wrong[0] if wrong else 'heads or experts'}; peers take gpt-345m or its like"
         )
-    if folder.exists():
-        return config
+    return config
+
+
+def write_checkpoint(config: ModelConfig, seed: int, folder: Path) -> None:
+    """A folder with this name is whole: it gets it last."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -44,7 +46,6 @@ def write_checkpoint(recipe: str, seed: int, folder: Path) -> ModelConfig:
     _write(part / "config.json", _settings(config))
     _write_tokenizer(config, part)
     part.rename(folder)
-    return config
 
 
 def _tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:

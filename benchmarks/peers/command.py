@@ -6,14 +6,17 @@ import argparse
 import datetime
 import platform
 import sys
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.alternation import Plan, alternate
-from benchmarks.peers.checkpoint import write_checkpoint
+from benchmarks.peers.alternation import Measured, Plan, alternate
+from benchmarks.peers.catalogue import BRIGADE, Peer, Variant
+from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
 from benchmarks.peers.choice import choose, listing
 from benchmarks.peers.figures import Figures
-from benchmarks.peers.fleet import Harbour, assemble
+from benchmarks.peers.fleet import Fleet, Harbour
 from benchmarks.peers.report import as_json, grids
 from benchmarks.peers.works import cells
 from brigade.cli.options import check_writable, write_json
@@ -30,24 +33,22 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     chosen = choose(args.peers, args.variants or [])
     wanted = cells(args.works, args.batch_sizes)
-    folder = args.work.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{args.model.lower()}-{args.seed}"
-    _say("checkpoint: writing")
-    config = write_checkpoint(args.model, args.seed, checkpoint)
+    config = gpt2_config(args.model)
     longest = max(cell.prompt + cell.new for cell in wanted)
     if longest > config.max_positions:
         raise ConfigError(
             f"{args.model} was made for {config.max_positions} positions, below the {longest} of a request; take another"
         )
-    harbour = Harbour(folder, checkpoint, args.model, args.seed, args.threads, args.limit)
-    with ExitStack() as stack:
-        fleet = assemble(chosen, harbour, stack, _say)
-        progress = Progress("rounds")
-        plan = Plan(wanted, args.repeats, args.warmup, config.vocab_size, args.limit)
-        found = alternate(fleet.workers, plan, lambda label, cell: cell.work in fleet.variants[label].works, progress)
-        progress.close()
-    figures = Figures(found, {label: variant.bits for label, variant in fleet.variants.items()})
+    folder = args.work.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{Path(args.model).stem}-{args.seed}"
+    if not checkpoint.exists():
+        _say("checkpoint: writing")
+        write_checkpoint(config, args.seed, checkpoint)
+    fleet = Fleet(Harbour(folder, checkpoint, args.model, args.seed, args.threads, args.limit), _say)
+    plan = Plan(wanted, args.repeats, args.warmup, config.vocab_size, args.limit)
+    with closing(fleet):
+        figures = _heats(fleet, chosen, plan)
     tables = grids(figures, fleet, wanted)
     facts = _facts(args)
     print(
@@ -60,6 +61,23 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, as_json(figures, fleet, wanted, facts))
     return 0
+
+
+def _heats(fleet: Fleet, chosen: Sequence[tuple[Peer, Variant]], plan: Plan) -> Figures:
+    """One peer after another beside ours, which stays: all of them at once would not fit into a small machine's memory."""
+    groups = {peer: [variant for other, variant in chosen if other is peer] for peer in dict(chosen)}
+    ours = fleet.launch(BRIGADE, groups.pop(BRIGADE, []))
+    found: dict[str, dict[str, Measured]] = {}
+    for peer, variants in groups.items():
+        theirs = fleet.launch(peer, variants)
+        if not theirs:
+            continue
+        progress = Progress(f"{peer.name}: rounds")
+        does = {label: fleet.variants[label].works for label in (*ours, *theirs)}
+        found[peer.name] = alternate(ours | theirs, plan, lambda label, cell, does=does: cell.work in does[label], progress)
+        progress.close()
+        fleet.land(list(theirs))
+    return Figures(found, {label: variant.bits for label, variant in fleet.variants.items()})
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.peers.alternation import Measured
 from benchmarks.peers.bars import bars, judge
 from benchmarks.peers.catalogue import OURS
 from benchmarks.peers.figures import Figures, is_ours
@@ -30,7 +31,7 @@ def grids(figures: Figures, fleet: Fleet, cells: Sequence[Cell]) -> list[Grid]:
 
 def _absolute(figures: Figures, cells: Sequence[Cell]) -> Grid:
     rows = []
-    for label in figures.measured:
+    for label in figures.labels:
         times = [(cell, figures.seconds(label, cell)) for cell in cells]
         same = figures.agreement(label, REFERENCE)
         shown = [NONE if seconds is None else cell.figure(seconds) for cell, seconds in times]
@@ -42,7 +43,7 @@ def _absolute(figures: Figures, cells: Sequence[Cell]) -> Grid:
 def _first(figures: Figures, cells: Sequence[Cell]) -> Grid:
     timed = [cell for cell in cells if cell.work == "latency"]
     rows = []
-    for label in figures.measured:
+    for label in figures.labels:
         times = [figures.first(label, cell) for cell in timed]
         if any(time is not None for time in times):
             rows.append([label, *(NONE if time is None else milliseconds(time) for time in times)])
@@ -52,7 +53,7 @@ def _first(figures: Figures, cells: Sequence[Cell]) -> Grid:
 def _ratios(figures: Figures, cells: Sequence[Cell]) -> Grid:
     rows = [
         [label, *(_times(figures.ratio(label, figures.counterpart(label, cell), cell)) for cell in cells)]
-        for label in figures.measured
+        for label in figures.labels
         if not is_ours(label)
     ]
     return Grid("Ours at the same bits is so many times as fast", ["peer", *(cell.name for cell in cells)], rows)
@@ -73,10 +74,12 @@ def _bars(figures: Figures, cells: Sequence[Cell]) -> Grid:
 
 def _missing(figures: Figures, fleet: Fleet) -> Grid:
     rows = [[label, reason] for label, reason in fleet.skipped.items()]
-    for label, measured in figures.measured.items():
-        rows += [[label, f"{cell.name}: {reason}"] for cell, reason in measured.failures.items()]
-        if measured.lost:
-            rows.append([label, f"lost at {measured.lost}"])
+    for heat, found in figures.heats.items():
+        for label, measured in found.items():
+            where = f" beside {heat}" if is_ours(label) else ""
+            rows += [[label, f"{cell.name}{where}: {reason}"] for cell, reason in measured.failures.items()]
+            if measured.lost:
+                rows.append([label, f"lost{where} at {measured.lost}"])
     return Grid("Skipped, and why", ["engine", "reason"], rows)
 
 
@@ -93,18 +96,24 @@ def as_json(figures: Figures, fleet: Fleet, cells: Sequence[Cell], facts: dict[s
     engines = [
         {
             "engine": label, "bits": figures.bits[label], "about": fleet.about.get(label, ""),
-            "first_ids_as_reference": figures.agreement(label, REFERENCE), "lost": measured.lost or None,
-            "cells": [
-                asdict(cell) | {
-                    "median": figures.seconds(label, cell), "failure": measured.failures.get(cell),
-                    "seconds": [sample.seconds for sample in measured.samples.get(cell, [])],
-                    "first": [sample.first for sample in measured.samples.get(cell, [])],
-                }
-                for cell in cells
-            ],
+            "first_ids_as_reference": figures.agreement(label, REFERENCE),
+            "heats": {
+                heat: {"lost": found[label].lost or None, "cells": [_cell(found[label], cell) for cell in cells]}
+                for heat, found in figures.heats.items()
+                if label in found
+            },
         }
-        for label, measured in figures.measured.items()
+        for label in figures.labels
     ]  # fmt: skip
     verdicts = [judge(figures, bar) for bar in bars(cells)]
     judged = [asdict(verdict) | {"holds": verdict.holds} for verdict in verdicts]
     return facts | {"engines": engines, "bars": judged, "skipped": fleet.skipped}
+
+
+def _cell(measured: Measured, cell: Cell) -> dict[str, Any]:
+    samples = measured.samples.get(cell, [])
+    return asdict(cell) | {
+        "failure": measured.failures.get(cell),
+        "seconds": [sample.seconds for sample in samples],
+        "first": [sample.first for sample in samples],
+    }

@@ -39,6 +39,8 @@ class Worker:
 
     def ask(self, request: Mapping[str, Any], limit: float) -> dict[str, Any]:
         """Wake it, ask, and let it sleep again. `limit` is in seconds."""
+        if self._process.returncode is not None:
+            raise WorkerLost("it is gone already")
         self._signal(signal.SIGCONT)
         try:
             assert self._process.stdin is not None
@@ -97,6 +99,8 @@ class Worker:
         self._signal(signal.SIGSTOP)
 
     def _signal(self, number: int) -> None:
+        if self._process.returncode is not None:  # its number may be somebody else's by now
+            return
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 

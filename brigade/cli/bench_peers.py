@@ -34,9 +34,7 @@ def add_arguments(kinds: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not (ROOT / "benchmarks" / "peers").is_dir():
-        raise ConfigError(
-            "bench peers needs the folder benchmarks/peers, which no installed package has; run it from a checkout"
-        )
+        raise ConfigError("bench peers needs the folder benchmarks/peers, which no installed package has; run it from a checkout")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     return import_module("benchmarks.peers.command").run(args)
