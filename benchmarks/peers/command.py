@@ -6,9 +6,8 @@ import argparse
 import datetime
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.alternation import Measured, Plan, alternate
@@ -17,8 +16,10 @@ from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
 from benchmarks.peers.choice import choose, listing
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
+from benchmarks.peers.grid import Grid
 from benchmarks.peers.report import as_json, grids
 from benchmarks.peers.works import cells
+from brigade.checkpoint.load import open_model
 from brigade.cli.options import check_writable, write_json
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
@@ -36,48 +37,54 @@ def run(args: argparse.Namespace) -> int:
     config = gpt2_config(args.model)
     longest = max(cell.prompt + cell.new for cell in wanted)
     if longest > config.max_positions:
-        raise ConfigError(
-            f"{args.model} was made for {config.max_positions} positions, below the {longest} of a request; take another"
-        )
+        raise ConfigError(f"a request has {longest} positions, but {args.model} was made for {config.max_positions}; take another")
     folder = args.work.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{Path(args.model).stem}-{args.seed}"
+    checkpoint = folder / f"{open_model(args.model).name}-{args.seed}"
     if not checkpoint.exists():
         _say("checkpoint: writing")
         write_checkpoint(config, args.seed, checkpoint)
-    fleet = Fleet(Harbour(folder, checkpoint, args.model, args.seed, args.threads, args.limit), _say)
+    facts, tables = _facts(args), []
     plan = Plan(wanted, args.repeats, args.warmup, config.vocab_size, args.limit)
-    with closing(fleet):
-        figures = _heats(fleet, chosen, plan)
-    tables = grids(figures, fleet, wanted)
-    facts = _facts(args)
-    print(
-        f"{args.model}, random weights {args.seed}, {args.threads} threads, {args.repeats} repetitions after {args.warmup}, "
-        f"in alternation, {facts['date']}, {facts['processor']}"
-    )
+    with closing(Fleet(Harbour(folder, checkpoint, args.model, args.seed, args.threads, args.limit), _say)) as fleet:
+        for figures in heats(fleet, chosen, plan):
+            tables = grids(figures, fleet, wanted)
+            _write(args, facts, tables, as_json(figures, fleet, wanted, facts))
+    print(_headline(facts))
     print("\n\n".join("\n".join(grid.text()) for grid in tables))
-    if args.markdown is not None:
-        args.markdown.write_text("\n\n".join("\n".join(grid.markdown()) for grid in tables) + "\n", encoding="utf-8")
-    if args.json is not None:
-        write_json(args.json, as_json(figures, fleet, wanted, facts))
     return 0
 
 
-def _heats(fleet: Fleet, chosen: Sequence[tuple[Peer, Variant]], plan: Plan) -> Figures:
-    """One peer after another beside ours, which stays: all of them at once would not fit into a small machine's memory."""
+def heats(fleet: Fleet, chosen: Sequence[tuple[Peer, Variant]], plan: Plan) -> Iterator[Figures]:
+    """One peer after another beside ours, which stays: all of them at once would not fit into a small machine's memory. After
+    each, everything that is known by then: a run may take an hour, and what is measured should outlive an interruption."""
     groups = {peer: [variant for other, variant in chosen if other is peer] for peer in dict(chosen)}
     ours = fleet.launch(BRIGADE, groups.pop(BRIGADE, []))
     found: dict[str, dict[str, Measured]] = {}
     for peer, variants in groups.items():
         theirs = fleet.launch(peer, variants)
-        if not theirs:
-            continue
-        progress = Progress(f"{peer.name}: rounds")
-        does = {label: fleet.variants[label].works for label in (*ours, *theirs)}
-        found[peer.name] = alternate(ours | theirs, plan, lambda label, cell, does=does: cell.work in does[label], progress)
-        progress.close()
-        fleet.land(list(theirs))
-    return Figures(found, {label: variant.bits for label, variant in fleet.variants.items()})
+        if theirs:
+            progress = Progress(f"{peer.name}: rounds")
+            does = {label: fleet.variants[label].works for label in (*ours, *theirs)}
+            found[peer.name] = alternate(ours | theirs, plan, lambda label, cell, does=does: cell.work in does[label], progress)
+            progress.close()
+            fleet.land(list(theirs))
+        yield Figures(found, {label: variant.bits for label, variant in fleet.variants.items()})
+
+
+def _write(args: argparse.Namespace, facts: dict[str, Any], tables: Sequence[Grid], content: dict[str, Any]) -> None:
+    if args.markdown is not None:
+        text = "\n\n".join([_headline(facts), *("\n".join(grid.markdown()) for grid in tables)])
+        args.markdown.write_text(text + "\n", encoding="utf-8")
+    if args.json is not None:
+        write_json(args.json, content)
+
+
+def _headline(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['model']}, random weights {facts['random_weights']}, {facts['threads']} threads, {facts['repeats']} repetitions "
+        f"after {facts['warmup']}, in alternation, {facts['date']}, {facts['processor']}"
+    )
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from benchmarks.peers.bars import Bar, bars, judge
 from benchmarks.peers.catalogue import BRIGADE, PEERS, Peer, Variant
 from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
 from benchmarks.peers.choice import choose
-from benchmarks.peers.command import _heats
+from benchmarks.peers.command import heats
 from benchmarks.peers.environment import NotPossible, environment
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
@@ -332,7 +332,9 @@ def test_a_whole_run_with_one_that_dies_and_one_that_hangs(tmp_path: Path, fakes
     chosen = [(BRIGADE, BRIGADE.variants[0]), *((peer, variant) for peer in peers for variant in peer.variants)]
     fleet = empty_fleet(tmp_path)
     with closing(fleet):
-        figures = _heats(fleet, chosen, Plan([ONE, TWO], 2, 1, 100, 5.0))
+        after = list(heats(fleet, chosen, Plan([ONE, TWO], 2, 1, 100, 5.0)))
+        assert len(after) == 3
+        figures = after[-1]
         assert list(fleet.workers) == ["brigade/bf16"], "a peer's workers go when its heat is over"
     assert len(figures.samples("works/bf16", TWO)) == 2 and len(figures.samples("brigade/bf16", TWO)) == 6
     assert "ended with code 3" in figures.heats["dies"]["dies/bf16"].lost
