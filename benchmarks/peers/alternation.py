@@ -21,6 +21,7 @@ class Sample:
     seconds: float
     first: float | None
     ids: tuple[tuple[int, ...], ...]
+    others: float | None = None  # the share of the machine that went to other processes meanwhile
 
 
 @dataclass
@@ -65,7 +66,11 @@ def alternate(
                 measured.failures[cell] = str(error)
                 continue
             if number >= plan.warmup:
-                measured.samples[cell].append(Sample(reply["seconds"], reply["first"], tuple(map(tuple, reply["ids"]))))
+                measured.samples[cell].append(_sample(reply))
         if progress is not None:
             progress(done + 1, len(rounds))
     return found
+
+
+def _sample(reply: Mapping[str, Any]) -> Sample:
+    return Sample(reply["seconds"], reply["first"], tuple(map(tuple, reply["ids"])), reply["others"])

@@ -16,9 +16,8 @@ from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
 from benchmarks.peers.choice import choose, listing
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
-from benchmarks.peers.grid import Grid
-from benchmarks.peers.report import as_json, grids
-from benchmarks.peers.works import cells
+from benchmarks.peers.report import as_json, company, grids
+from benchmarks.peers.works import Cell, cells
 from brigade.checkpoint.load import open_model
 from brigade.cli.options import check_writable, write_json
 from brigade.cli.progress import Progress
@@ -44,14 +43,14 @@ def run(args: argparse.Namespace) -> int:
     if not checkpoint.exists():
         _say("checkpoint: writing")
         write_checkpoint(config, args.seed, checkpoint)
-    facts, tables = _facts(args), []
+    facts = _facts(args)
     plan = Plan(wanted, args.repeats, args.warmup, config.vocab_size, args.limit)
-    with closing(Fleet(Harbour(folder, checkpoint, args.model, args.seed, args.threads, args.limit), _say)) as fleet:
+    harbour = Harbour(folder, checkpoint, args.model, args.seed, args.threads, args.limit)
+    with closing(Fleet(harbour, _say)) as fleet:
         for figures in heats(fleet, chosen, plan):
-            tables = grids(figures, fleet, wanted)
-            _write(args, facts, tables, as_json(figures, fleet, wanted, facts))
-    print(_headline(facts))
-    print("\n\n".join("\n".join(grid.text()) for grid in tables))
+            _write(args, figures, fleet, wanted, facts)
+    print(_headline(facts, figures))
+    print("\n\n".join("\n".join(grid.text()) for grid in grids(figures, fleet, wanted)))
     return 0
 
 
@@ -72,18 +71,18 @@ def heats(fleet: Fleet, chosen: Sequence[tuple[Peer, Variant]], plan: Plan) -> I
         yield Figures(found, {label: variant.bits for label, variant in fleet.variants.items()})
 
 
-def _write(args: argparse.Namespace, facts: dict[str, Any], tables: Sequence[Grid], content: dict[str, Any]) -> None:
+def _write(args: argparse.Namespace, figures: Figures, fleet: Fleet, cells: Sequence[Cell], facts: dict[str, Any]) -> None:
     if args.markdown is not None:
-        text = "\n\n".join([_headline(facts), *("\n".join(grid.markdown()) for grid in tables)])
-        args.markdown.write_text(text + "\n", encoding="utf-8")
+        tables = ("\n".join(grid.markdown()) for grid in grids(figures, fleet, cells))
+        args.markdown.write_text("\n\n".join([_headline(facts, figures), *tables]) + "\n", encoding="utf-8")
     if args.json is not None:
-        write_json(args.json, content)
+        write_json(args.json, as_json(figures, fleet, cells, facts))
 
 
-def _headline(facts: dict[str, Any]) -> str:
+def _headline(facts: dict[str, Any], figures: Figures) -> str:
     return (
         f"{facts['model']}, random weights {facts['random_weights']}, {facts['threads']} threads, {facts['repeats']} repetitions "
-        f"after {facts['warmup']}, in alternation, {facts['date']}, {facts['processor']}"
+        f"after {facts['warmup']}, in alternation, {facts['date']}, {facts['processor']};\n{company(figures)}"
     )
 
 

@@ -44,6 +44,12 @@ class Figures:
         times = [sample.first for sample in self.samples(label, cell) if sample.first is not None]
         return statistics.median(times) if times else None
 
+    def others(self) -> list[float]:
+        """Of every sample: the share of the machine that went to other processes."""
+        every = (found for heat in self.heats.values() for found in heat.values())
+        samples = (sample for found in every for cell in found.samples.values() for sample in cell)
+        return [sample.others for sample in samples if sample.others is not None]
+
     def ratio(self, peer: str, ours: str | None, cell: Cell) -> float | None:
         """How many times as fast ours is: above 1 where it wins. Every cell is the same work for all, so less time is better
         whatever its unit."""

@@ -1,7 +1,10 @@
 """What a worker understands: one JSON object a line in, one out. Standard library alone, since it runs in every peer's environment.
 
-    {"do": "load", "folder": ..., "settings": {...}, "threads": 2}      -> {"about": "engine 1.2"}
-    {"do": "generate", "prompts": [[ids]], "new_tokens": 8}             -> {"seconds": ..., "first": ... or null, "ids": [[ids]]}
+    {"do": "load", "folder": ..., "settings": {...}, "threads": 2}    -> {"about": "engine 1.2"}
+    {"do": "generate", "prompts": [[ids]], "new_tokens": 8}           -> {"seconds": ..., "first": ..., "others": ..., "ids": [[ids]]}
+
+`first` are the seconds until every request had its first token, `others` the share of the machine that other processes took;
+either may be null.
 
 What fails is answered with {"error": "one line"}, and the worker stays: a batch it cannot do is no reason to lose the others.
 """
@@ -18,6 +21,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
+
+from benchmarks.peers.others import Others
 
 PR_SET_PDEATHSIG = 1
 
@@ -75,13 +80,13 @@ def timed(
     engine: Engine, prompts: list[list[int]], new_tokens: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Any]:
     """The clock covers the engine's work alone, not the way through the pipe."""
-    begun = clock()
+    others, begun = Others(), clock()
     answer = engine.generate(prompts, new_tokens)
-    seconds = clock() - begun
+    seconds, share = clock() - begun, others.share()
     lengths = [len(ids) for ids in answer.ids]
     if lengths != [new_tokens] * len(prompts):
         raise RuntimeError(f"asked {len(prompts)} requests for {new_tokens} tokens each, got {lengths}")
-    return {"seconds": seconds, "first": answer.first, "ids": answer.ids}
+    return {"seconds": seconds, "first": answer.first, "others": share, "ids": answer.ids}
 
 
 def one_line(error: BaseException) -> str:

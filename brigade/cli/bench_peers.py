@@ -18,7 +18,7 @@ def add_arguments(kinds: Any) -> None:
     parser = kinds.add_parser("peers", help="ours beside other engines, each in an environment of its own, in alternation")
     parser.add_argument("peers", nargs="*", metavar="PEER", help="(default: all; see --list)")
     parser.add_argument("--list", action="store_true", help="print engines and variants, and do nothing")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="only these, such as bf16 or brigade/int8 (default: all)")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="only these, such as bf16 or ctranslate2/int8 (default: all)")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), help="(default: all)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="N", help="(default 1 2 4 8 16)")
     parser.add_argument("--repeats", type=int, default=3, help="measured rounds of each cell (default 3)")

@@ -26,8 +26,9 @@ from benchmarks.peers.environment import NotPossible, environment
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
 from benchmarks.peers.grid import Grid
+from benchmarks.peers.others import Others, busy_seconds
 from benchmarks.peers.protocol import Answer, answer_all
-from benchmarks.peers.report import as_json, grids
+from benchmarks.peers.report import as_json, company, grids
 from benchmarks.peers.worker import Worker, WorkerError, WorkerLost
 from benchmarks.peers.works import WORKS, Cell, cells, make_prompts
 from brigade.api.llm import LLM
@@ -70,6 +71,18 @@ def test_an_answer_of_the_wrong_length_is_no_answer(capsys) -> None:
     answer_all(lambda setup: Two(), io.StringIO("".join(json.dumps(one) + "\n" for one in asked)), replies)
     _, wrong, right = map(json.loads, replies.getvalue().splitlines())
     assert "asked 1 requests for 9 tokens each, got [2]" in wrong["error"] and right["ids"] == [[1, 1]]
+
+
+def test_what_others_took_is_what_the_machine_did_less_our_own(monkeypatch) -> None:
+    line = "cpu  100 20 30 900 50 6 7 8 40 1"
+    assert busy_seconds(line, 100) == pytest.approx(1.71)  # neither idle, nor waiting, nor guests twice
+    reads = iter([(0.0, 10.0, 1.0), (2.0, 13.0, 3.0)])
+    monkeypatch.setattr(Others, "_read", staticmethod(lambda: next(reads)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert Others().share() == pytest.approx(0.25)
+    reads = iter([None, None])
+    monkeypatch.setattr(Others, "_read", staticmethod(lambda: next(reads)))
+    assert Others().share() is None
 
 
 # A worker process
@@ -146,7 +159,7 @@ class Scripted:
         answer = self.answers.pop(0) if self.answers else 1.0
         if isinstance(answer, Exception):
             raise answer
-        return {"seconds": answer, "first": None, "ids": [[1] * request["new_tokens"]] * len(request["prompts"])}
+        return {"seconds": answer, "first": None, "others": 0.0, "ids": [[1] * request["new_tokens"]] * len(request["prompts"])}
 
 
 def plan(repeats: int = 2, warmup: int = 1) -> Plan:
@@ -285,6 +298,14 @@ def test_a_grid_is_aligned() -> None:
     assert grid.markdown()[2:] == ["| engine | ms |", "| --- | --- |", "| a/b | 5 |", "| long/name | 1234 |"]
 
 
+def test_a_busy_machine_is_named(figures: Figures) -> None:
+    assert company(figures).endswith("is not known")
+    for shares, words in (((0.0, 0.01, 0.5), "took 1% of the machine"), ((0.2, 0.3), "it was busy")):
+        found = Measured()
+        found.samples[ONE] = [Sample(1.0, None, ((1,),), share) for share in shares]
+        assert words in company(Figures({"x": {"x/bf16": found}}, {"x/bf16": 16}))
+
+
 # Environments, conversions and a whole run, with fakes
 
 
@@ -392,6 +413,7 @@ def test_everybody_is_chosen_unless_somebody_is_named() -> None:
     assert {peer.name for peer, _ in choose(["ctranslate2"], [])} == {"brigade", "ctranslate2"}
     few = choose(["transformers"], ["brigade/int8", "fp32"])
     assert [peer.label(variant) for peer, variant in few] == ["brigade/int8", "transformers/fp32"]
+    assert len(choose(["transformers"], ["fp32"])) == len(BRIGADE.variants) + 1, "without one of ours named, all of ours run"
 
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=lambda peer: peer.name)
@@ -414,6 +436,7 @@ def test_the_list(capsys) -> None:
 BAD = {
     "unknown name": (["lama.cpp"], "no peer 'lama.cpp'; peers are transformers, openvino-genai, ctranslate2"),
     "unknown variant": (["transformers", "--variants", "int3"], "no variant 'int3'"),
+    "only ours": (["--variants", "brigade/int8"], "leaves no peer to compare with"),
     "unknown work": (["--works", "sleep"], "invalid choice: 'sleep'"),
     "no batch": (["--batch-sizes", "0"], "give each once, 1 to 32"),
     "twice": (["--batch-sizes", "2", "2"], "give each once, 1 to 32"),
