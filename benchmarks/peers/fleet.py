@@ -75,9 +75,9 @@ class Fleet:
         model = converted(peer, variant, python, harbour.checkpoint, own)
         self.say(f"{label}: loading")
         settings: dict[str, Any] = dict(variant.settings) | {"recipe": harbour.recipe, "seed": harbour.seed}
-        worker = Worker(
-            [str(python), "-m", f"benchmarks.peers.workers.{peer.module}"], own / f"{variant.name}.log", peer.run, ROOT
-        )  # fmt: skip
+        command = [str(python), "-m", f"benchmarks.peers.workers.{peer.module}"]
+        variables = {"OMP_NUM_THREADS": str(harbour.threads)} | dict(peer.run)
+        worker = Worker(command, own / f"{variant.name}.log", variables, ROOT)
         self.workers[label], self.variants[label] = worker, variant
         request = {"do": "load", "folder": str(model), "settings": settings, "threads": harbour.threads}
         try:

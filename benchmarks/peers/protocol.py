@@ -1,7 +1,7 @@
 """What a worker understands: one JSON object a line in, one out. Standard library alone, since it runs in every peer's environment.
 
-    {"do": "load", "folder": ..., "settings": {...}, "threads": 2}    -> {"about": "engine 1.2"}
-    {"do": "generate", "prompts": [[ids]], "new_tokens": 8}           -> {"seconds": ..., "first": ..., "others": ..., "ids": [[ids]]}
+    {"do": "load", "folder": ..., "settings": {...}, "threads": 2} -> {"about": "engine 1.2"}
+    {"do": "generate", "prompts": [[ids]], "new_tokens": 8} -> {"seconds": ..., "first": ..., "others": ..., "ids": [[ids]]}
 
 `first` are the seconds until every request had its first token, `others` the share of the machine that other processes took;
 either may be null.

@@ -341,9 +341,10 @@ def fakes(monkeypatch) -> None:
     """Every engine is the fake one: ours works, the others do what their names say."""
     monkeypatch.setattr(fleets, "environment", lambda peer, folder: Path(sys.executable))
 
-    def start(command, log, run, root) -> Worker:
+    def start(command, log, variables, root) -> Worker:
+        assert variables["OMP_NUM_THREADS"] == "2"
         how = command[-1].rpartition(".")[2]
-        return Worker([command[0], "-m", "tests.bench.peer_worker", how], log, run, root)
+        return Worker([command[0], "-m", "tests.bench.peer_worker", how], log, variables, root)
 
     monkeypatch.setattr(fleets, "Worker", start)
 
