@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 200  # characters of a log's last line
+PATIENCE = 10.0  # seconds from a closed output to the end of its process
 
 
 class WorkerError(Exception):
@@ -80,20 +81,19 @@ class Worker:
         return line
 
     def _lost(self) -> WorkerLost:
-        try:
-            code = self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:  # it closed its output, and lives on without it
-            code = None
+        """It closed its output, as the dying do."""
+        until = time.monotonic() + PATIENCE
+        while not (ended := self._ended()) and time.monotonic() < until:
+            time.sleep(0.01)
         self.close()
-        how = (
-            "closed its output"
-            if code is None
-            else f"died of {signal.Signals(-code).name}"
-            if code < 0
-            else f"ended with code {code}"
-        )
+        code = self._process.returncode
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         last = last_line(self._log)
-        return WorkerLost(f"{how}; its last words: {last}" if last else how)
+        return WorkerLost((how if ended else "closed its output") + (f"; its last words: {last}" if last else ""))
+
+    def _ended(self) -> bool:
+        """Without taking its exit code: until that is done its number stays its own, and so does its process group's."""
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _stop(self) -> None:
         self._signal(signal.SIGSTOP)

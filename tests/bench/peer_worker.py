@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 
@@ -21,6 +22,9 @@ class Fake:
         if how == "dies" and len(prompts) > 1:
             print("out of luck", file=sys.stderr)
             os._exit(3)
+        if how == "orphans" and len(prompts) > 1:
+            print(subprocess.Popen(["sleep", "600"]).pid, file=sys.stderr)
+            os._exit(4)
         if how == "hangs" and len(prompts) > 1:
             time.sleep(60)
         if how == "narrow" and len(prompts) > 1:

@@ -29,7 +29,7 @@ from benchmarks.peers.grid import Grid
 from benchmarks.peers.others import Others, busy_seconds
 from benchmarks.peers.protocol import Answer, answer_all
 from benchmarks.peers.report import as_json, company, grids
-from benchmarks.peers.worker import Worker, WorkerError, WorkerLost
+from benchmarks.peers.worker import Worker, WorkerError, WorkerLost, last_line
 from benchmarks.peers.works import WORKS, Cell, cells, make_prompts
 from brigade.api.llm import LLM
 from brigade.cli import bench_peers
@@ -116,6 +116,17 @@ def test_a_worker_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
             worker.ask(request(2), LIMIT)
         with pytest.raises(WorkerLost):
             worker.ask(request(1), LIMIT)
+
+
+def test_what_a_dead_worker_started_goes_with_it(tmp_path: Path) -> None:
+    with closing(fake("orphans", tmp_path)) as worker:
+        worker.ask(LOAD, LIMIT)
+        with pytest.raises(WorkerLost, match="ended with code 4"):
+            worker.ask(request(2), LIMIT)
+        child, until = int(last_line(tmp_path / "orphans.log")), time.monotonic() + 20
+        while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_worker_killed_from_outside_is_lost_with_its_signal(tmp_path: Path) -> None:
