@@ -1,4 +1,4 @@
-"""`brigade bench`: throughput of simulated requests, the engine's own work, and latency, which has a file of its own."""
+"""`brigade bench`: throughput of simulated requests, the engine's own work; latency and peers have files of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from brigade.cli import bench_latency
+from brigade.cli import bench_latency, bench_peers
 from brigade.cli.options import (
     add_model_options,
     check_writable,
@@ -41,11 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overhead.add_argument("--steps", type=int, default=300)
     overhead.add_argument("--json", type=Path, metavar="FILE")
     bench_latency.add_arguments(kinds)
+    bench_peers.add_arguments(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
     check_writable(args.json)
-    return {"throughput": _throughput, "overhead": _overhead, "latency": bench_latency.run}[args.kind](args)
+    kinds = {"throughput": _throughput, "overhead": _overhead, "latency": bench_latency.run, "peers": bench_peers.run}
+    return kinds[args.kind](args)
 
 
 def _throughput(args: argparse.Namespace) -> int:

@@ -1,0 +1,69 @@
+"""GPT-2 as GGUF: written in float32 with the `gguf` package, narrowed by llama.cpp's own quantiser with its defaults."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import gguf
+import llama_cpp
+from safetensors.numpy import load_file
+
+FILE = "model.gguf"
+KINDS = ("bf16", "q8_0", "q4_0")
+WHOLE = {"wte.weight": "token_embd.weight", "wpe.weight": "position_embd.weight", "ln_f": "output_norm"}
+LAYER = {
+    "ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+}  # fmt: skip
+
+
+def gguf_name(name: str) -> str:
+    """`transformer.h.3.mlp.c_fc.weight` is `blk.3.ffn_up.weight`."""
+    name = name.removeprefix("transformer.")
+    if name in WHOLE:
+        return WHOLE[name]
+    part, _, kind = name.rpartition(".")
+    if part in WHOLE:
+        return f"{WHOLE[part]}.{kind}"
+    _, layer, inner = part.split(".", 2)
+    return f"blk.{layer}.{LAYER[inner]}.{kind}"
+
+
+def write(source: Path, out: Path) -> None:
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    writer = gguf.GGUFWriter(str(out), "gpt2")
+    writer.add_context_length(config["n_positions"])
+    writer.add_embedding_length(config["n_embd"])
+    writer.add_feed_forward_length(config["n_inner"])
+    writer.add_block_count(config["n_layer"])
+    writer.add_head_count(config["n_head"])
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+    writer.add_file_type(llama_cpp.LLAMA_FTYPE_ALL_F32)
+    writer.add_tokenizer_model("none")  # ids in, ids out
+    writer.add_vocab_size(config["vocab_size"])
+    for name, tensor in load_file(source / "model.safetensors").items():
+        turned = tensor.T.copy() if ".c_" in name and tensor.ndim == 2 else tensor
+        writer.add_tensor(gguf_name(name), turned)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main(source: str, out: str, kind: str) -> None:
+    folder = Path(out)
+    folder.mkdir(parents=True)
+    whole = folder / "float32.gguf"
+    write(Path(source), whole)
+    params = llama_cpp.llama_model_quantize_default_params()
+    assert kind in KINDS, kind
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}")
+    if llama_cpp.llama_model_quantize(str(whole).encode(), str(folder / FILE).encode(), params):
+        raise SystemExit(f"llama_model_quantize failed for {kind}")
+    whole.unlink()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
