@@ -30,8 +30,7 @@ sanitize: $(VENV)/.test
 	BRIGADE_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext --force --build-lib build/sanitized --build-temp build/sanitized
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 BRIGADE_KERNELS="$$(echo build/sanitized/brigade/backends/cpu/_kernels*.so)" \
-	$(BIN)/python -m pytest -p no:cacheprovider -m "slow or not slow" --deselect tests/backends/cpu/test_threads.py \
-	--deselect tests/engine/test_exact_shapes.py::test_many_more_shapes \
+	$(BIN)/python -m pytest -p no:cacheprovider --deselect tests/backends/cpu/test_threads.py \
 	tests/backends/cpu tests/engine/test_exact_shapes.py
 
 lint: $(VENV)/.test
