@@ -1,5 +1,6 @@
 // Whole layers, and the single operations for whoever puts a layer together differently: the same functions, the same bits.
 #include <algorithm>
+#include <cstring>
 #include <ctime>
 #include <vector>
 
@@ -59,10 +60,23 @@ void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
     });
 }
 
+// What an earlier owner left behind the first of 32 positions would meet weights of 0; 0 times infinity is no number.
+void clear_values(const BrAttention& a, const BrStep& s, int block, int offset) {
+    const int64_t dim = round_up(a.dim, 32), size = s.kv_bf16 ? 2 : 4;
+    for (int h = 0; h < a.kv_heads; h++)
+        for (int64_t d = 0; d < dim; d += 32)
+            std::memset(a.values + (((int64_t)block * a.kv_heads + h) * dim * s.block_size + d * s.block_size + offset * 32) * size, 0,
+                        (size_t)(32 * 32 * size));
+}
+
 void store_all(const BrAttention& a, const BrStep& s, const float* k, const float* v, int stride) {
     for (int span = 0; span < s.spans; span++) {
         const int32_t* table = s.blocks + s.span_table[span];
         const int row0 = s.span_row[span], rows = s.span_row[span + 1] - row0;
+        for (int r = row0; r < row0 + rows; r++) {
+            const int at = s.positions[r];
+            if (at % 32 == 0) clear_values(a, s, table[at / s.block_size], at % s.block_size);
+        }
         parallel(rows, 8, [&](int64_t first, int64_t last) {
             for (int64_t r = row0 + first; r < row0 + last; r++) {
                 const int at = s.positions[r];

@@ -103,3 +103,18 @@ def test_blocks_chunks_threads_and_old_content_do_not_show(path: str, backend, h
         kernels().br_threads(threads, -1)
         found = paged(backend, q, k, v, params, STEPS[steps], block_size, dtype, seed=threads, before=-1e30)
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_broken_requests_blocks_are_clean_for_the_next(path: str, backend, broken: float, dtype: torch.dtype) -> None:
+    q, k, v = tensors(6, 2, 20)
+    params = AttentionParams(0, 0.25)
+    for length in (1, 20, 33, 70):
+        expected = paged(backend, q, k, v, params, [length], dtype=dtype)
+        cache = KVCache.allocate(1, 4, 2, 64, backend.cache_dim(20), dtype)
+        for values, rows_stored in ((torch.full_like(k, broken), LENGTH), (None, length)):
+            step = backend.begin_step(Batch((Span(range(rows_stored), 0, [2, 0, 3]),)), cache, [None])
+            here = [x[:rows_stored] for x in ((q, k, v) if values is None else (q, values, values))]
+            found = backend.attention(*here, params, step)
+        assert torch.equal(found, expected)
