@@ -1,5 +1,6 @@
 // Whole layers, and the single operations for whoever puts a layer together differently: the same functions, the same bits.
 #include <algorithm>
+#include <cstring>
 #include <ctime>
 #include <vector>
 
@@ -59,6 +60,13 @@ void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
     });
 }
 
+// What an earlier owner left behind the first of 32 positions would meet weights of 0; 0 times infinity is no number.
+void clear_values(const BrAttention& a, const BrStep& s, int block, int offset, int head) {
+    const int64_t dim = round_up(a.dim, 32), size = s.kv_bf16 ? 2 : 4;
+    uint8_t* values = a.values + (((int64_t)block * a.kv_heads + head) * dim * s.block_size + offset * 32) * size;
+    for (int64_t d = 0; d < dim; d += 32) std::memset(values + d * s.block_size * size, 0, (size_t)(32 * 32 * size));
+}
+
 void store_all(const BrAttention& a, const BrStep& s, const float* k, const float* v, int stride) {
     for (int span = 0; span < s.spans; span++) {
         const int32_t* table = s.blocks + s.span_table[span];
@@ -69,6 +77,7 @@ void store_all(const BrAttention& a, const BrStep& s, const float* k, const floa
                 const int block = first_block + (int)(i / a.kv_heads), head = (int)(i % a.kv_heads);
                 const int begin = std::max(from, block * s.block_size), stop = std::min(to, (block + 1) * s.block_size);
                 const int64_t at = (int64_t)(row0 + begin - from) * stride + head * a.dim;
+                for (int p = (int)round_up(begin, 32); p < stop; p += 32) clear_values(a, s, table[block], p % s.block_size, head);
                 path().store_kv(a, s, table[block], begin % s.block_size, stop - begin, head, k + at, v + at, stride);
             }
         });

@@ -1,0 +1,130 @@
+"""A layer in one native call has the bits of the same layer put together operation by operation, in every arrangement."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from brigade.backends.cpu.library import choose_path, find_kernels
+
+if find_kernels() is None:
+    pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
+
+from brigade.backends.cpu.layer import NativeLayer, fits
+from brigade.backends.cpu.matrix import KINDS
+from brigade.backends.kv_cache import KVCache
+from brigade.backends.registry import get_backend
+from brigade.batch import Batch, Span
+from brigade.config import ModelConfig, RopeConfig
+from brigade.model.gpt_model import GPTModel
+from tests.backends.cpu.paths import PATHS
+from tests.engine.test_exact_shapes import networks
+
+BASE = ModelConfig(
+    "layer", vocab_size=5, num_layers=1, hidden_size=40, num_heads=6, num_kv_heads=2, head_dim=20, ffn_size=48, max_positions=128,
+    rope=RopeConfig(rotary_dim=20),
+)  # fmt: skip
+ARRANGEMENTS = {
+    "pre-norm": {},
+    "parallel": {"parallel_residual": True, "norm": "layernorm"},
+    "post-norm": {"norm_after": True, "norm": "layernorm"},
+    "sandwich": {"sandwich_norm": True, "norm_weight_offset": 1.0},
+    "norm of each head": {"qk_norm": "head"},
+    "norm of all heads": {"qk_norm": "full"},
+    "clip": {"qkv_clip": 0.7, "qk_norm": "full"},
+    "softcap": {"attention_softcap": 4.0},
+    "window": {"sliding_window": 9},
+    "biases": {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    "not gated": {"gated": False, "activation": "gelu"},
+    "not gated, odd": {"gated": False, "activation": "relu", "ffn_size": 37},
+    "gated, odd": {"activation": "gelu_tanh", "ffn_size": 37, "hidden_size": 33},
+    "part of the head turns": {"rope": RopeConfig(rotary_dim=6)},
+    "interleaved": {"rope": RopeConfig(rotary_dim=14, interleaved=True)},
+    "stretched positions": {"rope": RopeConfig(rotary_dim=20, scaling="linear", factor=3.0)},
+    "no positions": {"position": "none", "rope": None},
+}
+
+
+def make_layer(config: ModelConfig, backend, seed: int):
+    model = GPTModel(config, backend).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        wide = parameter.ndim > 1
+        parameter.normal_(0.0 if wide else 1.0, 1.5 / parameter.shape[-1] ** 0.5 if wide else 0.2, generator=generator)
+    return model.layers[-1], model.rope_tables()
+
+
+def by_operation(layer, backend):
+    """The layer as it is, its matrices packed one by one."""
+    layer = copy.deepcopy(layer)
+    for linear, tree in [(layer.attention.qkv, False), (layer.attention.out, True)]:
+        backend._pack_linear(linear, backend.scheme_of(linear.weight), tree)
+    if hasattr(layer.mlp, "up"):
+        backend._pack_linear(layer.mlp.up, backend.scheme_of(layer.mlp.up.weight), False)
+        backend._pack_linear(layer.mlp.down, backend.scheme_of(layer.mlp.down.weight), True)
+    return layer
+
+
+def compare(config: ModelConfig, scheme: str, kv_dtype: torch.dtype, seed: int) -> None:
+    backend = get_backend("cpu")
+    layer, tables = make_layer(config, backend, seed)
+    assert fits(layer)
+    if scheme in ("float32", "bfloat16"):
+        layer.to(getattr(torch, scheme))
+    else:
+        backend.quantise(scheme)
+    single = by_operation(layer, backend)
+    native = NativeLayer(layer, backend, tables.get(layer.attention.rope))
+    single.attention.params = native.params = replace(native.params, layer=0)
+    dim = backend.cache_dim(config.head_dim)
+    caches = [KVCache.allocate(1, 4, config.num_kv_heads, 32, dim, kv_dtype) for _ in range(2)]
+    generator = torch.Generator().manual_seed(seed + 1)
+    for start, count in [(0, 45), (45, 1), (46, 3)]:  # a prompt, a token, a chunk; beside a neighbour that begins anew
+        batch = Batch((Span(range(count), start, [2, 0]), Span(range(2), 0, [3])))
+        x = torch.randn(count + 2, config.hidden_size, generator=generator)
+        results = []
+        for one, cache in zip((native, single), caches, strict=True):
+            step = backend.begin_step(batch, cache, [None])
+            rotary = {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in tables.items()}
+            results.append(one(x.clone(), step, rotary))
+        assert torch.isfinite(results[0]).all() and not torch.equal(results[0], x)
+        assert torch.equal(*results)
+    assert torch.equal(caches[0].keys[0], caches[1].keys[0]) and torch.equal(caches[0].values[0], caches[1].values[0])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("scheme", KINDS)
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_one_call_has_the_bits_of_many(name: str, scheme: str, path: str) -> None:
+    choose_path(path)
+    try:
+        compare(replace(BASE, **ARRANGEMENTS[name]), scheme, torch.float32, 0)
+        compare(replace(BASE, **ARRANGEMENTS[name]), scheme, torch.bfloat16, 1)
+    finally:
+        choose_path("")
+
+
+@given(config=networks(), scheme=st.sampled_from(sorted(KINDS)), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_so_do_layers_of_any_shape(config: ModelConfig, scheme: str, dtype: torch.dtype) -> None:
+    assume(not (config.is_moe(1) and (config.parallel_residual or config.norm_after)))  # these stay in Python
+    compare(config, scheme, dtype, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in ARRANGEMENTS if name != "pre-norm"])
+def test_every_arrangement_shows(name: str) -> None:
+    """Guards the comparison: with the same weights the plain arrangement says something else."""
+    backend, results = get_backend("cpu"), []
+    changed = replace(BASE, **ARRANGEMENTS[name])
+    for config in (changed, replace(BASE, hidden_size=changed.hidden_size)):
+        layer, tables = make_layer(config, backend, 0)
+        native = NativeLayer(layer, backend, tables.get(layer.attention.rope))
+        cache = KVCache.allocate(1, 4, config.num_kv_heads, 32, backend.cache_dim(config.head_dim))
+        x = torch.randn(30, config.hidden_size, generator=torch.Generator().manual_seed(0))
+        results.append(native(x, backend.begin_step(Batch((Span(range(30), 0, [1]),)), cache, [None]), {}))
+    assert not torch.equal(*results)
