@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class KVCache:
 
         def tensors() -> tuple[Tensor, ...]:
             # Zeroed: a tile's unused tail is multiplied by a weight of zero, and zero times an uninitialised NaN is NaN.
-            return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers))
+            return tuple(zeros(shape, dtype, device) for _ in range(num_layers))
 
         return cls(tensors(), tensors())
 
@@ -45,3 +47,14 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.keys + self.values)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """On the CPU from pages that the system zeroes when they are first used: most of a cache never is, and writing
+    gigabytes of zeros at start takes seconds. They begin on a cache line."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)
