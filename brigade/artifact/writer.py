@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from brigade.backends.cpu.packer import PackedModel
 from brigade.config import ModelConfig
 from brigade.errors import ConfigError
 
+Made = TypeVar("Made")
 PAGE, LINE = 4096, 64
 FILE_BYTES = 4 << 30  # a new file begins before a tensor that would pass this
 # What is copied in beside the weights, where it is there: all that the tokenizer and the sampling defaults are read from.
@@ -86,7 +87,7 @@ def write_artifact(
     return in_one_step(out, fill)
 
 
-def in_one_step(out: Path, fill: Callable[[Path], Manifest]) -> Manifest:
+def in_one_step(out: Path, fill: Callable[[Path], Made]) -> Made:
     """Run `fill` on a folder beside `out`, then give it its name. What an interruption leaves keeps a name nothing opens."""
     check_free(out)
     partial = out.absolute().with_name(f"{out.name}{PARTIAL}{secrets.token_hex(4)}")

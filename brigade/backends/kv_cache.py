@@ -53,8 +53,9 @@ class KVCache:
 
 
 def _huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros in large pages where the system has them: blocks are small and scattered, and with 4 KB pages their addresses
-    take longer to look up than their contents to read."""
+    """Zeros that the system makes when a page is first used: most of a cache never is, and writing gigabytes of zeros at start
+    takes seconds. In large pages where there are some: blocks are small and scattered, and with 4 KB pages their addresses
+    take long to look up."""
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -137,7 +137,7 @@ def _reader(source: ModelSource, wanted: dict[str, tuple[int, ...]], seed: int |
         return lambda name, shape: random_parameter(seed, name, shape, norm_offset=offset)
     assert source.path is not None and source.family is not None
     files = SafetensorsFolder(source.path)
-    table = _resolve(source, files)
+    table = name_map(source, files)
     assert set(table) == set(wanted), f"the name map of {source.family.name} disagrees: {set(table) ^ set(wanted)}"
     _check_names(source, files, table)
 
@@ -160,8 +160,9 @@ def _reader(source: ModelSource, wanted: dict[str, tuple[int, ...]], seed: int |
     return read
 
 
-def _resolve(source: ModelSource, files: SafetensorsFolder) -> NameMap:
-    """Write out `@` as the wrapper prefix, or as nothing where the checkpoint was saved without it."""
+def name_map(source: ModelSource, files: SafetensorsFolder) -> NameMap:
+    """How our parameters are made of this folder's tensors. `@` is written out as the wrapper prefix, or as nothing where the
+    checkpoint was saved without it."""
     family = source.family
     assert family is not None
     table = family.names(source.config)
@@ -170,7 +171,7 @@ def _resolve(source: ModelSource, files: SafetensorsFolder) -> NameMap:
     def full(name: str) -> str:
         return name.replace("@", prefix, 1) if name.startswith("@") else name
 
-    return {ours: type(entry)(tuple(full(name) for name in entry.names), entry.combine) for ours, entry in table.items()}
+    return {ours: replace(entry, names=tuple(full(name) for name in entry.names)) for ours, entry in table.items()}
 
 
 def _check_names(source: ModelSource, files: SafetensorsFolder, table: NameMap) -> None:

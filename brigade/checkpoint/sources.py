@@ -16,6 +16,7 @@ from torch import Tensor
 class Source:
     names: tuple[str, ...]
     combine: Callable[[Sequence[Tensor]], Tensor]
+    turned: bool = False  # stored [in, out]
 
 
 NameMap = dict[str, Source]
@@ -27,7 +28,7 @@ def take(name: str) -> Source:
 
 def transposed(name: str) -> Source:
     """For weights stored [in, out]."""
-    return Source((name,), lambda parts: parts[0].t())
+    return Source((name,), lambda parts: parts[0].t(), turned=True)
 
 
 def joined(*names: str) -> Source:

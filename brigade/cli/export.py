@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or is empty")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16: of what is not quantised, and of the KV cache")
     parser.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")
+    said = "brigade: an artifact for this system; compressed-tensors: a Hugging Face folder for other engines"
+    parser.add_argument("--format", choices=["brigade", "compressed-tensors"], default="brigade", help=said)
     add_quant_options(parser)
 
 
@@ -32,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{source.name} is an artifact already; export the model that it was made from")
     choices = Choices(args.dtype, "cpu", quant=args.quant, skip_layers=args.skip_layers)
     backend, dtype = settle(source, choices)
+    if args.format == "compressed-tensors":
+        return _for_others(args, source, dtype, backend.quant)
     begun, loading = time.perf_counter(), Progress("packing")
     model: Any = load_model(source, backend, dtype, args.random_weights, progress=loading)
     loading.close()
@@ -45,4 +49,18 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {source.name} for {manifest.numerics_id}, {len(manifest.matrices)} matrices and {len(manifest.tensors)} "
         f"tensors, {readable(manifest.weight_bytes)} in {time.perf_counter() - begun:.1f} s"
     )
+    return 0
+
+
+def _for_others(args: argparse.Namespace, source: Any, dtype: Any, quant: Any) -> int:
+    from brigade.checkpoint.compressed_tensors import write_compressed_tensors
+
+    if args.random_weights is not None:
+        raise ConfigError("--random-weights has no effect on --format compressed-tensors, which takes a model folder; drop it")
+    writing = Progress("writing")
+    written = write_compressed_tensors(source, args.out, dtype, quant, writing)
+    writing.close()
+    print(f"{args.out}: {source.name} for other engines, {written.quantised} of {written.tensors} tensors in {quant.label}")
+    if written.whole:
+        print(f"{len(written.whole)} matrices stay whole, since no group size divides their inputs: {written.whole[0]}, ...")
     return 0

@@ -118,6 +118,18 @@ class PackedMatrix:
         kernels().br_unpack(ctypes.byref(self.struct), weight_NK.data_ptr())
         return weight_NK
 
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """A quantised matrix as integers [N, K] and what they are multiplied with, [N, 1] or [N, groups of K]."""
+        how, scale = self.layout, self.arrays[1]
+        assert scale is not None and not how.gated and how.blocks == 1
+        panels = scale.reshape(how.columns // 32, -1, 32) if how.scheme == "int4" else scale.reshape(-1, 1, 32)
+        whole_NG = torch.from_numpy(np.ascontiguousarray(panels.transpose(0, 2, 1))).view(how.columns, -1)[: how.n]
+        groups = -(-how.k // how.group) if how.scheme == "int4" else 1
+        whole_NG = whole_NG[:, :groups].clone()
+        each_NK = whole_NG.repeat_interleave(how.group if how.scheme == "int4" else how.k, 1)[:, : how.k]
+        codes_NK = torch.where(each_NK > 0, self.unpack() / each_NK, 0.0).round().to(torch.int8)
+        return codes_NK, whole_NG
+
 
 def pack(
     weight_NK: Tensor, bias_N: Tensor | None, scheme: str, tree: bool, gated: bool = False, activation: str | None = None,
