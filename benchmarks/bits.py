@@ -77,7 +77,8 @@ def prompt(number: int, vocab: int) -> list[int]:
 def play(llm: LLM, recorder: Recorder, scenario: Scenario) -> tuple[dict[tuple[str, int], torch.Tensor], int, int]:
     """Logits by request and position of the token they predict; how often anyone was preempted, and how much was cached."""
     kernels().br_threads(scenario.threads, -1)
-    engine = llm.make_engine(scenario.kind, **{"kv_blocks": 64} | scenario.engine)
+    small = {"kv_blocks": 32} | ({"max_step_tokens": 128} if scenario.kind == "dynamic" else {})
+    engine = llm.make_engine(scenario.kind, **small | scenario.engine)
     params, found, preempted, cached = SamplingParams(max_tokens=TOKENS, temperature=0.0), {}, 0, 0
     for _ in range(2 if scenario.again else 1):
         recorder.rows.clear()
@@ -103,7 +104,17 @@ def check(name: str, model: str, seed: int) -> int:
     begun = time.perf_counter()
     dtype, quant = FORMATS[name]
     recorder = Recorder()
-    llm = LLM(model, backend="cpu", random_weights=seed, dtype=dtype, quant=quant, max_model_len=128, kv_blocks=8, sampler=recorder)
+    llm = LLM(
+        model,
+        backend="cpu",
+        random_weights=seed,
+        dtype=dtype,
+        quant=quant,
+        max_model_len=128,
+        kv_blocks=8,
+        sampler=recorder,
+        max_step_tokens=128,
+    )
     print(f"{name}: {llm.numerics_id}, loaded in {time.perf_counter() - begun:.0f} s", flush=True)
     expected = {}
     for number in range(len(LENGTHS)):
