@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from brigade.backends.cpu.library import choose_path, find_kernels
+from brigade.backends.cpu.packer import Packer
 
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
@@ -59,14 +60,16 @@ def make_layer(config: ModelConfig, backend, seed: int):
     return model.layers[-1], model.rope_tables()
 
 
-def by_operation(layer, backend):
+def by_operation(layer, packer: Packer):
     """The layer as it is, its matrices packed one by one."""
     layer = copy.deepcopy(layer)
-    for linear, tree in [(layer.attention.qkv, False), (layer.attention.out, True)]:
-        backend._pack_linear(linear, backend.scheme_of(linear.weight), tree)
+    linears = [("attention.qkv", layer.attention.qkv, False), ("attention.out", layer.attention.out, True)]
     if hasattr(layer.mlp, "up"):
-        backend._pack_linear(layer.mlp.up, backend.scheme_of(layer.mlp.up.weight), False)
-        backend._pack_linear(layer.mlp.down, backend.scheme_of(layer.mlp.down.weight), True)
+        linears += [("mlp.up", layer.mlp.up, False), ("mlp.down", layer.mlp.down, True)]
+    for name, linear, tree in linears:
+        packed = packer(f"layers.0.{name}", linear.weight, linear.bias, tree=tree)
+        del linear.weight
+        linear.weight, linear.bias = packed, None
     return layer
 
 
@@ -78,8 +81,8 @@ def compare(config: ModelConfig, scheme: str, kv_dtype: torch.dtype, seed: int) 
         layer.to(getattr(torch, scheme))
     else:
         backend.quantise(scheme)
-    single = by_operation(layer, backend)
-    native = NativeLayer(layer, backend, tables.get(layer.attention.rope))
+    single = by_operation(layer, Packer(backend.quant))
+    native = NativeLayer(layer, "layers.0", Packer(backend.quant), tables.get(layer.attention.rope))
     single.attention.params = native.params = replace(native.params, layer=0)
     dim = backend.cache_dim(config.head_dim)
     caches = [KVCache.allocate(1, 4, config.num_kv_heads, 32, dim, kv_dtype) for _ in range(2)]
