@@ -29,12 +29,11 @@ def _count(size: int, chunk: int) -> int:
 
 
 def _each(data: memoryview, chunk: int, numbers: range, progress: Callable[[int], None] | None = None) -> list[int]:
-    def one(number: int) -> int:
-        part = data[number * chunk : (number + 1) * chunk]
-        found = zlib.crc32(part)  # the interpreter's lock is free meanwhile
-        if progress is not None:
-            progress(len(part))
-        return found
-
+    found = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(one, numbers))
+        # The interpreter's lock is free while a chunk is summed.
+        for number, one in zip(numbers, pool.map(lambda n: zlib.crc32(data[n * chunk : (n + 1) * chunk]), numbers), strict=True):
+            found.append(one)
+            if progress is not None:
+                progress(min(chunk, len(data) - number * chunk))
+    return found

@@ -28,6 +28,10 @@ class FileEntry:
     chunk: int
     crc32: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name or self.bytes < 0 or self.chunk < 1:
+            raise ValueError(f"a file {self.name!r} of {self.bytes} bytes in chunks of {self.chunk}")
+
 
 @dataclass(frozen=True)
 class Span:
@@ -57,6 +61,10 @@ class MatrixEntry:
     block_k: int  # K of a block, filled with zeros to whole tiles and groups
     arrays: dict[str, Span]
     rows: dict[str, int]  # attention's first matrix: how many outputs are queries, keys and values
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or self.group not in (32, 64, 128):
+            raise ValueError(f"a matrix {self.name} of shape {list(self.shape)} in groups of {self.group}")
 
 
 @dataclass(frozen=True)

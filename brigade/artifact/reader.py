@@ -14,7 +14,7 @@ import torch
 from brigade.artifact.checksum import damaged_chunk
 from brigade.artifact.manifest import AGAIN, NAME, PARTIAL, FileEntry, Manifest, MatrixEntry, Span, TensorEntry, read_manifest
 from brigade.backends.base import G
-from brigade.backends.cpu.matrix import ARRAYS, FORMAT, KINDS, Layout, PackedMatrix
+from brigade.backends.cpu.matrix import ACTIVATIONS, ARRAYS, FORMAT, KINDS, Layout, PackedMatrix
 from brigade.backends.cpu.packer import PackedModel
 from brigade.errors import CheckpointError
 
@@ -121,8 +121,8 @@ class Artifact:
         return flat.view(entry.shape)
 
     def _matrix(self, entry: MatrixEntry) -> PackedMatrix:
-        if entry.scheme not in KINDS:
-            raise CheckpointError(f"{self.folder / NAME} has matrix {entry.name} as {entry.scheme}; {AGAIN}")
+        if entry.scheme not in KINDS or entry.activation not in ACTIVATIONS:
+            raise CheckpointError(f"{self.folder / NAME} has {entry.name} as {entry.scheme} with {entry.activation}; {AGAIN}")
         layout = Layout(entry.scheme, *entry.shape, entry.tree, entry.gated, entry.activation, entry.group)
         arrays = []
         for (name, dtype), count in zip(ARRAYS.items(), layout.counts(), strict=True):

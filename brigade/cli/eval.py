@@ -108,6 +108,8 @@ def _prepare(args: argparse.Namespace, text: str) -> tuple[EvalText, WindowConfi
     engine, read, limits = make_engine_config(args.engine, engine_settings(args)), [], []
     for name in [args.model] if args.against is None else [args.model, args.against]:
         source = open_model(name)
+        if args.rank_layers and source.artifact is not None:
+            raise ConfigError(f"{source.name} is an artifact, packed for good; --rank-layers needs the model it was made from")
         if source.tokenizer_path is None:
             raise RequestError(f"{source.name} has no tokenizer, so it cannot read a text; give a model folder with one")
         tokenizer = Tokenizer.from_folder(source.tokenizer_path)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from brigade.backends.cpu.library import find_kernels
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
-from brigade.artifact.manifest import read_manifest
+from brigade.artifact.manifest import Manifest, encode, read_manifest
 from brigade.checkpoint.load import open_model
 from brigade.errors import UserError
 from tests.artifact.builders import export, llm_of
@@ -86,6 +87,51 @@ def test_what_is_not_whole_is_refused_in_one_line(case: str, whole: Path, tmp_pa
     shutil.copytree(whole, tmp_path / "copy")
     damage, words = CASES[case]
     damage(tmp_path / "copy")
+    with pytest.raises(UserError) as refused:
+        llm_of(tmp_path / "copy")
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+def lying(entry, **changes):
+    """A copy that its own checks have not seen."""
+    made = replace(entry)
+    for name, value in changes.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def first(manifest: Manifest, **changes) -> Manifest:
+    return replace(manifest, matrices=(lying(manifest.matrices[0], **changes), *manifest.matrices[1:]))
+
+
+def other_place(manifest: Manifest) -> Manifest:
+    return first(manifest, arrays={name: replace(span, offset=1 << 40) for name, span in manifest.matrices[0].arrays.items()})
+
+
+# Manifests whose seal is right: of another version or machine, or made by somebody who wants to be read past the end.
+SEALED = {
+    "another version": (lambda m: replace(m, version=9), "version 9; this Brigade reads"),
+    "another packed format": (lambda m: replace(m, packed_format=9), "packed in format 9"),
+    "another tree": (lambda m: replace(m, reduction_width=16), "trees of 16 blocks"),
+    "other numerics": (lambda m: replace(m, numerics_id="cpu-0/bf16-amx/G8/int8"), "was exported for cpu-0"),
+    "a matrix less": (lambda m: replace(m, matrices=m.matrices[1:]), "has no matrix"),
+    "a matrix more": (lambda m: replace(m, matrices=(*m.matrices, replace(m.matrices[0], name="x"))), "does not have"),
+    "a tensor less": (lambda m: replace(m, tensors=m.tensors[1:]), "other tensors than"),
+    "a wider matrix": (lambda m: first(m, shape=(4096, 4096)), "another length"),
+    "a negative matrix": (lambda m: first(m, shape=(-1, 8)), "does not describe"),
+    "not the architecture's": (lambda m: replace(m, config=replace(m.config, ffn_size=640)), "architecture needs Layout"),
+    "an impossible architecture": (lambda m: replace(m, config=replace(m.config, num_layers=8)), "other tensors than"),
+    "a place outside": (other_place, "where there is none"),
+    "a file outside": (lambda m: replace(m, files=(lying(m.files[0], name="../../etc/passwd"), *m.files[1:])), "does not describe"),
+}
+
+
+@pytest.mark.parametrize("case", SEALED)
+def test_a_manifest_that_does_not_fit_is_refused_in_one_line(case: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    change, words = SEALED[case]
+    changed = change(read_manifest(whole))
+    (tmp_path / "copy" / "manifest.json").write_bytes(encode(changed))
     with pytest.raises(UserError) as refused:
         llm_of(tmp_path / "copy")
     assert words in str(refused.value) and "\n" not in str(refused.value)

@@ -73,6 +73,8 @@ def test_two_artifacts_and_a_model_beside_one(capsys, text: str, tmp_path: Path)
     for pair in (("small", "whole"), ("whole", "small")):
         code, _, _ = run(capsys, str(tmp_path / pair[0]), "--text", text, "--against", str(tmp_path / pair[1]), "--json", str(out))
         assert code == 0 and json.loads(out.read_text())["kl"]["mean"] > 0
+    code, _, errors = run(capsys, str(tmp_path / "whole"), "--text", text, "--quant", "int8", "--rank-layers")
+    assert code == 2 and "needs the model it was made from" in errors
     code, _, _ = run(
         capsys, str(EMBEDDED), "--dtype", "bfloat16", "--backend", "cpu", "--text", text, "--against", str(tmp_path / "whole"),
         "--json", str(out),
