@@ -126,7 +126,7 @@ def test_every_arrangement_shows(name: str) -> None:
     changed = replace(BASE, **ARRANGEMENTS[name])
     for config in (changed, replace(BASE, hidden_size=changed.hidden_size)):
         layer, tables = make_layer(config, backend, 0)
-        native = NativeLayer(layer, backend, tables.get(layer.attention.rope))
+        native = NativeLayer(layer, "layers.0", Packer(backend.quant), tables.get(layer.attention.rope))
         cache = KVCache.allocate(1, 4, config.num_kv_heads, 32, backend.cache_dim(config.head_dim))
         x = torch.randn(30, config.hidden_size, generator=torch.Generator().manual_seed(0))
         results.append(native(x, backend.begin_step(Batch((Span(range(30), 0, [1]),)), cache, [None]), {}))
