@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from brigade.backends import huge_pages
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,4 @@ class KVCache:
 
 
 def _huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros that the system makes when a page is first used: most of a cache never is, and writing gigabytes of zeros at start
-    takes seconds. In large pages where there are some: blocks are small and scattered, and with 4 KB pages their addresses
-    take long to look up."""
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return torch.from_numpy(huge_pages.zeros(math.prod(shape) * dtype.itemsize)).view(dtype).view(shape)

@@ -12,6 +12,7 @@ from torch import Tensor
 from brigade.backends.base import G
 from brigade.backends.cpu.library import BrMatrix, BrNorm, kernels
 from brigade.backends.exact_math import tree_width
+from brigade.backends.huge_pages import Arena
 
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8-weight": 3, "int4": 4}
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
@@ -133,12 +134,14 @@ class PackedMatrix:
 
 def pack(
     weight_NK: Tensor, bias_N: Tensor | None, scheme: str, tree: bool, gated: bool = False, activation: str | None = None,
-    group: int = GROUP,
+    group: int = GROUP, arena: Arena | None = None,
 ) -> PackedMatrix:  # fmt: skip
+    """`arena`: where the arrays come from, for whoever packs many."""
+    take = aligned if arena is None else arena.zeros
     layout = Layout(scheme, *weight_NK.shape, tree=tree, gated=gated, activation=activation, group=group)
     sizes = layout.counts()
     kinds = list(ARRAYS.values())
-    data, scale, colsum = (aligned(sizes[i], kinds[i]) if sizes[i] else None for i in range(3))
+    data, scale, colsum = (take(sizes[i], kinds[i]) if sizes[i] else None for i in range(3))
     bias = None if bias_N is None else _pad_bias(bias_N.detach().float().numpy(), layout.columns, gated)
     weight = weight_NK.detach().float().contiguous()
     struct = layout.struct()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from brigade.backends.cpu.matrix import Layout, PackedMatrix, pack
 from brigade.backends.cpu.quant import Quant
+from brigade.backends.huge_pages import Arena
 from brigade.errors import CheckpointError
 
 LINEARS = ("ColumnLinear", "RowLinear")
@@ -39,12 +40,13 @@ class Packer:
     def __init__(self, quant: Quant, ready: PackedModel | None = None) -> None:
         self.quant, self.ready = quant, ready
         self.matrices: dict[str, PackedMatrix] = {}
+        self._arena = Arena()
 
     def __call__(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, **how: Any) -> PackedMatrix:
         assert name not in self.matrices, name
         if self.ready is None:
             scheme = self.quant.of(name, str(weight_NK.dtype).removeprefix("torch."))
-            packed = pack(weight_NK, bias_N, scheme, **how)
+            packed = pack(weight_NK, bias_N, scheme, arena=self._arena, **how)
         else:
             packed = self._take(name, weight_NK, bias_N, how)
         self.matrices[name] = packed
