@@ -79,6 +79,8 @@ void br_softcap(float* x, int64_t count, float cap);
 void br_softmax(const float* x, int rows, int width, float* out);
 void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out);
 void br_layer(const BrLayer* layer, const BrStep* step, float* x);  // x [rows, H], in place
+// Of rows that nothing reads afterwards only keys and values are made. `wanted` [count] in order, out [count, H].
+void br_last_layer(const BrLayer* layer, const BrStep* step, const float* x, const int32_t* wanted, int count, float* out);
 void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out);
 double br_read_bandwidth(const uint8_t* data, int64_t bytes);  // seconds to read it once with the pool
 }

@@ -9,7 +9,7 @@
 namespace brigade {
 namespace {
 struct Room {  // a caller's memory between the parts of a layer
-    Scratch left, left_scale, mixed, mixed_scale, wide, qkv, heads, normed, hidden, part;
+    Scratch left, left_scale, mixed, mixed_scale, wide, qkv, heads, part;
 };
 Room& room() {
     thread_local Room r;
@@ -84,19 +84,29 @@ void store_all(const BrAttention& a, const BrStep& s, const float* k, const floa
     }
 }
 
-void attend_all(const BrAttention& a, const BrStep& s, const float* q, int q_stride, float* out) {
+// Some rows of a step, in order; null `rows` means all.
+struct Pick {
+    const int32_t* rows;
+    int count;
+    int operator[](int i) const { return rows ? rows[i] : i; }
+};
+
+// One portion for up to 16 (token, query head) pairs of a span and key-value head; of picked tokens each has its own.
+void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const float* q, int q_stride, float* out) {
     const int share = a.heads / a.kv_heads;
-    thread_local Scratch memory;
-    int64_t most = 0;
-    for (int i = 0; i < s.spans; i++)
-        most += (int64_t)a.kv_heads * (((int64_t)(s.span_row[i + 1] - s.span_row[i]) * share + GROUP_ROWS - 1) / GROUP_ROWS);
-    Portion* items = (Portion*)memory.get(most * (int64_t)sizeof(Portion));
-    int64_t count = 0;
-    for (int i = 0; i < s.spans; i++) {
-        const int rows = (s.span_row[i + 1] - s.span_row[i]) * share;
+    thread_local std::vector<Portion> portions;
+    portions.clear();
+    const auto cut = [&](int span, int first, int last) {
         for (int h = 0; h < a.kv_heads; h++)
-            for (int r = 0; r < rows; r += GROUP_ROWS) items[count++] = {i, h, r, std::min(GROUP_ROWS, rows - r)};
+            for (int r = first; r < last; r += GROUP_ROWS) portions.push_back({span, h, r, std::min(GROUP_ROWS, last - r)});
+    };
+    for (int i = 0, at = 0; i < s.spans; i++) {
+        const int row0 = s.span_row[i], end = s.span_row[i + 1];
+        if (!pick.rows) cut(i, 0, (end - row0) * share);
+        for (; pick.rows && at < pick.count && pick[at] < end; at++) cut(i, (pick[at] - row0) * share, (pick[at] - row0 + 1) * share);
     }
+    const int64_t count = (int64_t)portions.size();
+    const Portion* items = portions.data();
     parallel(count, std::max<int64_t>(count / (pool_size() * 16), 2), [&](int64_t first, int64_t last) {
         enter();
         for (int64_t i = first; i < last; i++)
@@ -104,8 +114,8 @@ void attend_all(const BrAttention& a, const BrStep& s, const float* q, int q_str
     });
 }
 
-// x's attention, before the residual is added; straight into `f` if there is no second norm.
-void attention_part(const BrLayer& l, const BrStep& s, const float* x, const BrNorm* norm, const Finish& f) {
+// x's attention, before the residual is added; straight into `f`, which has the picked rows alone, if there is no second norm.
+void attention_part(const BrLayer& l, const BrStep& s, const Pick& pick, const float* x, const BrNorm* norm, const Finish& f) {
     Room& m = room();
     const BrAttention& a = l.attention;
     const int width = l.qkv.k, row = l.qkv.n;
@@ -118,9 +128,11 @@ void attention_part(const BrLayer& l, const BrStep& s, const float* x, const BrN
     const int q_size = a.heads * a.dim, kv_size = a.kv_heads * a.dim;
     store_all(a, s, qkv + q_size, qkv + q_size + kv_size, row);
     float* heads = (float*)m.heads.get((int64_t)s.rows * q_size * 4);
-    attend_all(a, s, qkv, row, heads);
-    const Rows mixed = make_rows(l.out, s.rows, m.mixed, m.mixed_scale);
-    put_all(mixed, heads);
+    attend_all(a, s, pick, qkv, row, heads);
+    const Rows mixed = make_rows(l.out, pick.count, m.mixed, m.mixed_scale);
+    parallel(pick.count, 4, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) path().put_row(mixed, (int)r, heads + (int64_t)pick[(int)r] * q_size);
+    });
     multiply(l.out, mixed, f);
 }
 
@@ -172,37 +184,39 @@ struct Slice {
     Slice(const Slice&) = delete;  // `step` points into it
 };
 
-void layer(const BrLayer& l, const BrStep& s, float* x) {
+// `x` is what comes in, of all rows; `y` is where the picked rows are and stay: x itself if that is all of them.
+void layer(const BrLayer& l, const BrStep& s, const Pick& pick, const float* x, float* y) {
     Room& m = room();
-    const int64_t count = (int64_t)s.rows * l.qkv.k;
+    const int rows = pick.count;
+    const int64_t count = (int64_t)rows * l.qkv.k;
     float* part = (float*)m.part.get(count * 4);
     if (l.norm_after) {
-        attention_part(l, s, x, nullptr, {x, nullptr, x, nullptr});
-        norm_all(l.attention_norm, x, s.rows, x);
+        attention_part(l, s, pick, x, nullptr, {y, nullptr, y, nullptr});
+        norm_all(l.attention_norm, y, rows, y);
         if (!l.has_mlp) return;
-        mlp_part(l, s.rows, x, nullptr, {x, nullptr, x, nullptr});
-        norm_all(l.mlp_norm, x, s.rows, x);
+        mlp_part(l, rows, y, nullptr, {y, nullptr, y, nullptr});
+        norm_all(l.mlp_norm, y, rows, y);
         return;
     }
     if (l.parallel) {
-        attention_part(l, s, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
-        mlp_part(l, s.rows, x, &l.mlp_norm, {part, x, x, nullptr});
+        attention_part(l, s, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
+        mlp_part(l, rows, y, &l.mlp_norm, {part, y, y, nullptr});
         return;
     }
     if (l.has_attention_post) {
-        attention_part(l, s, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
-        norm_all(l.attention_post, part, s.rows, part);
-        add_into(x, part, count);
+        attention_part(l, s, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
+        norm_all(l.attention_post, part, rows, part);
+        add_into(y, part, count);
     } else {
-        attention_part(l, s, x, &l.attention_norm, {x, nullptr, x, nullptr});
+        attention_part(l, s, pick, x, &l.attention_norm, {y, nullptr, y, nullptr});
     }
     if (!l.has_mlp) return;
     if (l.has_mlp_post) {
-        mlp_part(l, s.rows, x, &l.mlp_norm, {nullptr, nullptr, part, nullptr});
-        norm_all(l.mlp_post, part, s.rows, part);
-        add_into(x, part, count);
+        mlp_part(l, rows, y, &l.mlp_norm, {nullptr, nullptr, part, nullptr});
+        norm_all(l.mlp_post, part, rows, part);
+        add_into(y, part, count);
     } else {
-        mlp_part(l, s.rows, x, &l.mlp_norm, {x, nullptr, x, nullptr});
+        mlp_part(l, rows, y, &l.mlp_norm, {y, nullptr, y, nullptr});
     }
 }
 }  // namespace
@@ -222,7 +236,22 @@ int br_pool_size(void) { return pool_size(); }
 void br_layer(const BrLayer* l, const BrStep* s, float* x) {
     for (int row = 0; row < s->rows; row += SLICE_ROWS) {
         const Slice slice(*s, row, std::min(row + SLICE_ROWS, s->rows));
-        layer(*l, slice.step, x + (int64_t)row * l->qkv.k);
+        float* y = x + (int64_t)row * l->qkv.k;
+        layer(*l, slice.step, {nullptr, slice.step.rows}, y, y);
+    }
+}
+
+void br_last_layer(const BrLayer* l, const BrStep* s, const float* x, const int32_t* wanted, int count, float* out) {
+    const int64_t width = l->qkv.k;
+    for (int i = 0; i < count; i++) std::memcpy(out + i * width, x + wanted[i] * width, sizeof(float) * (size_t)width);
+    std::vector<int32_t> rows;
+    rows.reserve(1);  // an address even where nothing is picked: none would mean all
+    for (int row = 0, at = 0; row < s->rows; row += SLICE_ROWS) {
+        const Slice slice(*s, row, std::min(row + SLICE_ROWS, s->rows));
+        rows.clear();
+        float* y = out + at * width;
+        for (; at < count && wanted[at] < row + slice.step.rows; at++) rows.push_back(wanted[at] - row);
+        layer(*l, slice.step, {rows.data(), (int)rows.size()}, x + (int64_t)row * width, y);
     }
 }
 
@@ -245,7 +274,7 @@ void br_softmax(const float* x, int rows, int width, float* out) {
 
 void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out) {
     store_all(*a, *s, k, v, a->kv_heads * a->dim);
-    attend_all(*a, *s, q, a->heads * a->dim, out);
+    attend_all(*a, *s, {nullptr, s->rows}, q, a->heads * a->dim, out);
 }
 
 void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out) {

@@ -60,7 +60,7 @@ class GPTModel(nn.Module):
         return x_TH
 
     def logits(self, x_TH: Tensor, step: Step) -> Tensor:
-        if step.logit_rows is not None:
+        if step.logit_rows is not None and x_TH.shape[0] == step.token_ids_T.shape[0]:  # else the last layer chose them already
             x_TH = x_TH[step.logit_rows]
         if self.final_norm is not None:
             x_TH = self.final_norm(x_TH)

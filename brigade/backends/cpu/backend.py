@@ -32,6 +32,7 @@ class StepPlan:
 
     struct: Any
     arrays: tuple[np.ndarray, ...]
+    wanted: np.ndarray  # rows whose logits are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class CpuBackend(Backend):
         names = {module: name for name, module in model.named_modules()}
         for index, layer in enumerate(model.layers):
             if fits(layer):
-                model.layers[index] = NativeLayer(layer, f"layers.{index}", packer, tables.get(layer.attention.rope))
+                last = index == len(model.layers) - 1
+                model.layers[index] = NativeLayer(layer, f"layers.{index}", packer, tables.get(layer.attention.rope), last)
         for module in model.modules():
             self._pack_module(module, names.get(module, ""), packer)
         word = model.embedding.word
@@ -133,7 +135,8 @@ class CpuBackend(Backend):
             blocks=arrays[3].ctypes.data,
         )  # fmt: skip
         wanted = None if len(rows) == len(ids) else torch.tensor(rows, dtype=torch.int64)
-        return Step(torch.tensor(ids), torch.from_numpy(arrays[0]).long(), wanted, StepPlan(struct, arrays), cache)
+        plan = StepPlan(struct, arrays, np.array(rows, np.int32))
+        return Step(torch.tensor(ids), torch.from_numpy(arrays[0]).long(), wanted, plan, cache)
 
     def embed(self, ids_T: Tensor, table_VH: Tensor | PackedTable) -> Tensor:
         table = table_VH.table_VH if isinstance(table_VH, PackedTable) else table_VH

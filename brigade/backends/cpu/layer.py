@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from brigade.backends.base import Step
@@ -20,8 +21,9 @@ class NativeLayer(nn.Module):
 
     reads_rotary = False  # angles are looked up by position inside
 
-    def __init__(self, layer: Any, place: str, packer: Packer, table: Any) -> None:
+    def __init__(self, layer: Any, place: str, packer: Packer, table: Any, last: bool = False) -> None:
         super().__init__()
+        self.last = last  # returns the wanted rows alone: of the others only keys and values are ever read
         attention = layer.attention
         self.params, self.rope = attention.params, attention.rope
         self.moe = None if _is_dense(layer.mlp) else layer.mlp
@@ -71,7 +73,13 @@ class NativeLayer(nn.Module):
         attention = self.native.attention
         attention.keys = step.cache.keys[self.params.layer].data_ptr()
         attention.values = step.cache.values[self.params.layer].data_ptr()
-        kernels().br_layer(ctypes.byref(self.native), ctypes.byref(step.attention.struct), x_TH.data_ptr())
+        native, plan = ctypes.byref(self.native), ctypes.byref(step.attention.struct)
+        if self.last and step.logit_rows is not None:
+            rows, all_TH = step.attention.wanted, x_TH
+            x_TH = torch.empty(rows.size, all_TH.shape[1])
+            kernels().br_last_layer(native, plan, all_TH.data_ptr(), rows.ctypes.data, rows.size, x_TH.data_ptr())
+        else:
+            kernels().br_layer(native, plan, x_TH.data_ptr())
         if self.moe is None:
             return x_TH
         y_TH = self.moe(self.mlp_norm(x_TH))

@@ -20,7 +20,7 @@ from brigade.backends.cpu.layer import NativeLayer, fits
 from brigade.backends.cpu.matrix import KINDS
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
-from brigade.batch import Batch, Span
+from brigade.batch import Batch, Span, Wanted
 from brigade.config import ModelConfig, RopeConfig
 from brigade.model.gpt_model import GPTModel
 from tests.backends.cpu.paths import PATHS
@@ -82,22 +82,25 @@ def compare(config: ModelConfig, scheme: str, kv_dtype: torch.dtype, seed: int) 
     else:
         backend.quantise(scheme)
     single = by_operation(layer, Packer(backend.quant))
-    native = NativeLayer(layer, "layers.0", Packer(backend.quant), tables.get(layer.attention.rope))
-    single.attention.params = native.params = replace(native.params, layer=0)
+    rope = tables.get(layer.attention.rope)
+    native, last = (NativeLayer(copy.deepcopy(layer), "layers.0", Packer(backend.quant), rope, last) for last in (False, True))
+    single.attention.params = native.params = last.params = replace(native.params, layer=0)
     dim = backend.cache_dim(config.head_dim)
-    caches = [KVCache.allocate(1, 4, config.num_kv_heads, 32, dim, kv_dtype) for _ in range(2)]
+    caches = [KVCache.allocate(1, 4, config.num_kv_heads, 32, dim, kv_dtype) for _ in range(3)]
     generator = torch.Generator().manual_seed(seed + 1)
     for start, count in [(0, 45), (45, 1), (46, 3)]:  # a prompt, a token, a chunk; beside a neighbour that begins anew
         batch = Batch((Span(range(count), start, [2, 0]), Span(range(2), 0, [3])))
         x = torch.randn(count + 2, config.hidden_size, generator=generator)
         results = []
-        for one, cache in zip((native, single), caches, strict=True):
+        for one, cache in zip((native, single, last), caches, strict=True):
             step = backend.begin_step(batch, cache, [None])
             rotary = {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in tables.items()}
             results.append(one(x.clone(), step, rotary))
         assert torch.isfinite(results[0]).all() and not torch.equal(results[0], x)
-        assert torch.equal(*results)
-    assert torch.equal(caches[0].keys[0], caches[1].keys[0]) and torch.equal(caches[0].values[0], caches[1].values[0])
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0][step.logit_rows], results[2])  # a model's last layer goes on with wanted rows alone
+    for cache in caches[1:]:
+        assert torch.equal(caches[0].keys[0], cache.keys[0]) and torch.equal(caches[0].values[0], cache.values[0])
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -131,3 +134,31 @@ def test_every_arrangement_shows(name: str) -> None:
         x = torch.randn(30, config.hidden_size, generator=torch.Generator().manual_seed(0))
         results.append(native(x, backend.begin_step(Batch((Span(range(30), 0, [1]),)), cache, [None]), {}))
     assert not torch.equal(*results)
+
+
+def test_a_step_longer_than_a_slice_has_the_bits_of_short_ones() -> None:
+    """1100 rows are cut in three inside; the wanted rows lie on both sides of the cuts, and one cut has none."""
+    backend = get_backend("cpu")
+    layer, tables = make_layer(replace(BASE, max_positions=1024), backend, 0)
+    rope, ids = tables.get(layer.attention.rope), range(600)
+    whole, last = (NativeLayer(copy.deepcopy(layer), "layers.0", Packer(backend.quant), rope, last) for last in (False, True))
+    x = torch.randn(1100, BASE.hidden_size, generator=torch.Generator().manual_seed(0))
+    ours, theirs = list(range(20)), list(range(20, 40))
+
+    def run(layer, cache: KVCache, x, *spans: Span):
+        step = backend.begin_step(Batch(spans), cache, [None])
+        return layer(x.clone(), step, {}), step
+
+    def cache() -> KVCache:
+        return KVCache.allocate(1, 40, BASE.num_kv_heads, 32, backend.cache_dim(BASE.head_dim))
+
+    both = (Span(ids, 0, ours), Span(range(500), 0, theirs, Wanted.NONE))
+    got, step = run(whole, cache(), x, *both)
+    short = cache()
+    pieces = [run(whole, short, x[a : a + 100], Span(range(100), a, ours))[0] for a in range(0, 600, 100)]
+    pieces += [run(whole, short, x[600 + a : 700 + a], Span(range(100), a, theirs))[0] for a in range(0, 500, 100)]
+    assert torch.equal(got, torch.cat(pieces))
+    assert step.logit_rows.tolist() == [599]
+    assert torch.equal(run(last, cache(), x, *both)[0], got[599:600])
+    few = (Span(ids, 0, ours, Wanted.ALL), Span(range(500), 0, theirs))
+    assert torch.equal(run(last, cache(), x, *few)[0], torch.cat([got[:600], got[-1:]]))
