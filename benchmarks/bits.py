@@ -23,7 +23,7 @@ from brigade.engine.sampling import Sampler
 
 FORMATS = {  # dtype, quant
     "bfloat16": ("bfloat16", "none"), "float32": ("float32", "none"), "int8": ("bfloat16", "int8"),
-    "int8-weight": ("bfloat16", "int8-weight"), "int4": ("bfloat16", "int4"),
+    "int8-weight": ("bfloat16", "int8-weight"), "int4": ("bfloat16", "int4"), "int4-int8": ("bfloat16", "int4-int8"),
 }  # fmt: skip
 LENGTHS = (30, 7, 31, 68, 12, 3, 66, 5, 30, 9, 31, 2, 30, 8, 29, 1)  # many end where a block does, and grow into the next
 TOKENS = 4

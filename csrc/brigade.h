@@ -8,7 +8,7 @@
 
 extern "C" {
 
-enum BrKind : int32_t { BR_F32 = 0, BR_BF16 = 1, BR_I8 = 2, BR_W8 = 3, BR_W4 = 4 };
+enum BrKind : int32_t { BR_F32 = 0, BR_BF16 = 1, BR_I8 = 2, BR_W8 = 3, BR_W4 = 4, BR_W4A8 = 5 };
 enum BrActivation : int32_t { BR_NONE = 0, BR_GELU = 1, BR_GELU_TANH = 2, BR_RELU = 3, BR_SILU = 4 };
 enum BrNormKind : int32_t { BR_RMSNORM = 0, BR_LAYERNORM = 1 };
 
@@ -19,8 +19,8 @@ struct BrMatrix {
     int32_t gated;          // panels hold 16 gate columns, then 16 up columns
     int32_t activation;     // applied to the product (after the bias) when the matrix is an MLP's first one
     const uint8_t* data;
-    const float* scale;     // I8, W8: [padded n]; W4: [padded n / 32, groups, 32]
-    const int32_t* colsum;  // I8: [padded n], the sum of every column
+    const float* scale;     // I8, W8, W4A8: [padded n]; W4: [padded n / 32, groups, 32]
+    const int32_t* colsum;  // I8, W4A8: [padded n], the sum of every column
     const float* bias;      // [padded n], or null
 };
 

@@ -40,15 +40,15 @@ bool choose(const char* name) {
     if (wanted("amx") && f.amx && avx512_path && amx_bf16) {
         chosen = *avx512_path;
         chosen.name = "amx", chosen.bf16_name = "bf16-amx";
-        chosen.products = {chosen.products.f32, amx_bf16, amx_i8, nullptr, 0};
+        chosen.products = {chosen.products.f32, amx_bf16, amx_i8, nullptr, nullptr, 0};
     } else if (wanted("avx512-bf16") && f.bf16 && avx512_path && avx512_bf16) {
         chosen = *avx512_path;
         chosen.name = "avx512-bf16", chosen.bf16_name = "bf16-avx512";
-        chosen.products = {chosen.products.f32, avx512_bf16, avx512_i8, avx512_w4, 1};
+        chosen.products = {chosen.products.f32, avx512_bf16, avx512_i8, avx512_w4, avx512_w4a8, 1};
     } else if (wanted("avx512-vnni") && f.vnni && avx512_path && avx512_i8) {
         chosen = *avx512_path;
         chosen.name = "avx512-vnni";
-        chosen.products = {chosen.products.f32, chosen.products.bf16, avx512_i8, nullptr, 1};
+        chosen.products = {chosen.products.f32, chosen.products.bf16, avx512_i8, nullptr, avx512_w4a8, 1};
     } else if (wanted("avx512") && f.avx512 && avx512_path) chosen = *avx512_path;
     else if (wanted("avx2") && f.avx2 && avx2_path) chosen = *avx2_path;
     else if (wanted("portable")) chosen = *portable_path;

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "kernels.h"
 
@@ -10,8 +12,13 @@ namespace {
 constexpr int64_t LEFT_BYTES = 1 << 18;  // of a left operand that is walked for each panel: what a core's own cache holds
 
 int weight_bits(int kind) { return kind == BR_F32 ? 32 : kind == BR_BF16 ? 16 : kind == BR_W4 ? 4 : 8; }
+bool is_nibbles(int kind) { return kind == BR_W4 || kind == BR_W4A8; }
+int64_t groups_of(const BrMatrix& m) { return is_nibbles(m.kind) ? (int64_t)m.blocks * m.block_k / m.group : 1; }
 
-int64_t panel_bytes(const BrMatrix& m) { return (int64_t)m.blocks * m.block_k * PANEL * weight_bits(m.kind) / 8; }
+int64_t panel_bytes(const BrMatrix& m) {
+    if (m.kind == BR_W4A8) return groups_of(m) * times_bytes(m.group);
+    return (int64_t)m.blocks * m.block_k * PANEL * weight_bits(m.kind) / 8;
+}
 
 uint16_t to_bf16(float x) {
     uint32_t u;
@@ -31,6 +38,7 @@ int64_t place(const BrMatrix& m, int column, int64_t k) {
     const int per = tile_k(row_kind(m.kind)), words = per / 16;
     const int64_t line = k / words * 2 + column / 16;
     const int word = column % 16, sub = (int)(k % words);
+    if (m.kind == BR_W4A8) return (k / m.group * times_bytes(m.group) + LINE + k % m.group / 4 * LINE + word * 4 + sub) * 2 + column / 16;
     if (m.kind == BR_W4) return (line / 4 * 32 + word * 2 + sub) * 4 + line % 4;  // nibble of a 16-bit word
     return line * per + word * words + sub;
 }
@@ -39,7 +47,8 @@ void put(const BrMatrix& m, uint8_t* panel, int64_t at, float v) {
     switch (m.kind) {
         case BR_F32: ((float*)panel)[at] = v; break;
         case BR_BF16: ((uint16_t*)panel)[at] = to_bf16(v); break;
-        case BR_W4: panel[at / 2] |= (uint8_t)(((int)v + 8) << (at % 2 * 4)); break;
+        case BR_W4:
+        case BR_W4A8: panel[at / 2] = (uint8_t)((panel[at / 2] & (at % 2 ? 0x0f : 0xf0)) | ((int)v + 8) << (at % 2 * 4)); break;
         default: ((int8_t*)panel)[at] = (int8_t)v;
     }
 }
@@ -49,11 +58,11 @@ float take(const BrMatrix& m, const uint8_t* panel, int64_t at) {
     switch (m.kind) {
         case BR_F32: return ((const float*)panel)[at];
         case BR_BF16: u = (uint32_t)((const uint16_t*)panel)[at] << 16; std::memcpy(&v, &u, 4); return v;
-        case BR_W4: return (float)((panel[at / 2] >> (at % 2 * 4) & 15) - 8);
+        case BR_W4:
+        case BR_W4A8: return (float)((panel[at / 2] >> (at % 2 * 4) & 15) - 8);
         default: return (float)((const int8_t*)panel)[at];
     }
 }
-int64_t groups_of(const BrMatrix& m) { return m.kind == BR_W4 ? (int64_t)m.blocks * m.block_k / m.group : 1; }
 float* scale_at(const BrMatrix& m, float* scale, int n, int64_t k) {
     return m.kind == BR_W4 ? scale + (n / PANEL * groups_of(m) + k / m.group) * PANEL + n % PANEL : scale + n;
 }
@@ -80,6 +89,35 @@ float best_scale(const float* from, int count) {
     }
     return best;
 }
+
+uint16_t& times_at(const BrMatrix& m, uint8_t* panel, int64_t k, int column) {
+    return ((uint16_t*)(panel + k / m.group * times_bytes(m.group)))[column];
+}
+
+// One column of W4A8: what its groups' best scales are, in sixteenths of the largest. `from` is null where the column is filling.
+// Returns its scale; every weight is a whole multiple of it, an int8 number, and `total` their sum.
+float pack_times(const BrMatrix& m, const float* from, uint8_t* panel, int column, int32_t* total) {
+    constexpr float MOST = 16.0f;
+    const int length = m.k / m.blocks, each = m.block_k / m.group;
+    const auto run = [&](int64_t g) {  // of a group: where it begins in the source, and how much there is
+        const int k = (int)(g % each) * m.group;
+        return std::pair<const float*, int>(from + g / each * length + k, from ? std::max(0, std::min(m.group, length - k)) : 0);
+    };
+    std::vector<float> best((size_t)groups_of(m));
+    for (size_t g = 0; g < best.size(); g++) best[g] = best_scale(run((int64_t)g).first, run((int64_t)g).second);
+    const float unit = *std::max_element(best.begin(), best.end()) / MOST;
+    *total = 0;
+    for (int64_t g = 0; g < (int64_t)best.size(); g++) {
+        const float times = unit > 0 ? std::max(1.0f, std::min(MOST, std::nearbyint(best[(size_t)g] / unit))) : 1.0f;
+        times_at(m, panel, g * m.group, column) = (uint16_t)times;
+        for (int i = 0; i < run(g).second; i++) {
+            const float v = unit > 0 ? std::max(-8.0f, std::min(7.0f, std::nearbyint(run(g).first[i] / (unit * times)))) : 0.0f;
+            put(m, panel, place(m, column, g * m.group + i), v);
+            *total += (int32_t)(v * times);
+        }
+    }
+    return unit;
+}
 }  // namespace
 
 int padded_columns(const BrMatrix& m) { return (int)(m.gated ? round_up(m.n / 2, 16) * 2 : round_up(m.n, PANEL)); }
@@ -100,7 +138,7 @@ void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
     const int64_t panels = padded_columns(m) / PANEL;
     const int64_t chunk = std::max<int64_t>(LEFT_BYTES / a.group_bytes() * GROUP_ROWS / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);
     const int64_t chunks = (a.rows + chunk - 1) / chunk, tiles = (int64_t)m.blocks * m.block_k / tile_k(a.kind);
-    const bool expands = m.kind == BR_W8 || m.kind == BR_W4;
+    const bool expands = m.kind == BR_W8 || is_nibbles(m.kind);
     const int64_t piece = a.rows > BLOCK_ROWS ? 1 : std::max<int64_t>(panels / (pool_size() * 8), 1);
     parallel(chunks * panels, piece, [&](int64_t first, int64_t last) {
         thread_local Scratch whole;
@@ -123,7 +161,7 @@ using namespace brigade;
 extern "C" {
 void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats) {
     *data_bytes = panel_bytes(*m) * (padded_columns(*m) / PANEL);
-    *scale_floats = m->kind < BR_I8 ? 0 : padded_columns(*m) * groups_of(*m);
+    *scale_floats = m->kind < BR_I8 ? 0 : padded_columns(*m) * (m->kind == BR_W4 ? groups_of(*m) : 1);
 }
 
 void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum) {
@@ -132,10 +170,14 @@ void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int3
     parallel(padded_columns(*m) / PANEL, 1, [&](int64_t first, int64_t last) {
         for (int64_t panel = first; panel < last; panel++) {
             uint8_t* to = data + panel * bytes;
-            std::memset(to, m->kind == BR_W4 ? 0x88 : 0, (size_t)bytes);
+            std::memset(to, is_nibbles(m->kind) ? 0x88 : 0, (size_t)bytes);
             for (int column = 0; column < PANEL; column++) {
                 const int n = (int)panel * PANEL + column, row = source_row(*m, n);
                 const float* from = weight + (int64_t)row * m->k;
+                if (m->kind == BR_W4A8) {
+                    scale[n] = pack_times(*m, row < 0 ? nullptr : from, to, column, colsum + n);
+                    continue;
+                }
                 const float steps = m->kind == BR_W4 ? 7.0f : 127.0f, lowest = m->kind == BR_W4 ? -8.0f : -127.0f;
                 const int run = m->kind == BR_W4 ? m->group : length;
                 if (m->kind == BR_I8 || m->kind == BR_W8) {
@@ -157,7 +199,6 @@ void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int3
                             v = s > 0 ? std::max(lowest, std::min(steps, std::nearbyint(v / s))) : 0.0f;
                             total += (int32_t)v;
                         }
-                        if (m->kind == BR_W4) to[place(*m, column, at) / 2] &= (uint8_t)(place(*m, column, at) % 2 ? 0x0f : 0xf0);
                         put(*m, to, place(*m, column, at), v);
                     }
                 if (colsum && m->kind == BR_I8) colsum[n] = total;
@@ -175,7 +216,9 @@ void br_unpack(const BrMatrix* m, float* weight) {
         for (int b = 0; b < m->blocks; b++)
             for (int k = 0; k < length; k++) {
                 const int64_t at = (int64_t)b * m->block_k + k;
-                const float v = take(*m, m->data + n / PANEL * bytes, place(*m, n % PANEL, at));
+                const uint8_t* panel = m->data + n / PANEL * bytes;
+                float v = take(*m, panel, place(*m, n % PANEL, at));
+                if (m->kind == BR_W4A8) v *= (float)times_at(*m, (uint8_t*)panel, at, n % PANEL);
                 weight[(int64_t)row * m->k + b * length + k] = m->kind >= BR_I8 ? v * *scale_at(*m, (float*)m->scale, n, at) : v;
             }
     }

@@ -20,7 +20,7 @@ inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; 
 
 // Elements of the summed axis in a tile: the left operand's kind decides.
 inline int tile_k(int kind) { return kind == BR_F32 ? 16 : kind == BR_I8 ? 64 : 32; }
-inline int row_kind(int kind) { return kind == BR_W8 || kind == BR_W4 ? BR_BF16 : kind; }
+inline int row_kind(int kind) { return kind == BR_W8 || kind == BR_W4 ? BR_BF16 : kind == BR_W4A8 ? BR_I8 : kind; }
 inline int element_size(int kind) { return kind == BR_F32 ? 4 : kind == BR_I8 ? 1 : 2; }
 
 // Rows packed as a left operand: [groups of 16 rows][tiles along K][16 rows][64 bytes]; K in the blocks of its matrix.
@@ -48,9 +48,15 @@ using TileProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, co
 using NibbleProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int steps, const float* scale,
                                float* c);
 
+// And for nibbles that become int8: a group of K is a line of what each column's are multiplied by, 16 bits each, and its nibbles, a
+// line for every pair of lines.
+using TimesProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int group, int32_t* c);
+inline int64_t times_bytes(int group) { return LINE + (int64_t)group * PANEL / 2; }
+
 struct Products {
     TileProduct f32, bf16, i8;
-    NibbleProduct w4;  // or null: nibbles are expanded first
+    NibbleProduct w4;   // or null: nibbles are expanded first
+    TimesProduct w4a8;  // likewise
     int i8_biased;  // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
 };
 
@@ -62,7 +68,7 @@ struct Path {
     const char* bf16_name;  // decides the bits of a bf16 product, so it is part of the numerics id
     Products products;
     void (*panel)(const Products&, const BrMatrix&, const Rows&, int row, int rows, int panel, const uint8_t* expanded, const Finish&);
-    void (*expand)(const BrMatrix&, int panel, int first, int steps, uint8_t* out);  // W8, W4 to bf16 tiles
+    void (*expand)(const BrMatrix&, int panel, int first, int steps, uint8_t* out);  // W8, W4 to bf16 tiles, W4A8 to int8
     void (*put_row)(const Rows&, int row, const float* x);
     void (*norm_row)(const BrNorm&, const float* x, float* y);
     void (*rotate_head)(float* x, const float* cos, const float* sin, int rotary, int interleaved);
@@ -80,6 +86,7 @@ struct Path {
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them
 extern const TileProduct amx_bf16, amx_i8, avx512_bf16, avx512_i8;
 extern const NibbleProduct avx512_w4;
+extern const TimesProduct avx512_w4a8;
 void amx_begin();      // in each thread, before its first product
 bool amx_permitted();  // asks the kernel once
 

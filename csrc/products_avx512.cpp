@@ -125,13 +125,58 @@ constexpr TileProduct bf16_product = nullptr;
 constexpr NibbleProduct w4_product = nullptr;
 #endif
 BR_BY_ROWS(i8_product, i8_rows, int32_t)
+
+// Nibbles become int8 in registers, times their group's number: a nibble times 16 still fits in a byte.
+template <int R>
+inline void w4a8_rows(const uint8_t* a, const uint8_t* b, int groups, int group, int32_t* c) {
+    constexpr int RUN = 8;  // pairs of lines: half a tile, and the least group
+    const __m512i low = _mm512_set1_epi8(15), twice = _mm512_set1_epi32(0x10001), eight = _mm512_set1_epi16(0x0808);
+    __m512i acc[R][2];
+    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
+    for (int g = 0, run = 0; g < groups; g++) {
+        const __m512i t0 = _mm512_mullo_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)b)), twice);
+        const __m512i t1 = _mm512_mullo_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)b + 1)), twice);
+        const __m512i less0 = _mm512_mullo_epi16(t0, eight), less1 = _mm512_mullo_epi16(t1, eight);
+        b += LINE;
+        for (int i = 0; i < group / (4 * RUN); i++, run++) {
+            const int* left = (const int*)(a + run / 2 * TILE) + run % 2 * RUN;
+            for (int p = 0; p < RUN; p++, b += LINE) {
+                const __m512i w = _mm512_loadu_si512(b);
+                _mm_prefetch((const char*)(b + 2 * TILE), _MM_HINT_T0);
+                const __m512i b0 = _mm512_sub_epi8(_mm512_mullo_epi16(_mm512_and_si512(w, low), t0), less0);
+                const __m512i b1 = _mm512_sub_epi8(_mm512_mullo_epi16(_mm512_and_si512(_mm512_srli_epi16(w, 4), low), t1), less1);
+                for (int r = 0; r < R; r++) {
+                    const __m512i v = _mm512_set1_epi32(left[r * 16 + p]);
+                    acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], v, b0);
+                    acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], v, b1);
+                }
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < 2; j++) _mm512_storeu_si512(c + r * PANEL + j * 16, acc[r][j]);
+}
+
+void w4a8_product(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int group, int32_t* c) {
+    for (int row = 0; row < rows;) {
+        const int left = (rows < 16 || row >= 16 ? rows : 16) - row;
+        const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;
+        int32_t* to = c + row * PANEL;
+        if (left >= 8) { w4a8_rows<8>(from, b, groups, group, to); row += 8; }
+        else if (left >= 4) { w4a8_rows<4>(from, b, groups, group, to); row += 4; }
+        else if (left >= 2) { w4a8_rows<2>(from, b, groups, group, to); row += 2; }
+        else { w4a8_rows<1>(from, b, groups, group, to); row += 1; }
+    }
+}
 }  // namespace
 const TileProduct avx512_bf16 = bf16_product, avx512_i8 = i8_product;
 const NibbleProduct avx512_w4 = w4_product;
+const TimesProduct avx512_w4a8 = w4a8_product;
 }  // namespace brigade
 #else
 namespace brigade {
 const TileProduct avx512_bf16 = nullptr, avx512_i8 = nullptr;
 const NibbleProduct avx512_w4 = nullptr;
+const TimesProduct avx512_w4a8 = nullptr;
 }
 #endif

@@ -61,7 +61,7 @@ def add_model_options(
 
 
 def add_quant_options(group: Any) -> None:
-    group.add_argument("--quant", help="none, int8, int8-weight or int4, on the cpu backend (default: none)")
+    group.add_argument("--quant", help="none, int8, int8-weight, int4 or int4-int8, on the cpu backend (default: none)")
     group.add_argument(
         "--skip-layers", type=_list, default=(), metavar="LIST",
         help="what stays whole under --quant, such as 0,3.down,head: layers, their parts qkv, out, up, down, and the head",

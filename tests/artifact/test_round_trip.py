@@ -18,7 +18,7 @@ from brigade.checkpoint.load import EMBEDDED
 from tests.artifact.builders import export, llm_of, logits_of, write_from
 from tests.model.tiny_models import save_tiny
 
-SCHEMES = ("none", "int8", "int8-weight", "int4")
+SCHEMES = ("none", "int8", "int8-weight", "int4", "int4-int8")
 # tied and untied heads, biases, learned positions, post-norm with projected words, windows, sandwich norms, experts
 FAMILIES = ("llama", "llama_biased", "gpt2", "gpt_neox", "opt_post_norm", "gemma2", "gemma3", "mixtral", "qwen3_moe", "olmoe")
 

@@ -86,7 +86,7 @@ def test_such_schedules_preempt_and_hit_the_prefix_cache(setup: Setup) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quant", ["none", "int8", "int8-weight", "int4"])
+@pytest.mark.parametrize("quant", ["none", "int8", "int8-weight", "int4", "int4-int8"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @settings(max_examples=250, **HYPOTHESIS)
 @given(network=networks(), data=st.data())

@@ -16,7 +16,7 @@ from brigade.evaluate.score import logits_of, score_text
 from brigade.evaluate.windows import WindowConfig, cut_windows
 from examples.train_mini.data import read_sources
 
-MOST = {"int8": 0.5, "int8-weight": 0.5, "int4": 3.0}  # percent of perplexity
+MOST = {"int8": 0.5, "int8-weight": 0.5, "int4": 3.0, "int4-int8": 3.0}  # percent of perplexity
 
 
 @functools.cache

@@ -14,12 +14,13 @@ from brigade.backends.cpu.library import BrMatrix, BrNorm, kernels
 from brigade.backends.exact_math import tree_width
 from brigade.backends.huge_pages import Arena
 
-KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8-weight": 3, "int4": 4}
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8-weight": 3, "int4": 4, "int4-int8": 5}
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
 ARRAYS = {"data": np.uint8, "scale": np.float32, "colsum": np.int32, "bias": np.float32}
 FORMAT = 1  # of the packed bytes, the same for all instruction sets; another number once br_pack places anything elsewhere
 GROUP = 128
-TILE_K = {"float32": 16, "bfloat16": 32, "int8": 64, "int8-weight": 32, "int4": 32}
+SUMMED = ("int8", "int4-int8")  # whose left operand is int8, and whose columns' sums are kept
+TILE_K = {"float32": 16, "bfloat16": 32, "int8": 64, "int8-weight": 32, "int4": 32, "int4-int8": 64}
 
 
 def aligned(count: int, dtype: type) -> np.ndarray:
@@ -45,7 +46,7 @@ class Layout:
     tree: bool = False
     gated: bool = False
     activation: str | None = None
-    group: int = GROUP  # of K that share a scale; int4 alone
+    group: int = GROUP  # of K that share a scale; of 4 bits alone
 
     @property
     def blocks(self) -> int:
@@ -53,7 +54,7 @@ class Layout:
 
     @property
     def block_k(self) -> int:
-        step = max(TILE_K[self.scheme], self.group if self.scheme == "int4" else 1)
+        step = max(TILE_K[self.scheme], self.group if self.scheme.startswith("int4") else 1)
         return -(-(self.k // self.blocks) // step) * step
 
     @property
@@ -72,7 +73,7 @@ class Layout:
         data, scale = ctypes.c_int64(), ctypes.c_int64()
         struct = self.struct()
         kernels().br_pack_size(ctypes.byref(struct), ctypes.byref(data), ctypes.byref(scale))
-        return data.value, scale.value, self.columns if self.scheme == "int8" else 0, self.columns
+        return data.value, scale.value, self.columns if self.scheme in SUMMED else 0, self.columns
 
 
 @dataclass(frozen=True)

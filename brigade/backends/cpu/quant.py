@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from brigade.errors import ConfigError
 
-SCHEMES = ("none", "int8", "int8-weight", "int4")
+SCHEMES = ("none", "int8", "int8-weight", "int4", "int4-int8")
 # What the output head becomes under a scheme (4 bits are too few for it), and what the layers' products compute in.
-HEADS = {"int8": "int8", "int8-weight": "int8-weight", "int4": "int8-weight"}
-PRODUCTS = {"int8": "int8", "int8-weight": "bfloat16", "int4": "bfloat16"}
+HEADS = {"int8": "int8", "int8-weight": "int8-weight", "int4": "int8-weight", "int4-int8": "int8"}
+PRODUCTS = {"int8": "int8", "int8-weight": "bfloat16", "int4": "bfloat16", "int4-int8": "int8"}
 PARTS = ("qkv", "out", "up", "down")
 QUANTISED = re.compile(r"layers\.(\d+)\.(?:attention|mlp|mlp\.shared|mlp\.experts)\.(qkv|out|up|down)(?:\.\d+)?")
 LONGEST = 40  # characters of a skip list that a numerics id spells out

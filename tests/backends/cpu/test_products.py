@@ -15,7 +15,7 @@ if find_kernels() is None:
 from brigade.backends.cpu.matrix import KINDS, pack
 
 SCHEMES = tuple(KINDS)
-TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2, "int8": 2e-2, "int8-weight": 1e-2, "int4": 1e-2}
+TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2, "int8": 2e-2, "int8-weight": 1e-2, "int4": 1e-2, "int4-int8": 2e-2}
 
 
 @pytest.fixture(params=available_paths())
@@ -35,7 +35,7 @@ def test_the_product_is_that_of_the_unpacked_numbers(path: str, scheme: str, siz
     held = packed.unpack()
     expected = x.double() @ held.double().T + bias
     assert (packed(x) - expected).abs().max() <= TOLERANCE[scheme] * expected.abs().max().clamp(min=1)
-    steps = {"float32": 0, "bfloat16": 2**-8, "int8": 1 / 127, "int8-weight": 1 / 127, "int4": 1}[scheme]  # int4 may cut off
+    steps = {"float32": 0, "bfloat16": 2**-8, "int8": 1 / 127, "int8-weight": 1 / 127, "int4": 1, "int4-int8": 1}[scheme]  # int4 may cut off
     assert (held - weight).abs().max() <= 0.51 * steps * weight.abs().max() + 1e-7
 
 
@@ -57,7 +57,7 @@ def test_a_row_does_not_see_its_company(scheme, n, k, rows, tree, seed, data) ->
         choose_path("")
 
 
-@pytest.mark.parametrize("scheme", ["float32", "int8"])
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4-int8"])
 def test_fp32_and_int8_have_the_same_bits_on_every_path(scheme: str) -> None:
     torch.manual_seed(2)
     packed, x = pack(torch.randn(65, 200), torch.randn(65), scheme, tree=True), torch.randn(19, 200)
