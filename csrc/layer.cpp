@@ -91,14 +91,17 @@ struct Pick {
     int operator[](int i) const { return rows ? rows[i] : i; }
 };
 
-// One portion for up to 16 (token, query head) pairs of a span and key-value head; of picked tokens each has its own.
+// One portion for up to 16 (token, query head) pairs of a span, of one key-value head or several; of picked tokens each has its own.
 void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const float* q, int q_stride, float* out) {
     const int share = a.heads / a.kv_heads;
     thread_local std::vector<Portion> portions;
     portions.clear();
+    const int fair = std::max(s.spans * a.kv_heads / (pool_size() * 4), 1);  // heads of a portion that leave some for every thread
     const auto cut = [&](int span, int first, int last) {
-        for (int h = 0; h < a.kv_heads; h++)
-            for (int r = first; r < last; r += GROUP_ROWS) portions.push_back({span, h, r, std::min(GROUP_ROWS, last - r)});
+        const int heads = std::max(std::min(fair, GROUP_ROWS / (last - first)), 1);
+        for (int h = 0; h < a.kv_heads; h += heads)
+            for (int r = first; r < last; r += GROUP_ROWS)
+                portions.push_back({span, h, std::min(heads, a.kv_heads - h), r, std::min(GROUP_ROWS, last - r)});
     };
     for (int i = 0, at = 0; i < s.spans; i++) {
         const int row0 = s.span_row[i], end = s.span_row[i + 1];

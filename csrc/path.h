@@ -60,8 +60,9 @@ struct Products {
     int i8_biased;  // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
 };
 
-// What attention does at once: rows first .. first + count of one span and key-value head; a row is a (token, query head) pair.
-struct Portion { int span, head, first, count; };
+// What attention does at once: rows first .. first + count of one span, for each of `heads` key-value heads from `head` on; a row is a
+// (token, query head) pair. Heads lie side by side in the cache, so few rows of many heads walk it in long runs.
+struct Portion { int span, head, heads, first, count; };
 
 struct Path {
     const char* name;

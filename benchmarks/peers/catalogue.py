@@ -51,6 +51,7 @@ BRIGADE = Peer(
         Variant("int8", 8, {"quant": "int8"}),
         Variant("int8-weight", 8, {"quant": "int8-weight"}),
         Variant("int4", 4, {"quant": "int4"}),
+        Variant("int4-int8", 4, {"quant": "int4-int8"}),
     ),
 )  # fmt: skip
 

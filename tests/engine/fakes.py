@@ -45,7 +45,14 @@ class Setup:
 
 REFERENCE = Setup()
 # The native backend's number formats; those that read bfloat16 weights keep their keys and values so too.
-FORMATS = (("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"), ("float32", "int8-weight"), ("bfloat16", "int4"), ("bfloat16", "int4-int8"))
+FORMATS = (
+    ("float32", "none"),
+    ("bfloat16", "none"),
+    ("bfloat16", "int8"),
+    ("float32", "int8-weight"),
+    ("bfloat16", "int4"),
+    ("bfloat16", "int4-int8"),
+)
 CPU = tuple(Setup("cpu", *kind) for kind in FORMATS)
 SETUPS = (REFERENCE, *CPU) if find_kernels() is not None else (REFERENCE,)
 

@@ -35,7 +35,9 @@ def test_the_product_is_that_of_the_unpacked_numbers(path: str, scheme: str, siz
     held = packed.unpack()
     expected = x.double() @ held.double().T + bias
     assert (packed(x) - expected).abs().max() <= TOLERANCE[scheme] * expected.abs().max().clamp(min=1)
-    steps = {"float32": 0, "bfloat16": 2**-8, "int8": 1 / 127, "int8-weight": 1 / 127, "int4": 1, "int4-int8": 1}[scheme]  # int4 may cut off
+    steps = {"float32": 0, "bfloat16": 2**-8, "int8": 1 / 127, "int8-weight": 1 / 127, "int4": 1, "int4-int8": 1}[
+        scheme
+    ]  # int4 may cut off
     assert (held - weight).abs().max() <= 0.51 * steps * weight.abs().max() + 1e-7
 
 
