@@ -48,12 +48,15 @@ def floor(config: ModelConfig, weights: Weights, batch: int, prompt: int, output
 
 
 def prefill_step(config: ModelConfig, weights: Weights, batch: int, prompt: int) -> Cost:
-    """All prompts at once. Their keys and values are made here, so none is read from memory."""
-    tokens = batch * prompt
-    pairs = batch * sum(_pairs(config, layer, prompt) for layer in range(config.num_layers))
+    """All prompts at once. Their keys and values are made here, so none is read from memory. Of the last layer's rows only those
+    whose logits are wanted, one of each prompt, need more than keys and values."""
+    tokens, last = batch * prompt, config.num_layers - 1
+    pairs = batch * (sum(_pairs(config, layer, prompt) for layer in range(last)) + min(config.window(last) or prompt, prompt))
     return Cost(
         _weight_bytes(config, weights, tokens),
-        2 * layer_parameters(config) * tokens + _attention(config, pairs) + _head(config, batch),
+        2 * (layer_parameters(config) * tokens - _beyond_keys(config) * (tokens - batch))
+        + _attention(config, pairs)
+        + _head(config, batch),
     )
 
 
@@ -77,6 +80,15 @@ def layer_parameters(config: ModelConfig) -> int:
         fixed, one = _moe_sizes(config)
         total += _moe_layers(config) * (fixed + config.moe.top_k * one)
     return total
+
+
+def _beyond_keys(config: ModelConfig) -> int:
+    """Elements of the last layer's matrices, as one token goes through them, but for those that make keys and values."""
+    inner = _mlp(config, config.ffn_size)
+    if config.moe is not None and config.is_moe(config.num_layers - 1):
+        fixed, one = _moe_sizes(config)
+        inner = fixed + config.moe.top_k * one
+    return 2 * config.hidden_size * config.head_dim * config.num_heads + inner
 
 
 def _mlp(config: ModelConfig, width: int) -> int:

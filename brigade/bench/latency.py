@@ -67,10 +67,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Latency:
-    """All repetitions of one batch size."""
+    """All repetitions of one batch size, and how fast memory was read beside them: bytes a second, the best of all readings."""
 
     batch: int
     samples: tuple[Sample, ...]
+    bandwidth: float | None = None
 
     @property
     def total(self) -> Spread:
@@ -118,17 +119,22 @@ def run_batch(engine: Engine, prompts: Sequence[Sequence[int]], output_length: i
 
 
 def measure_latency(
-    engine: Engine, config: LatencyConfig, vocab_size: int, progress: Callable[[int, int], None] | None = None
-) -> list[Latency]:
+    engine: Engine, config: LatencyConfig, vocab_size: int, progress: Callable[[int, int], None] | None = None,
+    gauge: Callable[[], float] | None = None,
+) -> list[Latency]:  # fmt: skip
+    """`gauge` reads the speed of memory, before and after each repetition: on a shared machine it changes from minute to minute."""
     rounds = config.warmup + config.repeats
     found = []
     for place, batch in enumerate(config.batch_sizes):
-        samples = []
+        samples, readings = [], []
         for number in range(rounds):
             samples.append(run_batch(engine, make_prompts(config, vocab_size, batch, number), config.output_length))
+            if gauge is not None:
+                readings.append(gauge())
             if progress is not None:
                 progress(place * rounds + number + 1, len(config.batch_sizes) * rounds)
-        found.append(Latency(batch, tuple(samples[config.warmup :])))
+        # The reading after the last warm-up is the one before the first sample.
+        found.append(Latency(batch, tuple(samples[config.warmup :]), max(readings[max(config.warmup - 1, 0) :], default=None)))
     return found
 
 

@@ -71,6 +71,8 @@ def _check(source: ModelSource, quant: Quant) -> None:
         raise ConfigError(f"{source.name} is a recipe, which has no names that other engines know; give a model folder")
     if quant.scheme == "none":
         return
+    if quant.scheme not in BITS:
+        raise ConfigError(f"--quant {quant.scheme} is a scheme of ours, which others do not know; use {', '.join(BITS)} or none")
     if source.config.moe is not None:
         raise ConfigError(f"{source.name} has experts, which other engines store in ways of their own; use --quant none")
     if any(entry.turned for entry in source.family.names(source.config).values()):

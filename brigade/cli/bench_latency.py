@@ -37,7 +37,7 @@ def add_arguments(kinds: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from brigade.bench.ceilings import measure_ceilings
+    from brigade.bench.ceilings import measure_ceilings, memory_gauge
     from brigade.bench.floor import floor
     from brigade.bench.latency import LatencyConfig, check_room, measure_latency
     from brigade.bench.latency_report import Row, as_json, table
@@ -63,21 +63,17 @@ def run(args: argparse.Namespace) -> int:
     before = measure_ceilings(threads, llm.backend.device.type)
     before.rate(weights.arithmetic)  # an arithmetic without a ceiling is refused before the long work
     progress = Progress("runs")
-    found = measure_latency(llm.engine, config, llm.config.vocab_size, progress)
+    gauge = memory_gauge() if llm.backend.device.type == "cpu" else None
+    found = measure_latency(llm.engine, config, llm.config.vocab_size, progress, gauge)
     progress.close()
     llm.engine.check()
     ceilings = before.better(measure_ceilings(threads, llm.backend.device.type))
     rate = ceilings.rate(weights.arithmetic)
-    rows = [
-        Row(
-            one,
-            floor(llm.config, weights, one.batch, config.prompt_length, config.output_length, ceilings.bandwidth, rate),
-        )
-        for one in found
-    ]
+    lengths = config.prompt_length, config.output_length
+    rows = [Row(one, floor(llm.config, weights, one.batch, *lengths, one.bandwidth or ceilings.bandwidth, rate)) for one in found]
     note = f"{weights.arithmetic} arithmetic, layers {weights.layers / 1e6:.0f} MB, head {weights.head / 1e6:.0f} MB"
     print(f"ceilings: {ceilings}")
-    print(f"floor: {note}; each step the longer of bytes / bandwidth and operations / rate")
+    print(f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, as read beside the runs of its row")
     print("\n".join(table(rows)))
     if args.svg is not None:
         title = f"{llm.name}: {config.prompt_length} ids in, {config.output_length} out, {llm.numerics_id}"

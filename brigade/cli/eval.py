@@ -91,9 +91,7 @@ def _refuse_useless(args: argparse.Namespace) -> None:
 
 def _check_ranking(args: argparse.Namespace) -> None:
     if args.quant in (None, "none"):
-        raise ConfigError(
-            "--rank-layers needs --quant, in which each layer is held alone: int8, int8-weight, int4 or int4-int8"
-        )
+        raise ConfigError("--rank-layers needs --quant, in which each layer is held alone: int8, int8-weight, int4 or int4-int8")
     if args.against is not None or args.skip_layers:
         raise ConfigError("--rank-layers compares with the model itself, layer by layer; drop --against and --skip-layers")
 

@@ -8,7 +8,7 @@ ordered least recently used first *and* leaves before their parents.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Node:
 class BlockPool:
     def __init__(self, num_blocks: int, block_size: int, prefix_cache: bool = True) -> None:
         self.num_blocks, self.block_size, self.prefix_cache = num_blocks, block_size, prefix_cache
-        self._blank: deque[int] = deque(range(num_blocks))
+        self._blank = list(range(num_blocks))[::-1]  # the last given back is the first taken: its memory is there and warm
         self._holders = [0] * num_blocks
         self._nodes: dict[tuple[int, tuple[int, ...]], Node] = {}
         self._node_of: list[Node | None] = [None] * num_blocks
@@ -52,7 +52,7 @@ class BlockPool:
             return None
         taken = []
         for _ in range(count):
-            block = self._blank.popleft() if self._blank else self._evict()
+            block = self._blank.pop() if self._blank else self._evict()
             self._holders[block] = 1
             taken.append(block)
         return taken

@@ -91,3 +91,19 @@ def test_reading_tiles_in_place_gives_the_bits_of_gathering_them(monkeypatch, th
     in_place = paged(q, k, v, params, [100, 50], 64)
     monkeypatch.setattr(room, "GATHER_BELOW", 1 << 60)
     assert torch.equal(paged(q, k, v, params, [100, 50], 64), in_place)
+
+
+@pytest.mark.parametrize("block_size", [8, 32, 64])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_broken_requests_blocks_are_clean_for_the_next(broken: float, block_size: int) -> None:
+    """Its numbers neither stay in a block for the next owner, nor reach a neighbour whose last tile is not full."""
+    q, k, v = rows(6, 20, 1), rows(2, 20, 2), rows(2, 20, 3)
+    bad, params, own = torch.full_like(k, broken), AttentionParams(0, 0.25), list(range(3, 3 + 192 // block_size))
+    for length in (1, 20, 33, 70):
+        expected = paged(q, k, v, params, [length], block_size)
+        cache = KVCache.allocate(1, 64, 2, block_size, 20)
+        step = BACKEND.begin_step(Batch((Span(range(LENGTH), 0, own),)), cache, [None])
+        BACKEND.attention(q, bad, bad, params, step)
+        step = BACKEND.begin_step(Batch((Span(range(3), 0, [0]), Span(range(length), 0, own[::-1]))), cache, [None])
+        found = BACKEND.attention(*(torch.cat((x[:3], y[:length])) for x, y in ((q, q), (bad, k), (bad, v))), params, step)
+        assert torch.equal(found[3:], expected)

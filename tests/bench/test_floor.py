@@ -26,8 +26,9 @@ def test_a_prefill_by_hand() -> None:
     assert layer_parameters(SMALL) == 896
     step = prefill_step(SMALL, BF16, batch=3, prompt=5)
     assert step.bytes == 1792 + 160 + 15 * 16  # layers, head, a row of the table for each of 15 tokens
-    # Matrices of 15 tokens; 15 pairs a prompt and a layer, 8 channels, scores and values; the head of 3 rows.
-    assert step.operations == 2 * 896 * 15 + 4 * 8 * 15 * 3 * 2 + 2 * 80 * 3
+    # The first layer's matrices of 15 tokens; of the second, keys and values (8 x 8) of 12, and the whole of the 3 last ones.
+    # 15 pairs a prompt in the first layer, 5 in the second, 8 channels, scores and values; the head of 3 rows.
+    assert step.operations == 2 * (448 * 15 + 64 * 12 + 448 * 3) + 4 * 8 * (15 + 5) * 3 + 2 * 80 * 3
 
 
 def test_a_decode_step_by_hand() -> None:
@@ -41,7 +42,7 @@ def test_a_window_hides_what_lies_before_it() -> None:
     windowed = replace(SMALL, sliding_window=4, windowed_layers=(1,))
     whole, cut = decode_step(SMALL, BF16, 1, 6), decode_step(windowed, BF16, 1, 6)
     assert whole.bytes - cut.bytes == 2 * 16 and whole.operations - cut.operations == 2 * 32
-    # 5 queries see 1 + 2 + 3 + 4 + 4 keys instead of 15.
+    # The last of 5 queries sees 4 keys instead of 5; were there a layer behind, all would see 1 + 2 + 3 + 4 + 4 instead of 15.
     assert prefill_step(SMALL, BF16, 1, 5).operations - prefill_step(windowed, BF16, 1, 5).operations == 32
 
 
@@ -73,19 +74,20 @@ def test_a_step_takes_the_longer_of_reading_and_computing() -> None:
 @pytest.mark.parametrize(
     ("arithmetic", "size", "rate", "batch", "seconds"),
     [
-        ("bfloat16", 2, 930e9, 1, 0.153),
-        ("bfloat16", 2, 930e9, 16, 1.41),
-        ("int8", 1, 1600e9, 1, 0.083),
-        ("int8", 1, 1600e9, 16, 0.83),
+        ("bfloat16", 2, 930e9, 1, 0.147),
+        ("bfloat16", 2, 930e9, 16, 1.37),
+        ("int8", 1, 1600e9, 1, 0.080),
+        ("int8", 1, 1600e9, 16, 0.81),
     ],
 )
 def test_the_floor_of_gpt_345m(arithmetic: str, size: int, rate: float, batch: int, seconds: float) -> None:
-    """128 ids in, 8 out at 77 GB/s: the figures that were worked out on paper, within their rounding."""
+    """128 ids in, 8 out at 77 GB/s: the figures that were worked out on paper (0.153, 1.41, 0.083, 0.83), less what the last layer
+    need not compute: 3 to 4% of the prefill."""
     path = find_recipe("gpt-345m")
     assert path is not None
     config, _ = read_recipe(path)
     weights = Weights(size * layer_parameters(config), size * 50304 * 1024, 2048, 2, arithmetic)
-    assert floor(config, weights, batch, 128, 8, 77e9, rate).total == pytest.approx(seconds, rel=0.04)
+    assert floor(config, weights, batch, 128, 8, 77e9, rate).total == pytest.approx(seconds, rel=0.02)
 
 
 def test_what_the_embedded_model_holds() -> None:

@@ -119,6 +119,7 @@ def test_without_quantising_it_is_an_ordinary_folder_of_ours_too(tmp_path: Path)
 REFUSED = {
     "recipe": ("345m", [], "is a recipe, which has no names"),
     "turned": ("gpt2", ["--quant", "int8"], "stored turned"),
+    "scheme": ("llama", ["--quant", "int4-int8"], "is a scheme of ours"),
     "experts": ("mixtral", ["--quant", "int4"], "has experts"),
 }
 

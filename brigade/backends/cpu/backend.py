@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from brigade.backends.base import AttentionParams, Backend, G, Step
-from brigade.backends.cpu.layer import NativeLayer, fits
+from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
@@ -85,8 +85,11 @@ class CpuBackend(Backend):
             if fits(layer):
                 last = index == len(model.layers) - 1
                 model.layers[index] = NativeLayer(layer, f"layers.{index}", packer, tables.get(layer.attention.rope), last)
-        for module in model.modules():
+        for module in list(model.modules()):
             self._pack_module(module, names.get(module, ""), packer)
+            for name, child in module.named_children():
+                if type(child).__name__ == "Norm":
+                    setattr(module, name, NativeNorm(child))
         word = model.embedding.word
         del model.embedding.word
         tied = None if model.head is not None else packer("head", word, None, tree=False)
@@ -165,11 +168,7 @@ class CpuBackend(Backend):
     def norm(
         self, kind: NormKind, x_TH: Tensor, weight_H: Tensor | None, bias_H: Tensor | None, eps: float, offset: float
     ) -> Tensor:
-        packed = pack_norm(kind, x_TH.shape[1], weight_H, bias_H, eps, offset)
-        x_TH = x_TH.float().contiguous()
-        out_TH = torch.empty_like(x_TH)
-        kernels().br_norm(ctypes.byref(packed.struct), x_TH.data_ptr(), x_TH.shape[0], out_TH.data_ptr())
-        return out_TH
+        return pack_norm(kind, x_TH.shape[1], weight_H, bias_H, eps, offset)(x_TH)  # not prepared: packed for this once
 
     def rotate(self, x_TND: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool) -> Tensor:
         out = x_TND.float().clone(memory_format=torch.contiguous_format)

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from brigade.backends.cpu.packer import Packer
 
 
+class NativeNorm(nn.Module):
+    """Takes the place of a `Norm` outside the native layers: packed once, not at every step."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.packed = pack_norm(norm.kind, norm.weight.shape[0], norm.weight, norm.bias, norm.eps, norm.offset)
+
+    def forward(self, x_TH: Tensor) -> Tensor:
+        return self.packed(x_TH)
+
+
 class NativeLayer(nn.Module):
     """Takes the place of a `TransformerLayer` once its weights are there. Experts stay in Python, around native products."""
 
@@ -58,7 +69,7 @@ class NativeLayer(nn.Module):
         self.native = native
 
     def _norm(self, norm: Any) -> PackedNorm:
-        packed = pack_norm(norm.kind, norm.weight.shape[0], norm.weight, norm.bias, norm.eps, norm.offset)
+        packed = NativeNorm(norm).packed
         self._alive.append(packed)
         return packed
 

@@ -168,6 +168,12 @@ class PackedNorm:
     struct: ctypes.Structure
     arrays: tuple[np.ndarray | None, ...]
 
+    def __call__(self, x_TH: Tensor) -> Tensor:
+        x_TH = x_TH.float().contiguous()
+        out_TH = torch.empty_like(x_TH)
+        kernels().br_norm(ctypes.byref(self.struct), x_TH.data_ptr(), x_TH.shape[0], out_TH.data_ptr())
+        return out_TH
+
 
 def pack_norm(kind: str, size: int, weight: Tensor | None, bias: Tensor | None, eps: float, offset: float) -> PackedNorm:
     arrays = []

@@ -44,6 +44,7 @@ class TileGroup:
 class AttentionPlan:
     write_blocks_T: Tensor
     write_offsets_T: Tensor
+    begun_blocks: Tensor  # those written from their beginning on
     groups: dict[int | None, list[TileGroup]]  # by window
 
 
@@ -51,12 +52,15 @@ def plan_attention(
     batch: Batch, positions_T: Tensor, block_size: int, windows: Iterable[int | None], device: torch.device
 ) -> AttentionPlan:
     positions = positions_T.cpu().numpy()
-    tables = [np.asarray(span.blocks, dtype=np.int64) for span in batch.spans]
+    # Blocks that nothing was written to yet are left out: they may hold anything.
+    tables = [np.asarray(span.blocks[: -(-span.end // block_size)], dtype=np.int64) for span in batch.spans]
     write_blocks = np.concatenate(
         [table[np.arange(span.start, span.end) // block_size] for table, span in zip(tables, batch.spans, strict=True)]
     )
     groups = {window: _groups(batch, tables, block_size, window, device) for window in windows}
-    return AttentionPlan(torch.from_numpy(write_blocks).to(device), torch.from_numpy(positions % block_size).to(device), groups)
+    offsets = positions % block_size
+    written = (torch.from_numpy(array).to(device) for array in (write_blocks, offsets, write_blocks[offsets == 0]))
+    return AttentionPlan(*written, groups)
 
 
 def _groups(batch: Batch, tables: list[np.ndarray], block_size: int, window: int | None, device: torch.device) -> list[TileGroup]:
@@ -99,6 +103,7 @@ def _group(
     for item, (owner, tile) in enumerate(zip(item_tile, key_tile, strict=True)):
         found = tables[tiles[owner][0]][tile * per_tile : (tile + 1) * per_tile]
         blocks_IB[item, : len(found)] = found
+        blocks_IB[item, len(found) :] = found[-1]  # hidden, but its own: another's may hold anything
     query_IM = first_pos[item_tile][:, None] + lanes
     key_IK = key_tile[:, None] * KV_TILE + np.arange(KV_TILE)
     hidden = key_IK[:, None, :] > query_IM[:, :, None]
@@ -120,6 +125,8 @@ def _group(
 
 def store(cache: KVCache, layer: int, plan: AttentionPlan, k_TGD: Tensor, v_TGD: Tensor) -> None:
     keys, values = cache.keys[layer], cache.values[layer]
+    # What an earlier owner left behind the last position would meet weights of 0; 0 times infinity is no number.
+    values[plan.begun_blocks] = 0
     keys[plan.write_blocks_T, :, plan.write_offsets_T] = k_TGD.to(keys.dtype)
     values[plan.write_blocks_T, :, plan.write_offsets_T] = v_TGD.to(values.dtype)
 

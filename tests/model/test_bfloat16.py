@@ -1,0 +1,57 @@
+"""In bfloat16 we stay within the distance that transformers' own bfloat16 has from float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from brigade.backends.cpu.library import available_paths, choose_path, find_kernels
+from brigade.backends.kv_cache import KVCache
+from brigade.backends.registry import get_backend
+from brigade.batch import Batch, Span, Wanted
+from brigade.checkpoint.load import load_model, open_model
+from tests.model.test_families import BACKENDS, LENGTH, their_logits
+from tests.model.tiny_models import FAMILIES, save_tiny
+
+SEEDS = range(4)  # a single one decides little: both distances are made of rounding
+
+
+def distances(name: str, folder: Path, backend) -> tuple[float, float]:
+    """Ours and theirs: at a position the root of the mean square over the vocabulary, and the median of all positions and seeds.
+    Not their mean: where a router's near tie falls the other way, an expert changes and the distance jumps, theirs as ours."""
+    ours, theirs = [], []
+    for seed in SEEDS:
+        model = save_tiny(name, seed, folder / str(seed), None)
+        ids = torch.randint(0, model.config.vocab_size, (LENGTH,), generator=torch.Generator().manual_seed(seed)).tolist()
+        exact = their_logits(model, ids)
+        theirs.append((their_logits(model.to(torch.bfloat16), ids).float() - exact).square().mean(1).sqrt())
+        source = open_model(folder / str(seed))
+        config = source.config
+        loaded = load_model(source, backend, dtype=torch.bfloat16)
+        dim = backend.cache_dim(config.head_dim)
+        cache = KVCache.allocate(config.num_layers, 8, config.num_kv_heads, 32, dim, torch.bfloat16)
+        with torch.inference_mode():
+            got = loaded(Batch((Span(ids, 0, [3, 1, 7, 0], Wanted.ALL),)), cache)
+        ours.append((got - exact).square().mean(1).sqrt())
+    return torch.cat(ours).median().item(), torch.cat(theirs).median().item()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_is_no_further_from_float32_than_theirs(name: str, backend: str, tmp_path: Path) -> None:
+    ours, theirs = distances(name, tmp_path, get_backend(backend))
+    assert 0 < ours <= theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", available_paths() if find_kernels() is not None else ())
+@pytest.mark.parametrize("name", FAMILIES)
+def test_so_it_is_with_every_instruction_set(name: str, path: str, tmp_path: Path) -> None:
+    choose_path(path)
+    try:
+        ours, theirs = distances(name, tmp_path, get_backend("cpu"))
+    finally:
+        choose_path("")
+    assert 0 < ours <= theirs
