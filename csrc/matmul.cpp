@@ -100,8 +100,9 @@ float pack_times(const BrMatrix& m, const float* from, uint8_t* panel, int colum
     constexpr float MOST = 16.0f;
     const int length = m.k / m.blocks, each = m.block_k / m.group;
     const auto run = [&](int64_t g) {  // of a group: where it begins in the source, and how much there is
-        const int k = (int)(g % each) * m.group;
-        return std::pair<const float*, int>(from + g / each * length + k, from ? std::max(0, std::min(m.group, length - k)) : 0);
+        const int k = (int)(g % each) * m.group, count = std::min(m.group, length - k);
+        if (!from || count <= 0) return std::pair<const float*, int>(nullptr, 0);
+        return std::pair<const float*, int>(from + g / each * length + k, count);
     };
     std::vector<float> best((size_t)groups_of(m));
     for (size_t g = 0; g < best.size(); g++) best[g] = best_scale(run((int64_t)g).first, run((int64_t)g).second);

@@ -17,6 +17,7 @@ from torch import Tensor
 from brigade.engine.sampling.masses import groups, masses, to_host, total_masses, weigh
 from brigade.engine.sampling.row import SampleRow
 
+LAYERS = 8
 CANDIDATES = 256  # most likely tokens that are tried before the whole vocabulary is sorted
 
 
@@ -82,12 +83,30 @@ def thresholds(logits: np.ndarray, greatest: np.ndarray, settings: Settings) -> 
     return found
 
 
+def greatest_of(logits: np.ndarray, width: int) -> np.ndarray:
+    """The `width` greatest of each row [R, width], falling. A row is cut into 8 parts, laid over each other: `width` of its logits
+    or more reach the `width`-th of the greatest of each column, and few more do. Selecting among all takes some processors twice as
+    long."""
+    count, vocabulary = logits.shape
+    if not count or vocabulary // LAYERS < width:
+        return np.ascontiguousarray(np.sort(logits, axis=1)[:, : -width - 1 : -1])
+    tops = logits[:, : vocabulary // LAYERS * LAYERS].reshape(count, LAYERS, -1).max(axis=1)
+    least = np.sort(tops, axis=1)[:, -width]
+    found = np.flatnonzero(logits >= least[:, None])
+    starts = np.searchsorted(found, np.arange(count) * vocabulary)
+    sizes = np.diff(starts, append=found.size)
+    best = np.full((count, sizes.max()), -np.inf, np.float32)
+    owners = np.repeat(np.arange(count), sizes)
+    best[owners, np.arange(found.size) - starts[owners]] = logits.reshape(-1)[found]
+    best.sort(axis=1)
+    return np.ascontiguousarray(best[:, : -width - 1 : -1])
+
+
 def _search(logits: np.ndarray, greatest: np.ndarray, settings: Settings, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds from the `width` most likely tokens of each row, and which of them can be relied on."""
     count, vocabulary = logits.shape
     rows = np.arange(count)
-    best = logits if width == vocabulary else np.partition(logits, vocabulary - width, axis=1)[:, vocabulary - width :]
-    best = np.ascontiguousarray(np.sort(best, axis=1)[:, ::-1])
+    best = np.ascontiguousarray(np.sort(logits, axis=1)[:, ::-1]) if width == vocabulary else greatest_of(logits, width)
     has_k = (settings.top_k > 0) & (settings.top_k < vocabulary)
     has_p = settings.top_p < 1.0
     values = np.where(has_k, best[rows, np.clip(settings.top_k, 1, width) - 1], np.float32(-np.inf))
