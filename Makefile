@@ -31,7 +31,7 @@ sanitize: $(VENV)/.test
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 BRIGADE_KERNELS="$$(echo build/sanitized/brigade/backends/cpu/_kernels*.so)" \
 	$(BIN)/python -m pytest -p no:cacheprovider --deselect tests/backends/cpu/test_threads.py \
-	tests/backends/cpu tests/engine/test_exact_shapes.py
+	tests/backends/cpu tests/engine/sampling/test_native.py tests/engine/test_exact_shapes.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

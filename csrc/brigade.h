@@ -58,6 +58,13 @@ struct BrLayer {
     BrMatrix qkv, out, up, down;
 };
 
+struct BrDraw {
+    uint64_t bits;
+    double top_p;
+    int64_t top_k;
+    float temperature, min_p;
+};
+
 const char* br_describe(void);            // what this processor can do and what is used
 int br_choose_path(const char* name);     // 0 if taken; "" chooses the best
 const char* br_path(void);
@@ -81,6 +88,10 @@ void br_attend(const BrAttention* a, const BrStep* s, const float* q, const floa
 void br_layer(const BrLayer* layer, const BrStep* step, float* x);  // x [rows, H], in place
 // Of rows that nothing reads afterwards only keys and values are made. `wanted` [count] in order, out [count, H].
 void br_last_layer(const BrLayer* layer, const BrStep* step, const float* x, const int32_t* wanted, int count, float* out);
+// Rows of logits to weights, and each row's total mass; `weights` may be null.
+void br_weigh(const float* logits, int rows, int width, const float* greatest, const float* temperature, float* weights, int64_t* totals);
+// One token a row. `bits`: the row's uniform number, in units of 2^-53. top_k 0, top_p 1 and min_p 0 are off.
+void br_draw(const float* logits, int rows, int width, const float* greatest, const BrDraw* draws, int64_t* tokens);
 void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out);
 double br_read_bandwidth(const uint8_t* data, int64_t bytes);  // seconds to read it once with the pool
 }

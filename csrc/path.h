@@ -16,12 +16,15 @@ alignas(64) constexpr uint16_t NIBBLES[32] = {
     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
 
-inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+// `static`: each path compiles its own, with its own instructions.
+static inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+static inline int64_t mass_of(float weight) { return (int64_t)(weight * 0x1p44f); }  // of a sampler's token
 
 // Elements of the summed axis in a tile: the left operand's kind decides.
-inline int tile_k(int kind) { return kind == BR_F32 ? 16 : kind == BR_I8 ? 64 : 32; }
-inline int row_kind(int kind) { return kind == BR_W8 || kind == BR_W4 ? BR_BF16 : kind == BR_W4A8 ? BR_I8 : kind; }
-inline int element_size(int kind) { return kind == BR_F32 ? 4 : kind == BR_I8 ? 1 : 2; }
+static inline int tile_k(int kind) { return kind == BR_F32 ? 16 : kind == BR_I8 ? 64 : 32; }
+static inline int row_kind(int kind) { return kind == BR_W8 || kind == BR_W4 ? BR_BF16 : kind == BR_W4A8 ? BR_I8 : kind; }
+static inline int element_size(int kind) { return kind == BR_F32 ? 4 : kind == BR_I8 ? 1 : 2; }
 
 // Rows packed as a left operand: [groups of 16 rows][tiles along K][16 rows][64 bytes]; K in the blocks of its matrix.
 struct Rows {
@@ -51,7 +54,7 @@ using NibbleProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, 
 // And for nibbles that become int8: a group of K is a line of what each column's are multiplied by, 16 bits each, and its nibbles, a
 // line for every pair of lines.
 using TimesProduct = void (*)(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int group, int32_t* c);
-inline int64_t times_bytes(int group) { return LINE + (int64_t)group * PANEL / 2; }
+static inline int64_t times_bytes(int group) { return LINE + (int64_t)group * PANEL / 2; }
 
 struct Products {
     TileProduct f32, bf16, i8;
@@ -77,6 +80,8 @@ struct Path {
     void (*clip)(float* x, int64_t count, float limit);
     void (*softcap)(float* x, int64_t count, float cap);
     void (*softmax_row)(const float* x, int width, float* out);
+    int64_t (*weigh)(const float* x, int count, float greatest, float temperature, float* weights);
+    int (*find)(const float* x, int count, float least, int32_t* found);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*store_kv)(const BrAttention&, const BrStep&, int block, int offset, int count, int head, const float* k, const float* v,
                      int stride);

@@ -79,4 +79,5 @@ def measure_all(tokenizer: Tokenizer, requests: int = 32, steps: int = 300) -> l
         measure("temperature", SamplingParams(**drawn), small, tokenizer, requests, steps),
         measure("temperature + top_p", SamplingParams(top_p=0.9, **drawn), small, tokenizer, requests, steps),
         measure("greedy, no tokenizer", SamplingParams(**greedy), 50304, None, requests, steps),
+        measure("top_p, no tokenizer", SamplingParams(top_p=0.9, **drawn), 50304, None, requests, steps),
     ]

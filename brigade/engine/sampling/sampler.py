@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brigade.engine.sampling.draw import draw, pick
+from brigade.engine.sampling.draw import draw, pick, uniform_bits
 from brigade.engine.sampling.filters import Settings, kept_weights
 from brigade.engine.sampling.history import Histories
 from brigade.engine.sampling.logprobs import TokenLogprobs, token_logprobs
 from brigade.engine.sampling.masses import masses, to_host
 from brigade.engine.sampling.processors import edit_in_place
-from brigade.engine.sampling.rng import uniform_bits_batch
 from brigade.engine.sampling.row import SampleRow
 
 
@@ -45,8 +44,7 @@ class InverseCDF:
     """The default rule, for whoever has weights at hand. The sampler itself goes by `draw`, which finds the same ids."""
 
     def choose(self, weights_RV: Tensor, rows: Sequence[SampleRow]) -> list[int]:
-        bits = uniform_bits_batch([row.seed for row in rows], [row.position for row in rows])
-        return pick(masses(to_host(weights_RV)), bits).tolist()
+        return pick(masses(to_host(weights_RV)), uniform_bits(rows))
 
 
 class Sampler:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from brigade.engine.sampling import Sampler, SamplingParams
-from brigade.engine.sampling import filters as filters_room
 from brigade.engine.sampling.filters import Settings, kept_weights
 from brigade.engine.sampling.logprobs import log_softmax, token_logprobs
 from brigade.engine.sampling.sampler import InverseCDF
@@ -35,16 +34,6 @@ def test_weights_and_logprobs_of_a_row_alone_are_bit_equal_to_those_in_a_batch(t
     for count in range(2, 34):
         assert torch.equal(kept_weights(matrix[:count], Settings.of(rows[:count], device)), torch.cat(alone[:count]))
         assert torch.equal(log_softmax(matrix[:count]), torch.cat(alone_logprobs[:count]))
-
-
-@pytest.mark.parametrize("vocab", [600, 4099])
-@pytest.mark.parametrize("spread", [0.05, 1.0, 6.0])
-def test_few_candidates_and_the_whole_vocabulary_find_the_same_tokens(vocab: int, spread: float, monkeypatch) -> None:
-    matrix, rows = (logits(33, vocab, 3) * spread).round(decimals=1), mixed_rows(33)  # rounded, so that there are ties
-    usual = Sampler().sample(matrix, rows)
-    for candidates in (1, 2, 17, 10**9):
-        monkeypatch.setattr(filters_room, "CANDIDATES", candidates)
-        assert Sampler().sample(matrix, rows) == usual
 
 
 def test_the_fast_way_is_the_default_rule_on_the_kept_weights() -> None:
