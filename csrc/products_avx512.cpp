@@ -5,14 +5,18 @@
 
 namespace brigade {
 namespace {
-// What to fetch while a run of weights is walked. One pass of few rows: the lines 2 KB ahead. Several passes over the same run: a part
-// of the next run in each, so that memory works all the time and not in the first pass alone.
+// What to fetch while a run of weights is walked, into the second-level cache: the first has too few misses in flight to keep memory
+// busy. One pass of few rows: the lines 4 KB ahead. Several passes over the same run: a part of the next run in each, so that memory
+// works all the time and not in the first pass alone.
 struct Fetch {
+    static constexpr int64_t AHEAD = 4 * TILE;
     const uint8_t* at;
     int64_t stride;  // one line or two for every pair of lines that is used
+    // Of 2 to 4 rows the processor follows the run by itself, and asking for every other line helps it most.
+    template <int ROWS>
     void next() {
-        _mm_prefetch((const char*)at, _MM_HINT_T0);
-        _mm_prefetch((const char*)(at + stride - LINE), _MM_HINT_T0);
+        _mm_prefetch((const char*)at, _MM_HINT_T1);
+        if (ROWS != 2 && ROWS != 4) _mm_prefetch((const char*)(at + stride - LINE), _MM_HINT_T1);
         at += stride;
     }
 };
@@ -26,7 +30,7 @@ inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, i
     for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE)
         for (int i = 0; i < 16; i++) {
             const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + 2 * i * LINE), b1 = (__m512bh)_mm512_loadu_si512(b + (2 * i + 1) * LINE);
-            f.next();
+            f.next<R>();
             for (int r = 0; r < R; r++) {
                 const __m512bh v = (__m512bh)_mm512_set1_epi32(((const int*)(a + r * LINE))[i]);
                 acc[r][0] = _mm512_dpbf16_ps(acc[r][0], v, b0);
@@ -46,7 +50,7 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
     for (int s = 0; s < steps; s++, a += TILE, b += 2 * TILE)
         for (int i = 0; i < 16; i++) {
             const __m512i b0 = _mm512_loadu_si512(b + 2 * i * LINE), b1 = _mm512_loadu_si512(b + (2 * i + 1) * LINE);
-            f.next();
+            f.next<R>();
             for (int r = 0; r < R; r++) {
                 const __m512i v = _mm512_set1_epi32(((const int*)(a + r * LINE))[i]);
                 acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], v, b0);
@@ -64,7 +68,7 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
         const int64_t bytes = (int64_t)steps * 2 * TILE;                                                      \
         for (int row = 0, pass = 0; row < rows; pass++) {                                                     \
             const Fetch f = rows > 8 ? Fetch{(next ? next : b + bytes) + pass % 2 * (bytes / 2), LINE}        \
-                                     : Fetch{next ? next : b + 2 * TILE, 2 * LINE};                           \
+                                     : Fetch{next ? next : b + Fetch::AHEAD, 2 * LINE};                           \
             const int left = (rows < 16 || row >= 16 ? rows : 16) - row;                                      \
             const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;                           \
             type* to = out + row * PANEL;                                                                     \
