@@ -18,8 +18,8 @@ import torch
 
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import kernels
+from brigade.bench.recording import RecordingSampler
 from brigade.checkpoint import load
-from brigade.engine.sampling import Sampler
 
 FORMATS = {  # dtype, quant
     "bfloat16": ("bfloat16", "none"), "float32": ("float32", "none"), "int8": ("bfloat16", "int8"),
@@ -54,19 +54,6 @@ SCENARIOS = (
 )
 
 
-class Recorder(Sampler):
-    """Keeps the logits that each token was drawn from."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: dict[tuple[str, int], torch.Tensor] = {}
-
-    def sample(self, logits_RV, rows):
-        for logits_V, row in zip(logits_RV, rows, strict=True):
-            self.rows[row.request_id, row.position] = logits_V.clone()
-        return super().sample(logits_RV, rows)
-
-
 def prompt(number: int, vocab: int) -> list[int]:
     length = LENGTHS[number]
     ids = torch.randint(0, vocab, (COMMON + length,), generator=torch.Generator().manual_seed(number))
@@ -74,14 +61,14 @@ def prompt(number: int, vocab: int) -> list[int]:
     return (common.tolist() + ids.tolist())[:length] if length > COMMON else ids[:length].tolist()
 
 
-def play(llm: LLM, recorder: Recorder, scenario: Scenario) -> tuple[dict[tuple[str, int], torch.Tensor], int, int]:
+def play(llm: LLM, recorder: RecordingSampler, scenario: Scenario) -> tuple[dict[tuple[str, int], torch.Tensor], int, int]:
     """Logits by request and position of the token they predict; how often anyone was preempted, and how much was cached."""
     kernels().br_threads(scenario.threads, -1)
     small = {"kv_blocks": 32} | ({"max_step_tokens": 128} if scenario.kind == "dynamic" else {})
     engine = llm.make_engine(scenario.kind, **small | scenario.engine)
     params, found, preempted, cached = SamplingParams(max_tokens=TOKENS, temperature=0.0), {}, 0, 0
     for _ in range(2 if scenario.again else 1):
-        recorder.rows.clear()
+        recorder.seen.clear()
         names = {str(n): prompt(n, llm.config.vocab_size) for n in scenario.requests}
         for name, ids in names.items():
             engine.submit(ids, params, name, collect_logits=scenario.collect)
@@ -95,7 +82,7 @@ def play(llm: LLM, recorder: Recorder, scenario: Scenario) -> tuple[dict[tuple[s
             metrics = engine.take_output(name).metrics
             preempted, cached = preempted + metrics.preemptions, cached + metrics.cached_tokens
         if not scenario.collect:
-            found |= recorder.rows
+            found |= recorder.seen
     return found, preempted, cached
 
 
@@ -103,7 +90,7 @@ def check(name: str, model: str, seed: int) -> int:
     """One number format; returns how many rows differ."""
     begun = time.perf_counter()
     dtype, quant = FORMATS[name]
-    recorder = Recorder()
+    recorder = RecordingSampler()
     llm = LLM(
         model,
         backend="cpu",

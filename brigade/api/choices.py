@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from brigade.artifact.reader import DTYPES  # float16 weights are read and held as float32: the reference arithmetic is
 from brigade.backends.base import Backend
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.load import ModelSource
 from brigade.errors import ConfigError
-
-# float16 weights are read and held as float32: the reference arithmetic is.
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

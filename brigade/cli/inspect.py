@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     weights = model.num_parameters * held.itemsize if manifest is None else manifest.weight_bytes
     config = make_engine_config(args.engine, engine_settings(args))
     try:
-        plan = plan_memory(source.config, config, weights, dtype.itemsize, psutil.virtual_memory().available)
+        width = backend.cache_dim(source.config.head_dim)
+        plan = plan_memory(source.config, config, weights, dtype.itemsize, psutil.virtual_memory().available, width)
         memory: Any = plan.as_dict()
         memory_line = str(plan)
     except ConfigError as error:  # too big for this machine is an answer, not a mistake

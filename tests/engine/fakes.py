@@ -16,7 +16,6 @@ from brigade.config import ModelConfig, RopeConfig
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine
-from brigade.engine.sampling import Sampler
 from brigade.model.gpt_model import GPTModel
 
 CONFIG = ModelConfig(
@@ -101,22 +100,6 @@ def computing(setup: Setup, threads: int):
         yield
     finally:
         choose_path("")
-
-
-class RecordingSampler(Sampler):
-    """Keeps the logits that each token was drawn from, by request and position."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[tuple[str, int], torch.Tensor] = {}
-
-    def sample(self, logits_RV, rows):
-        for logits_V, row in zip(logits_RV, rows, strict=True):
-            self.seen[row.request_id, row.position] = logits_V.clone()
-        return super().sample(logits_RV, rows)
-
-    def of(self, request_id: str) -> torch.Tensor:
-        return torch.stack([self.seen[key] for key in sorted(self.seen) if key[0] == request_id])
 
 
 class CountingModel:

@@ -10,9 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from brigade.bench.recording import RecordingSampler
 from brigade.engine.engine import DynamicEngine, StaticEngine
 from brigade.engine.sampling import SamplingParams
-from tests.engine.fakes import CONFIG, REFERENCE, SETUPS, RecordingSampler, Setup, computing, make_engine, run_to_end
+from tests.engine.fakes import CONFIG, REFERENCE, SETUPS, Setup, computing, make_engine, run_to_end
 
 PREFIXES = [[7 * i % 71 for i in range(40)], [(5 * i + 3) % 71 for i in range(24)]]
 

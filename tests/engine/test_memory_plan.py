@@ -11,7 +11,7 @@ from tests.engine.fakes import CONFIG
 
 
 def plan(available: int = 1 << 30, **settings):
-    return plan_memory(CONFIG, EngineConfig(**settings), 40_000, 4, available)
+    return plan_memory(CONFIG, EngineConfig(**settings), 40_000, 4, available, CONFIG.head_dim)
 
 
 def test_the_parts_add_up() -> None:

@@ -8,11 +8,8 @@ import pytest
 import torch
 
 from brigade.backends.cpu.library import available_paths, choose_path, find_kernels
-from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
-from brigade.batch import Batch, Span, Wanted
-from brigade.checkpoint.load import load_model, open_model
-from tests.model.test_families import BACKENDS, LENGTH, their_logits
+from tests.model.test_families import BACKENDS, LENGTH, our_logits, their_logits
 from tests.model.tiny_models import FAMILIES, save_tiny
 
 SEEDS = range(4)  # a single one decides little: both distances are made of rounding
@@ -27,14 +24,7 @@ def distances(name: str, folder: Path, backend) -> tuple[float, float]:
         ids = torch.randint(0, model.config.vocab_size, (LENGTH,), generator=torch.Generator().manual_seed(seed)).tolist()
         exact = their_logits(model, ids)
         theirs.append((their_logits(model.to(torch.bfloat16), ids).float() - exact).square().mean(1).sqrt())
-        source = open_model(folder / str(seed))
-        config = source.config
-        loaded = load_model(source, backend, dtype=torch.bfloat16)
-        dim = backend.cache_dim(config.head_dim)
-        cache = KVCache.allocate(config.num_layers, 8, config.num_kv_heads, 32, dim, torch.bfloat16)
-        with torch.inference_mode():
-            got = loaded(Batch((Span(ids, 0, [3, 1, 7, 0], Wanted.ALL),)), cache)
-        ours.append((got - exact).square().mean(1).sqrt())
+        ours.append((our_logits(folder / str(seed), ids, backend, torch.bfloat16) - exact).square().mean(1).sqrt())
     return torch.cat(ours).median().item(), torch.cat(theirs).median().item()
 
 

@@ -26,12 +26,12 @@ def backend(request: pytest.FixtureRequest):
     return get_backend(request.param)
 
 
-def our_logits(folder: Path, ids: list[int], backend) -> torch.Tensor:
+def our_logits(folder: Path, ids: list[int], backend, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     source = open_model(folder)
-    model = load_model(source, backend)
+    model = load_model(source, backend, dtype=dtype)
     config = source.config
     # Scattered blocks, the smallest that every backend takes.
-    cache = KVCache.allocate(config.num_layers, 8, config.num_kv_heads, 32, backend.cache_dim(config.head_dim))
+    cache = KVCache.allocate(config.num_layers, 8, config.num_kv_heads, 32, backend.cache_dim(config.head_dim), dtype)
     with torch.inference_mode():
         return model(Batch((Span(ids, 0, [3, 1, 7, 0], Wanted.ALL),)), cache)
 
