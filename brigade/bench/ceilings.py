@@ -7,6 +7,7 @@ costs a part of the rate, and a ceiling that the engine's own settings lower wou
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -21,9 +22,8 @@ from pathlib import Path
 from brigade.errors import ConfigError
 
 BUFFER = 2 << 30  # bytes, far beyond any cache; on a small machine a quarter of what is free
-GAUGE = 256 << 20  # bytes of a quick reading
 LEAST_SECONDS, LEAST_RUNS = 0.25, 3
-SIZES = {"cpu": 3072, "cuda": 8192}
+SIZES = {"cpu": (2048, 3072), "cuda": (8192,)}  # of square products; which one is the fastest depends on the arithmetic
 
 
 @dataclass(frozen=True)
@@ -114,34 +114,11 @@ def _bandwidth(threads: int, device: str, wait: Callable[[], None]) -> tuple[flo
     return buffer.nbytes / times[name], name, buffer.nbytes
 
 
-def memory_gauge() -> Callable[[], float]:
-    """A quick reading of memory, in this process and with its threads: bytes a second, the best of a few ways and tries. It takes
-    some 50 ms, so that it can stand beside every repetition."""
-    import torch
-
-    from brigade.backends.cpu.library import find_kernels, kernels
-    from brigade.backends.huge_pages import zeros
-
-    buffer = torch.from_numpy(zeros(GAUGE)).fill_(1)
-    whole = buffer.view(torch.float32)
-    readers = [whole.sum, whole.max]
-    if find_kernels() is not None:
-        readers.append(lambda: kernels().br_read_bandwidth(buffer.data_ptr(), GAUGE))
-
-    def seconds(reader: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        reader()
-        return time.perf_counter() - start
-
-    return lambda: GAUGE / min(seconds(reader) for reader in readers * 2)
-
-
 def _rates(device: str, wait: Callable[[], None]) -> dict[str, float]:
     import torch
 
-    size = SIZES[device]
     rates: dict[str, float] = {}
-    for name in ("float32", "bfloat16", "int8"):
+    for name, size in itertools.product(("float32", "bfloat16", "int8"), SIZES[device]):
         product = torch._int_mm if name == "int8" else torch.matmul
         a = torch.randint(-8, 8, (size, size), device=device).to(getattr(torch, name))
         for b in (a, a.t()):  # as it lies, and as a weight does

@@ -6,7 +6,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
+from brigade.bench.gauge import Reading
 from brigade.bench.report import percentile
 from brigade.engine.engine import Engine
 from brigade.engine.sampling.params import SamplingParams
@@ -67,11 +69,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Latency:
-    """All repetitions of one batch size, and how fast memory was read beside them: bytes a second, the best of all readings."""
+    """All repetitions of one batch size, and the best of what was read of the machine beside them."""
 
     batch: int
     samples: tuple[Sample, ...]
-    bandwidth: float | None = None
+    machine: Reading | None = None
 
     @property
     def total(self) -> Spread:
@@ -120,9 +122,9 @@ def run_batch(engine: Engine, prompts: Sequence[Sequence[int]], output_length: i
 
 def measure_latency(
     engine: Engine, config: LatencyConfig, vocab_size: int, progress: Callable[[int, int], None] | None = None,
-    gauge: Callable[[], float] | None = None,
+    gauge: Callable[[], Reading] | None = None,
 ) -> list[Latency]:  # fmt: skip
-    """`gauge` reads the speed of memory, before and after each repetition: on a shared machine it changes from minute to minute."""
+    """`gauge` reads the machine before and after each repetition."""
     rounds = config.warmup + config.repeats
     found = []
     for place, batch in enumerate(config.batch_sizes):
@@ -133,8 +135,8 @@ def measure_latency(
                 readings.append(gauge())
             if progress is not None:
                 progress(place * rounds + number + 1, len(config.batch_sizes) * rounds)
-        # The reading after the last warm-up is the one before the first sample.
-        found.append(Latency(batch, tuple(samples[config.warmup :]), max(readings[max(config.warmup - 1, 0) :], default=None)))
+        beside = readings[max(config.warmup - 1, 0) :]  # the reading after the last warm-up is the one before the first sample
+        found.append(Latency(batch, tuple(samples[config.warmup :]), reduce(Reading.better, beside) if beside else None))
     return found
 
 

@@ -43,7 +43,7 @@ WIDTH = 9
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Milliseconds, and the floor's share in percent."""
-    heads, names = [f"{'':>11}"], [f"{'batch':>5}{'GB/s':>6}"]
+    heads, names = [f"{'':>19}"], [f"{'batch':>5}{'GB/s':>6}{'GFLOP/s':>8}"]
     for group, columns in COLUMNS.items():
         cells = [SHOWN[column] for column in columns] + ["floor", "share"]
         names.append("".join(f"{cell:>{WIDTH}}" for cell in cells))
@@ -57,8 +57,10 @@ def _cells(row: Row) -> list[str]:
         (row.latency.first, row.floor.prefill, row.first_share),
         (row.latency.per_token, row.floor.per_token, row.per_token_share),
     )
-    speed = row.latency.bandwidth
-    cells = [f"{row.latency.batch:>5}{'-' if speed is None else f'{speed / 1e9:.1f}':>6}"]
+    machine = row.latency.machine
+    speed = "-" if machine is None else f"{machine.bandwidth / 1e9:.1f}"
+    rate = "-" if machine is None or machine.rate is None else f"{machine.rate / 1e9:.0f}"
+    cells = [f"{row.latency.batch:>5}{speed:>6}{rate:>8}"]
     for columns, (spread, least, share) in zip(COLUMNS.values(), parts, strict=True):
         if spread is None or least is None or share is None:
             cells.append(f"{'-':>{WIDTH}}" * (len(columns) + 2))
@@ -82,7 +84,7 @@ def as_json(row: Row) -> dict[str, Any]:
 
     return {
         "batch": row.latency.batch,
-        "bandwidth": row.latency.bandwidth,
+        "machine": None if row.latency.machine is None else asdict(row.latency.machine),
         "total": part(row.latency.total, row.floor.total, row.total_share),
         "first_token": part(row.latency.first, row.floor.prefill, row.first_share),
         "per_token": part(row.latency.per_token, row.floor.per_token, row.per_token_share),

@@ -37,8 +37,9 @@ def add_arguments(kinds: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from brigade.bench.ceilings import measure_ceilings, memory_gauge
+    from brigade.bench.ceilings import measure_ceilings
     from brigade.bench.floor import floor
+    from brigade.bench.gauge import Reading, make_gauge
     from brigade.bench.latency import LatencyConfig, check_room, measure_latency
     from brigade.bench.latency_report import Row, as_json, table
     from brigade.bench.picture import draw
@@ -63,17 +64,20 @@ def run(args: argparse.Namespace) -> int:
     before = measure_ceilings(threads, llm.backend.device.type)
     before.rate(weights.arithmetic)  # an arithmetic without a ceiling is refused before the long work
     progress = Progress("runs")
-    gauge = memory_gauge() if llm.backend.device.type == "cpu" else None
+    gauge = make_gauge(weights.arithmetic, threads) if llm.backend.device.type == "cpu" else None
     found = measure_latency(llm.engine, config, llm.config.vocab_size, progress, gauge)
     progress.close()
     llm.engine.check()
     ceilings = before.better(measure_ceilings(threads, llm.backend.device.type))
     rate = ceilings.rate(weights.arithmetic)
     lengths = config.prompt_length, config.output_length
-    rows = [Row(one, floor(llm.config, weights, one.batch, *lengths, one.bandwidth or ceilings.bandwidth, rate)) for one in found]
+    rows = []
+    for one in found:
+        machine = one.machine or Reading(ceilings.bandwidth)
+        rows.append(Row(one, floor(llm.config, weights, one.batch, *lengths, machine.bandwidth, machine.rate or rate)))
     note = f"{weights.arithmetic} arithmetic, layers {weights.layers / 1e6:.0f} MB, head {weights.head / 1e6:.0f} MB"
     print(f"ceilings: {ceilings}")
-    print(f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, as read beside the runs of its row")
+    print(f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, both as read beside the runs of its row")
     print("\n".join(table(rows)))
     if args.svg is not None:
         title = f"{llm.name}: {config.prompt_length} ids in, {config.output_length} out, {llm.numerics_id}"

@@ -35,7 +35,7 @@ def test_a_ceiling_is_a_finite_number(value: float) -> None:
 
 def test_the_measuring_process(monkeypatch, capsys) -> None:
     monkeypatch.setattr(ceilings, "BUFFER", 1 << 20)
-    monkeypatch.setattr(ceilings, "SIZES", {"cpu": 64})
+    monkeypatch.setattr(ceilings, "SIZES", {"cpu": (64,)})
     monkeypatch.setattr(ceilings, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr("sys.argv", ["ceilings", "--threads", "1", "--device", "cpu"])
     ceilings.main()

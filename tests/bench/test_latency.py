@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from brigade.bench.ceilings import Ceilings, memory_gauge
+from brigade.bench.ceilings import Ceilings
 from brigade.bench.floor import Floor
+from brigade.bench.gauge import Reading
 from brigade.bench.latency import Latency, LatencyConfig, Sample, Spread, check_room, make_prompts, measure_latency, run_batch
 from brigade.bench.latency_report import Row, as_json, table
 from brigade.bench.picture import draw, nice_step
@@ -71,17 +72,12 @@ def test_warm_up_runs_are_not_counted() -> None:
         assert len([step for sample in one.samples for step in sample.steps]) == 3 * 2
 
 
-def test_memory_is_read_beside_every_repetition() -> None:
+def test_the_machine_is_read_beside_every_repetition() -> None:
     """Around the counted runs of its own size alone: one reading before the first, one after each."""
-    readings = iter([9.0, 1.0, 3.0, 2.0, 8.0, 5.0, 4.0, 6.0])
+    readings = iter(Reading(speed, 10 - speed) for speed in (9.0, 1.0, 3.0, 2.0, 8.0, 5.0, 4.0, 6.0))
     found = measure_latency(counting_engine(), LatencyConfig(8, 3, (1, 4), 2, 2), 97, gauge=lambda: next(readings))
-    assert [one.bandwidth for one in found] == [3.0, 6.0] and next(readings, None) is None
-    assert measure_latency(counting_engine(), LatencyConfig(8, 3, (1,), 1, 0), 97)[0].bandwidth is None
-
-
-def test_the_gauge_reads_as_fast_as_memory_goes() -> None:
-    speed = memory_gauge()()
-    assert 1e8 < speed < 1e13
+    assert [one.machine for one in found] == [Reading(3.0, 9.0), Reading(6.0, 6.0)] and next(readings, None) is None
+    assert measure_latency(counting_engine(), LatencyConfig(8, 3, (1,), 1, 0), 97)[0].machine is None
 
 
 def test_a_spread() -> None:
@@ -117,7 +113,7 @@ def test_a_batch_that_would_have_to_wait_is_refused() -> None:
 
 ROWS = [
     Row(Latency(1, (Sample(0.2, (0.1, 0.1), 0.4), Sample(0.3, (0.1, 0.2), 0.6))), Floor(0.1, (0.05, 0.05))),
-    Row(Latency(16, (Sample(1.0, (), 1.0),), bandwidth=35.25e9), Floor(2.0, ())),
+    Row(Latency(16, (Sample(1.0, (), 1.0),), machine=Reading(35.25e9, 441e9)), Floor(2.0, ())),
 ]
 
 
@@ -127,7 +123,7 @@ def test_shares_are_of_the_median_and_not_clamped() -> None:
     assert first.per_token_share == pytest.approx(0.05 / 0.1)
     assert second.total_share == 2.0 and second.per_token_share is None
     lines = table(ROWS)
-    assert lines[2].split()[1] == "-" and lines[3].split()[1] == "35.2"
+    assert lines[2].split()[1:3] == ["-", "-"] and lines[3].split()[1:3] == ["35.2", "441"]
     assert "40.0%" in lines[2] and "500" in lines[2] and "200.0%" in lines[3] and lines[3].rstrip().endswith("-")
     assert len({len(line) for line in lines[1:]}) == 1
     facts = as_json(first)
