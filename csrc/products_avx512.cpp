@@ -16,7 +16,7 @@ struct Fetch {
     template <int ROWS>
     void next() {
         _mm_prefetch((const char*)at, _MM_HINT_T1);
-        if (ROWS != 2 && ROWS != 4) _mm_prefetch((const char*)(at + stride - LINE), _MM_HINT_T1);
+        if (ROWS < 2 || ROWS > 4) _mm_prefetch((const char*)(at + stride - LINE), _MM_HINT_T1);
         at += stride;
     }
 };
@@ -72,10 +72,17 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
             const int left = (rows < 16 || row >= 16 ? rows : 16) - row;                                      \
             const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;                           \
             type* to = out + row * PANEL;                                                                     \
-            if (left >= 8) { rows_fn<8>(from, b, steps, to, carry, f); row += 8; }                               \
-            else if (left >= 4) { rows_fn<4>(from, b, steps, to, carry, f); row += 4; }                          \
-            else if (left >= 2) { rows_fn<2>(from, b, steps, to, carry, f); row += 2; }                          \
-            else { rows_fn<1>(from, b, steps, to, carry, f); row += 1; }                                         \
+            switch (left < 8 ? left : 8) { /* one pass, whatever their number */                              \
+                case 1: rows_fn<1>(from, b, steps, to, carry, f); break;                                      \
+                case 2: rows_fn<2>(from, b, steps, to, carry, f); break;                                      \
+                case 3: rows_fn<3>(from, b, steps, to, carry, f); break;                                      \
+                case 4: rows_fn<4>(from, b, steps, to, carry, f); break;                                      \
+                case 5: rows_fn<5>(from, b, steps, to, carry, f); break;                                      \
+                case 6: rows_fn<6>(from, b, steps, to, carry, f); break;                                      \
+                case 7: rows_fn<7>(from, b, steps, to, carry, f); break;                                      \
+                default: rows_fn<8>(from, b, steps, to, carry, f);                                            \
+            }                                                                                                 \
+            row += left < 8 ? left : 8;                                                                       \
         }                                                                                                     \
     }
 #if defined(__AVX512BF16__)
