@@ -44,9 +44,10 @@ void norm_heads(const BrNorm* norm, float* x, int heads, int dim, bool each) {
     for (int h = 0; h < (each ? heads : 1); h++) path().norm_row(*norm, x + h * dim, x + h * dim);
 }
 
-// Rows of [q | k | v] in place: normalised, clipped, turned; keys and values go into the cache.
+// Rows of [q | k | v] in place: normalised, clipped, turned.
 void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
     const int q_size = a.heads * a.dim, kv_size = a.kv_heads * a.dim, width = q_size + 2 * kv_size;
+    if (!a.q_norm && !a.k_norm && a.clip <= 0 && !a.rotary) return;
     parallel(s.rows, 2, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; r++) {
             float *q = qkv + r * width, *k = q + q_size;
@@ -60,15 +61,24 @@ void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
     });
 }
 
-// What an earlier owner left behind the first of 32 positions would meet weights of 0; 0 times infinity is no number.
-void clear_values(const BrAttention& a, const BrStep& s, int block, int offset, int head) {
-    const int64_t dim = round_up(a.dim, 32), size = s.kv_bf16 ? 2 : 4;
-    uint8_t* values = a.values + (((int64_t)block * a.kv_heads + head) * dim * s.block_size + offset * 32) * size;
-    for (int64_t d = 0; d < dim; d += 32) std::memset(values + d * s.block_size * size, 0, (size_t)(32 * 32 * size));
+// Some rows of a step, in order; null `rows` means all.
+struct Pick {
+    const int32_t* rows;
+    int count;
+    int operator[](int i) const { return rows ? rows[i] : i; }
+    bool has(int row) const { return !rows || std::binary_search(rows, rows + count, row); }
+};
+
+// A span of one token: decode. If it is picked, nobody but one portion sees its keys of a head in this step.
+bool stores_itself(const BrAttention& a, const BrStep& s, const Pick& pick, int span) {
+    const int row = s.span_row[span];
+    return s.span_row[span + 1] - row == 1 && a.heads / a.kv_heads <= GROUP_ROWS && pick.has(row);
 }
 
-void store_all(const BrAttention& a, const BrStep& s, const float* k, const float* v, int stride) {
+// Keys and values of all spans whose portions do not store their own.
+void store_all(const BrAttention& a, const BrStep& s, const Pick& pick, const Heads& h) {
     for (int span = 0; span < s.spans; span++) {
+        if (stores_itself(a, s, pick, span)) continue;
         const int32_t* table = s.blocks + s.span_table[span];
         const int row0 = s.span_row[span], end = s.span_row[span + 1], from = s.positions[row0], to = from + end - row0;
         const int first_block = from / s.block_size, blocks = (to - 1) / s.block_size - first_block + 1;
@@ -76,32 +86,26 @@ void store_all(const BrAttention& a, const BrStep& s, const float* k, const floa
             for (int64_t i = first; i < last; i++) {
                 const int block = first_block + (int)(i / a.kv_heads), head = (int)(i % a.kv_heads);
                 const int begin = std::max(from, block * s.block_size), stop = std::min(to, (block + 1) * s.block_size);
-                const int64_t at = (int64_t)(row0 + begin - from) * stride + head * a.dim;
-                for (int p = (int)round_up(begin, 32); p < stop; p += 32) clear_values(a, s, table[block], p % s.block_size, head);
-                path().store_kv(a, s, table[block], begin % s.block_size, stop - begin, head, k + at, v + at, stride);
+                const int64_t at = (int64_t)(row0 + begin - from) * h.kv_stride + head * a.dim;
+                path().store_kv(a, s, table[block], begin % s.block_size, stop - begin, head, h.k + at, h.v + at, h.kv_stride);
             }
         });
     }
 }
 
-// Some rows of a step, in order; null `rows` means all.
-struct Pick {
-    const int32_t* rows;
-    int count;
-    int operator[](int i) const { return rows ? rows[i] : i; }
-};
-
 // One portion for up to 16 (token, query head) pairs of a span, of one key-value head or several; of picked tokens each has its own.
-void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const float* q, int q_stride, float* out) {
+void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const Heads& h) {
+    store_all(a, s, pick, h);
     const int share = a.heads / a.kv_heads;
     thread_local std::vector<Portion> portions;
     portions.clear();
     const int fair = std::max(s.spans * a.kv_heads / (pool_size() * 4), 1);  // heads of a portion that leave some for every thread
     const auto cut = [&](int span, int first, int last) {
         const int heads = std::max(std::min(fair, GROUP_ROWS / (last - first)), 1);
-        for (int h = 0; h < a.kv_heads; h += heads)
+        const bool stores = stores_itself(a, s, pick, span);
+        for (int head = 0; head < a.kv_heads; head += heads)
             for (int r = first; r < last; r += GROUP_ROWS)
-                portions.push_back({span, h, std::min(heads, a.kv_heads - h), r, std::min(GROUP_ROWS, last - r)});
+                portions.push_back({span, head, std::min(heads, a.kv_heads - head), r, std::min(GROUP_ROWS, last - r), stores});
     };
     for (int i = 0, at = 0; i < s.spans; i++) {
         const int row0 = s.span_row[i], end = s.span_row[i + 1];
@@ -113,7 +117,7 @@ void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const f
     parallel(count, std::max<int64_t>(count / (pool_size() * 16), 2), [&](int64_t first, int64_t last) {
         enter();
         for (int64_t i = first; i < last; i++)
-            path().attend(path().products, a, s, items[i], i + 1 < last ? items + i + 1 : nullptr, q, q_stride, out, a.heads * a.dim);
+            path().attend(path().products, a, s, items[i], i + 1 < last ? items + i + 1 : nullptr, h);
     });
 }
 
@@ -129,9 +133,8 @@ void attention_part(const BrLayer& l, const BrStep& s, const Pick& pick, const f
     multiply(l.qkv, in, {nullptr, nullptr, qkv, nullptr});
     prepare_heads(a, s, qkv);
     const int q_size = a.heads * a.dim, kv_size = a.kv_heads * a.dim;
-    store_all(a, s, qkv + q_size, qkv + q_size + kv_size, row);
     float* heads = (float*)m.heads.get((int64_t)s.rows * q_size * 4);
-    attend_all(a, s, pick, qkv, row, heads);
+    attend_all(a, s, pick, {qkv, qkv + q_size, qkv + q_size + kv_size, row, row, heads, q_size});
     const Rows mixed = make_rows(l.out, pick.count, m.mixed, m.mixed_scale);
     parallel(pick.count, 4, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; r++) path().put_row(mixed, (int)r, heads + (int64_t)pick[(int)r] * q_size);
@@ -276,8 +279,7 @@ void br_softmax(const float* x, int rows, int width, float* out) {
 }
 
 void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out) {
-    store_all(*a, *s, k, v, a->kv_heads * a->dim);
-    attend_all(*a, *s, {nullptr, s->rows}, q, a->heads * a->dim, out);
+    attend_all(*a, *s, {nullptr, s->rows}, {q, k, v, a->heads * a->dim, a->kv_heads * a->dim, out, a->heads * a->dim});
 }
 
 void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out) {

@@ -64,8 +64,17 @@ struct Products {
 };
 
 // What attention does at once: rows first .. first + count of one span, for each of `heads` key-value heads from `head` on; a row is a
-// (token, query head) pair. Heads lie side by side in the cache, so few rows of many heads walk it in long runs.
-struct Portion { int span, head, heads, first, count; };
+// (token, query head) pair. Heads lie side by side in the cache, so few rows of many heads walk it in long runs. `stores`: of a span of
+// one token, whose key and value are in the cache only when its portion has come to their place.
+struct Portion { int span, head, heads, first, count; bool stores; };
+
+// A step's rows of queries, keys and values, so many floats apart, and what attention makes of them.
+struct Heads {
+    const float *q, *k, *v;
+    int q_stride, kv_stride;
+    float* out;
+    int out_stride;
+};
 
 struct Path {
     const char* name;
@@ -85,8 +94,7 @@ struct Path {
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*store_kv)(const BrAttention&, const BrStep&, int block, int offset, int count, int head, const float* k, const float* v,
                      int stride);
-    void (*attend)(const Products&, const BrAttention&, const BrStep&, const Portion&, const Portion* next, const float* q, int q_stride,
-                   float* out, int out_stride);
+    void (*attend)(const Products&, const BrAttention&, const BrStep&, const Portion&, const Portion* next, const Heads&);
 };
 
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them

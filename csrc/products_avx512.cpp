@@ -21,6 +21,13 @@ struct Fetch {
     }
 };
 
+// The same for nibbles. One or two rows wait for memory; more are busy with unpacking, and want their lines in the first level.
+template <int R>
+inline void fetch_nibbles(const uint8_t* b, int line) {
+    if (R > 2) _mm_prefetch((const char*)(b + 2 * TILE), _MM_HINT_T0);
+    else if (line % 2) _mm_prefetch((const char*)(b + 2 * TILE), _MM_HINT_T1);
+}
+
 #if defined(__AVX512BF16__)
 template <int R>
 inline void bf16_rows(const uint8_t* a, const uint8_t* b, int steps, float* c, int carry, Fetch f) {
@@ -61,29 +68,37 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
         for (int j = 0; j < 2; j++) _mm512_storeu_si512(c + r * PANEL + j * 16, acc[r][j]);
 }
 
-#define BR_BY_ROWS(name, rows_fn, type)                                                                       \
+// Passes over a run of weights: `MOST` rows in each, and what is left of sixteen in one, whatever its number. Calls f(first row, how
+// many of them as a constant, which pass).
+template <int R> struct Count { static constexpr int rows = R; };
+template <int MOST, class F>
+inline void in_passes(int rows, F f) {
+    for (int row = 0, pass = 0; row < rows; pass++) {
+        const int left = (rows < 16 || row >= 16 ? rows : 16) - row, now = left < MOST ? left : MOST;
+        switch (now) {
+            case 1: f(row, Count<1>(), pass); break;
+            case 2: f(row, Count<2>(), pass); break;
+            case 3: f(row, Count<3>(), pass); break;
+            case 4: f(row, Count<4>(), pass); break;
+            case 5: f(row, Count<MOST < 5 ? MOST : 5>(), pass); break;
+            case 6: f(row, Count<MOST < 6 ? MOST : 6>(), pass); break;
+            case 7: f(row, Count<MOST < 7 ? MOST : 7>(), pass); break;
+            default: f(row, Count<MOST>(), pass);
+        }
+        row += now;
+    }
+}
+inline const uint8_t* row_of(const uint8_t* a, int64_t group_bytes, int row) { return a + (row / 16) * group_bytes + (row % 16) * LINE; }
+
+#define BR_BY_ROWS(name, rows_fn, type)                                                                        \
     void name(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry, \
-              const uint8_t* next) {                                                                          \
-        type* out = (type*)c;                                                                                 \
-        const int64_t bytes = (int64_t)steps * 2 * TILE;                                                      \
-        for (int row = 0, pass = 0; row < rows; pass++) {                                                     \
-            const Fetch f = rows > 8 ? Fetch{(next ? next : b + bytes) + pass % 2 * (bytes / 2), LINE}        \
-                                     : Fetch{next ? next : b + Fetch::AHEAD, 2 * LINE};                           \
-            const int left = (rows < 16 || row >= 16 ? rows : 16) - row;                                      \
-            const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;                           \
-            type* to = out + row * PANEL;                                                                     \
-            switch (left < 8 ? left : 8) { /* one pass, whatever their number */                              \
-                case 1: rows_fn<1>(from, b, steps, to, carry, f); break;                                      \
-                case 2: rows_fn<2>(from, b, steps, to, carry, f); break;                                      \
-                case 3: rows_fn<3>(from, b, steps, to, carry, f); break;                                      \
-                case 4: rows_fn<4>(from, b, steps, to, carry, f); break;                                      \
-                case 5: rows_fn<5>(from, b, steps, to, carry, f); break;                                      \
-                case 6: rows_fn<6>(from, b, steps, to, carry, f); break;                                      \
-                case 7: rows_fn<7>(from, b, steps, to, carry, f); break;                                      \
-                default: rows_fn<8>(from, b, steps, to, carry, f);                                            \
-            }                                                                                                 \
-            row += left < 8 ? left : 8;                                                                       \
-        }                                                                                                     \
+              const uint8_t* next) {                                                                           \
+        const int64_t bytes = (int64_t)steps * 2 * TILE;                                                       \
+        in_passes<8>(rows, [&](int row, auto count, int pass) {                                                \
+            const Fetch f = rows > 8 ? Fetch{(next ? next : b + bytes) + pass % 2 * (bytes / 2), LINE}         \
+                                     : Fetch{next ? next : b + Fetch::AHEAD, 2 * LINE};                        \
+            rows_fn<decltype(count)::rows>(row_of(a, group_bytes, row), b, steps, (type*)c + row * PANEL, carry, f); \
+        });                                                                                                    \
     }
 #if defined(__AVX512BF16__)
 BR_BY_ROWS(bf16_product, bf16_rows, float)
@@ -100,7 +115,7 @@ inline void w4_rows(const uint8_t* a, const uint8_t* b, int groups, int steps, c
         for (int s = 0; s < steps; s++, a += TILE)
             for (int i = 0; i < 16; i += 2, b += LINE) {
                 __m512i w = _mm512_loadu_si512(b);
-                _mm_prefetch((const char*)(b + 2 * TILE), _MM_HINT_T0);
+                fetch_nibbles<R>(b, i / 2);
                 for (int j = 0; j < 2; j++) {
                     const __m512bh b0 = (__m512bh)_mm512_permutexvar_epi16(w, values);
                     const __m512bh b1 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(w, 4), values);
@@ -122,14 +137,9 @@ inline void w4_rows(const uint8_t* a, const uint8_t* b, int groups, int steps, c
 }
 
 void w4_product(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int steps, const float* scale, float* c) {
-    for (int row = 0; row < rows;) {
-        const int left = (rows < 16 || row >= 16 ? rows : 16) - row;
-        const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;
-        float* to = c + row * PANEL;
-        if (left >= 4) { w4_rows<4>(from, b, groups, steps, scale, to); row += 4; }
-        else if (left >= 2) { w4_rows<2>(from, b, groups, steps, scale, to); row += 2; }
-        else { w4_rows<1>(from, b, groups, steps, scale, to); row += 1; }
-    }
+    in_passes<4>(rows, [&](int row, auto count, int) {
+        w4_rows<decltype(count)::rows>(row_of(a, group_bytes, row), b, groups, steps, scale, c + row * PANEL);
+    });
 }
 #else
 constexpr TileProduct bf16_product = nullptr;
@@ -153,7 +163,7 @@ inline void w4a8_rows(const uint8_t* a, const uint8_t* b, int groups, int group,
             const int* left = (const int*)(a + run / 2 * TILE) + run % 2 * RUN;
             for (int p = 0; p < RUN; p++, b += LINE) {
                 const __m512i w = _mm512_loadu_si512(b);
-                _mm_prefetch((const char*)(b + 2 * TILE), _MM_HINT_T0);
+                fetch_nibbles<R>(b, p);
                 const __m512i b0 = _mm512_sub_epi8(_mm512_mullo_epi16(_mm512_and_si512(w, low), t0), less0);
                 const __m512i b1 = _mm512_sub_epi8(_mm512_mullo_epi16(_mm512_and_si512(_mm512_srli_epi16(w, 4), low), t1), less1);
                 for (int r = 0; r < R; r++) {
@@ -169,15 +179,9 @@ inline void w4a8_rows(const uint8_t* a, const uint8_t* b, int groups, int group,
 }
 
 void w4a8_product(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int group, int32_t* c) {
-    for (int row = 0; row < rows;) {
-        const int left = (rows < 16 || row >= 16 ? rows : 16) - row;
-        const uint8_t* from = a + (row / 16) * group_bytes + (row % 16) * LINE;
-        int32_t* to = c + row * PANEL;
-        if (left >= 8) { w4a8_rows<8>(from, b, groups, group, to); row += 8; }
-        else if (left >= 4) { w4a8_rows<4>(from, b, groups, group, to); row += 4; }
-        else if (left >= 2) { w4a8_rows<2>(from, b, groups, group, to); row += 2; }
-        else { w4a8_rows<1>(from, b, groups, group, to); row += 1; }
-    }
+    in_passes<8>(rows, [&](int row, auto count, int) {
+        w4a8_rows<decltype(count)::rows>(row_of(a, group_bytes, row), b, groups, group, c + row * PANEL);
+    });
 }
 }  // namespace
 const TileProduct avx512_bf16 = bf16_product, avx512_i8 = i8_product;
