@@ -75,22 +75,29 @@ bool stores_itself(const BrAttention& a, const BrStep& s, const Pick& pick, int 
     return s.span_row[span + 1] - row == 1 && a.heads / a.kv_heads <= GROUP_ROWS && pick.has(row);
 }
 
-// Keys and values of all spans whose portions do not store their own.
+// Keys and values of all spans whose portions do not store their own: items are (block, head), in the order of their rows.
 void store_all(const BrAttention& a, const BrStep& s, const Pick& pick, const Heads& h) {
+    struct Run { int row, block, offset, count; };  // positions of one block
+    thread_local std::vector<Run> runs;
+    runs.clear();
     for (int span = 0; span < s.spans; span++) {
         if (stores_itself(a, s, pick, span)) continue;
-        const int32_t* table = s.blocks + s.span_table[span];
-        const int row0 = s.span_row[span], end = s.span_row[span + 1], from = s.positions[row0], to = from + end - row0;
-        const int first_block = from / s.block_size, blocks = (to - 1) / s.block_size - first_block + 1;
-        parallel((int64_t)blocks * a.kv_heads, end - row0 < 8 ? a.kv_heads : 4, [&](int64_t first, int64_t last) {
-            for (int64_t i = first; i < last; i++) {
-                const int block = first_block + (int)(i / a.kv_heads), head = (int)(i % a.kv_heads);
-                const int begin = std::max(from, block * s.block_size), stop = std::min(to, (block + 1) * s.block_size);
-                const int64_t at = (int64_t)(row0 + begin - from) * h.kv_stride + head * a.dim;
-                path().store_kv(a, s, table[block], begin % s.block_size, stop - begin, head, h.k + at, h.v + at, h.kv_stride);
-            }
-        });
+        for (int row = s.span_row[span], count; row < s.span_row[span + 1]; row += count) {
+            const int at = s.positions[row], offset = at % s.block_size;
+            count = std::min(s.block_size - offset, s.span_row[span + 1] - row);
+            runs.push_back({row, s.blocks[s.span_table[span] + at / s.block_size], offset, count});
+        }
     }
+    const Run* items = runs.data();
+    const int few = runs.empty() || (int64_t)s.rows < 8 * (int64_t)runs.size();
+    parallel((int64_t)runs.size() * a.kv_heads, few ? a.kv_heads : 4, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++) {
+            const Run& run = items[i / a.kv_heads];
+            const int head = (int)(i % a.kv_heads);
+            const int64_t from = (int64_t)run.row * h.kv_stride + head * a.dim;
+            path().store_kv(a, s, run.block, run.offset, run.count, head, h.k + from, h.v + from, h.kv_stride);
+        }
+    });
 }
 
 // One portion for up to 16 (token, query head) pairs of a span, of one key-value head or several; of picked tokens each has its own.
@@ -103,8 +110,8 @@ void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const H
     const auto cut = [&](int span, int first, int last) {
         const int heads = std::max(std::min(fair, GROUP_ROWS / (last - first)), 1);
         const bool stores = stores_itself(a, s, pick, span);
-        for (int head = 0; head < a.kv_heads; head += heads)
-            for (int r = first; r < last; r += GROUP_ROWS)
+        for (int r = first; r < last; r += GROUP_ROWS)
+            for (int head = 0; head < a.kv_heads; head += heads)
                 portions.push_back({span, head, std::min(heads, a.kv_heads - head), r, std::min(GROUP_ROWS, last - r), stores});
     };
     for (int i = 0, at = 0; i < s.spans; i++) {

@@ -132,8 +132,8 @@ Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
     return r;
 }
 
-// Items are (chunk of rows, panel), handed out one by one in that order: both threads walk the same chunk, and neither waits for
-// the other before the very end. Where rows are few the weights come from memory, which likes long runs.
+// Items are (chunk of rows, panel) in that order, so that of many rows each thread has its own, and of few its own run of weights:
+// those come from memory, which likes long runs.
 void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
     const Path& p = path();
     const int64_t panels = padded_columns(m) / PANEL;

@@ -13,22 +13,33 @@ namespace brigade {
 namespace {
 constexpr int SPINS = 4000;  // some tens of microseconds: layers follow each other faster than a thread falls asleep
 
+// A thread's part of the items: what it has begun is what lies below `next`. On a line of its own, since only thieves share it.
+struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+};
+
 struct Pool {
     std::vector<std::thread> threads;
     std::mutex mutex, running;
     std::condition_variable wake;
     std::atomic<uint64_t> round{0};
-    std::atomic<int64_t> next{0};
+    std::vector<Share> shares;  // of the work in hand, one for each thread
     std::atomic<int> busy{0}, size{1};  // size: the caller too
     std::atomic<bool> stop{false};
     int64_t items = 0, piece = 1;
     Work work = nullptr;
     void* context = nullptr;
 
-    void take() {
-        for (int64_t first; (first = next.fetch_add(piece)) < items;) work(context, first, first + piece < items ? first + piece : items);
+    // The own share first, then what is left of the others'.
+    void take(int self) {
+        for (int i = 0, who = self; i < size; i++, who = who + 1 < size ? who + 1 : 0) {
+            Share& from = shares[(size_t)who];
+            if (i && from.next.load(std::memory_order_relaxed) >= from.end) continue;
+            for (int64_t first; (first = from.next.fetch_add(piece)) < from.end;) work(context, first, first + piece < from.end ? first + piece : from.end);
+        }
     }
-    void live(uint64_t seen) {
+    void live(int self, uint64_t seen) {
         for (;;) {
             for (int i = 0; i < SPINS && round.load(std::memory_order_acquire) == seen; i++) pause();
             if (round.load(std::memory_order_acquire) == seen) {
@@ -37,7 +48,7 @@ struct Pool {
             }
             seen++;
             if (stop.load()) return;
-            take();
+            take(self);
             busy.fetch_sub(1, std::memory_order_release);
         }
     }
@@ -81,12 +92,13 @@ int pool_resize(int threads, const int32_t* cpus) {
     Pool& p = pool();
     std::lock_guard<std::mutex> guard(p.running);
     p.shut();
+    p.shares = std::vector<Share>((size_t)threads);
+    p.size = threads;
     const uint64_t seen = p.round.load();
     for (int i = 1; i < threads; i++) {
-        p.threads.emplace_back([&p, seen] { p.live(seen); });
+        p.threads.emplace_back([&p, i, seen] { p.live(i, seen); });
         if (cpus) Pool::pin(p.threads.back().native_handle(), cpus[i]);
     }
-    p.size = threads;
     return threads;
 }
 
@@ -101,10 +113,13 @@ void pool_run(int64_t items, int64_t piece, Work work, void* context) {
     p.piece = piece;
     p.work = work;
     p.context = context;
-    p.next = 0;
+    for (int i = 0; i < p.size; i++) {
+        p.shares[(size_t)i].next.store(items * i / p.size, std::memory_order_relaxed);
+        p.shares[(size_t)i].end = items * (i + 1) / p.size;
+    }
     p.busy = (int)p.threads.size();
     p.announce();
-    p.take();
+    p.take(0);
     while (p.busy.load(std::memory_order_acquire)) Pool::pause();
 }
 }  // namespace brigade

@@ -1,4 +1,6 @@
-// One pool of threads for the process: work is handed out in small pieces, so a slow core does less of it.
+// One pool of threads for the process. Of the items of a piece of work each thread has a share, always the same part in their order, so
+// that rows which one thread made are read by it again: cores need not share a cache. It is taken in small pieces, and who is done
+// helps the others, so a slow core does less.
 #pragma once
 #include <cstdint>
 
