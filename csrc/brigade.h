@@ -92,6 +92,7 @@ void br_last_layer(const BrLayer* layer, const BrStep* step, const float* x, con
 void br_weigh(const float* logits, int rows, int width, const float* greatest, const float* temperature, float* weights, int64_t* totals);
 // One token a row. `bits`: the row's uniform number, in units of 2^-53. top_k 0, top_p 1 and min_p 0 are off.
 void br_draw(const float* logits, int rows, int width, const float* greatest, const BrDraw* draws, int64_t* tokens);
-void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out);
+// `onto`: added to what is in out.
+void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, int onto, float* out);
 double br_read_bandwidth(const uint8_t* data, int64_t bytes);  // seconds to read it once with the pool
 }

@@ -289,16 +289,22 @@ void br_attend(const BrAttention* a, const BrStep* s, const float* q, const floa
     attend_all(*a, *s, {nullptr, s->rows}, {q, k, v, a->heads * a->dim, a->kv_heads * a->dim, out, a->heads * a->dim});
 }
 
-void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, float* out) {
-    for (int64_t r = 0; r < rows; r++)
-        for (int i = 0; i < width; i++) {
-            if (table_f32) {
-                out[r * width + i] = table_f32[ids[r] * width + i];
-                continue;
+void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, int onto, float* out) {
+    parallel(rows, 32, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) {
+            float* to = out + r * width;
+            for (int i = 0; i < width; i++) {
+                float v;
+                if (table_f32) {
+                    v = table_f32[ids[r] * width + i];
+                } else {
+                    const uint32_t u = (uint32_t)table_bf16[ids[r] * width + i] << 16;
+                    __builtin_memcpy(&v, &u, 4);
+                }
+                to[i] = onto ? to[i] + v : v;
             }
-            const uint32_t u = (uint32_t)table_bf16[ids[r] * width + i] << 16;
-            __builtin_memcpy(out + r * width + i, &u, 4);
         }
+    });
 }
 
 double br_read_bandwidth(const uint8_t* data, int64_t bytes) {

@@ -157,7 +157,41 @@ static inline F ld_bf16(const uint16_t* p) { F r; BR_EACH { uint32_t u = (uint32
 #undef BR_EACH
 #endif
 
+#if defined(BR_AVX512)
 static inline void st_bf16_pairs(void* p, F lo, F hi) {  // word i: lo[i], hi[i]
+    const auto rounded = [](F a) {
+        const __m512i u = _mm512_castps_si512(a.v);
+        return _mm512_add_epi32(u, _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff)));
+    };
+    _mm512_storeu_si512(p, _mm512_or_si512(_mm512_srli_epi32(rounded(lo), 16), _mm512_and_si512(rounded(hi), _mm512_set1_epi32((int)0xffff0000u))));
+}
+// 64 bytes: four times sixteen numbers.
+static inline void st_i8_line(int8_t* p, F a, F b, F c, F d, int flip) {
+    const __m512i ab = _mm512_packs_epi32(_mm512_cvtps_epi32(a.v), _mm512_cvtps_epi32(b.v)), cd = _mm512_packs_epi32(_mm512_cvtps_epi32(c.v), _mm512_cvtps_epi32(d.v));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);  // packing goes by quarters
+    _mm512_storeu_si512(p, _mm512_xor_si512(_mm512_permutexvar_epi32(order, _mm512_packs_epi16(ab, cd)), _mm512_set1_epi8((char)flip)));
+}
+// Sixteen words of each of sixteen rows; word i of all of them becomes the line at `to + i * stride`.
+static inline void st_turned(const uint32_t (*rows)[16], uint8_t* to, int64_t stride) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_load_si512(rows[i]);
+    for (int i = 0; i < 16; i += 2) b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + 2 + j]);
+            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + 2 + j]);
+        }
+    for (int i = 0; i < 4; i++) {  // word i of each quarter, of four rows a register
+        const __m512i p = _mm512_shuffle_i32x4(a[i], a[4 + i], 0x88), q = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0x88);
+        const __m512i r = _mm512_shuffle_i32x4(a[i], a[4 + i], 0xdd), s = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0xdd);
+        _mm512_storeu_si512(to + i * stride, _mm512_shuffle_i32x4(p, q, 0x88));
+        _mm512_storeu_si512(to + (4 + i) * stride, _mm512_shuffle_i32x4(r, s, 0x88));
+        _mm512_storeu_si512(to + (8 + i) * stride, _mm512_shuffle_i32x4(p, q, 0xdd));
+        _mm512_storeu_si512(to + (12 + i) * stride, _mm512_shuffle_i32x4(r, s, 0xdd));
+    }
+}
+#else
+static inline void st_bf16_pairs(void* p, F lo, F hi) {
     alignas(64) uint16_t a[16], b[16];
     st_bf16(a, lo);
     st_bf16(b, hi);
@@ -165,22 +199,46 @@ static inline void st_bf16_pairs(void* p, F lo, F hi) {  // word i: lo[i], hi[i]
     for (int i = 0; i < 16; i++) w[i] = a[i] | (uint32_t)b[i] << 16;
     __builtin_memcpy(p, w, 64);
 }
+static inline void st_i8_line(int8_t* p, F a, F b, F c, F d, int flip) {
+    st_i8(p, a, flip), st_i8(p + 16, b, flip), st_i8(p + 32, c, flip), st_i8(p + 48, d, flip);
+}
+static inline void st_turned(const uint32_t (*rows)[16], uint8_t* to, int64_t stride) {
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++) __builtin_memcpy(to + i * stride + 4 * j, &rows[j][i], 4);
+}
+#endif
 
 // A fixed tree: halves onto halves.
+#if defined(BR_AVX512) || defined(BR_AVX2)
+#if defined(BR_AVX512)
+static inline __m256 low_half(F a) { return _mm512_castps512_ps256(a.v); }
+static inline __m256 high_half(F a) { return _mm512_extractf32x8_ps(a.v, 1); }
+#else
+static inline __m256 low_half(F x) { return x.a; }
+static inline __m256 high_half(F x) { return x.b; }
+#endif
+#define BR_TREE(name, op8, op4, op1)                                                        \
+    static inline float name(F a) {                                                         \
+        const __m256 e = op8(low_half(a), high_half(a));                                    \
+        const __m128 q = op4(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));       \
+        const __m128 d = op4(q, _mm_movehl_ps(q, q));                                       \
+        return _mm_cvtss_f32(op1(d, _mm_shuffle_ps(d, d, 1)));                              \
+    }
+BR_TREE(sum, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
+BR_TREE(peak, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
+#undef BR_TREE
+#else
 static inline float sum(F a) {
-    Lanes t;
-    st(t.x, a);
     for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; i++) t.x[i] = t.x[i] + t.x[i + half];
-    return t.x[0];
+        for (int i = 0; i < half; i++) a.x[i] = a.x[i] + a.x[i + half];
+    return a.x[0];
 }
 static inline float peak(F a) {
-    Lanes t;
-    st(t.x, a);
     for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; i++) t.x[i] = t.x[i] > t.x[i + half] ? t.x[i] : t.x[i + half];
-    return t.x[0];
+        for (int i = 0; i < half; i++) a.x[i] = a.x[i] > a.x[i + half] ? a.x[i] : a.x[i + half];
+    return a.x[0];
 }
+#endif
 
 // e^x to about 1 ulp; exactly 1 at 0, 0 below the least normal number.
 static inline F exp(F x) {

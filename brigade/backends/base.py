@@ -65,7 +65,8 @@ class Backend(ABC):
         """Turn a batch into tensors, with one attention plan for each distinct window."""
 
     @abstractmethod
-    def embed(self, ids_T: Tensor, table_VH: Tensor) -> Tensor: ...
+    def embed(self, ids_T: Tensor, table_VH: Tensor, onto_TH: Tensor | None = None) -> Tensor:
+        """Rows of a table; `onto_TH` and them, in whose place the sum may be written."""
 
     @abstractmethod
     def linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:

@@ -59,8 +59,9 @@ class TrainingBackend(Backend):
         positions_T = torch.arange(length, device=ids_BL.device).repeat(count)
         return Step(ids_BL.reshape(-1), positions_T, None, Sequences(count, length), None)
 
-    def embed(self, ids_T: Tensor, table_VH: Tensor) -> Tensor:
-        return functional.embedding(ids_T, table_VH)
+    def embed(self, ids_T: Tensor, table_VH: Tensor, onto_TH: Tensor | None = None) -> Tensor:
+        found_TH = functional.embedding(ids_T, table_VH)
+        return found_TH if onto_TH is None else onto_TH + found_TH
 
     def linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
         dtype = self.product_dtype

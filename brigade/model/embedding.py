@@ -27,5 +27,5 @@ class Embedding(nn.Module):
         if self.project is not None:
             x_TH = self.project(x_TH)
         if self.position is not None:
-            x_TH = x_TH + self.backend.embed(step.positions_T + self.offset, self.position)
+            x_TH = self.backend.embed(step.positions_T + self.offset, self.position, x_TH)
         return x_TH

@@ -141,13 +141,13 @@ class CpuBackend(Backend):
         plan = StepPlan(struct, arrays, np.array(rows, np.int32))
         return Step(torch.tensor(ids), torch.from_numpy(arrays[0]).long(), wanted, plan, cache)
 
-    def embed(self, ids_T: Tensor, table_VH: Tensor | PackedTable) -> Tensor:
+    def embed(self, ids_T: Tensor, table_VH: Tensor | PackedTable, onto_TH: Tensor | None = None) -> Tensor:
         table = table_VH.table_VH if isinstance(table_VH, PackedTable) else table_VH
-        out_TH = torch.empty(ids_T.shape[0], table.shape[1])
+        out_TH = torch.empty(ids_T.shape[0], table.shape[1]) if onto_TH is None else onto_TH
         half = table.dtype == torch.bfloat16
         assert half or table.dtype == torch.float32
         sources = (table.data_ptr(), None) if half else (None, table.data_ptr())
-        kernels().br_embed(*sources, table.shape[1], ids_T.data_ptr(), ids_T.shape[0], out_TH.data_ptr())
+        kernels().br_embed(*sources, table.shape[1], ids_T.data_ptr(), ids_T.shape[0], onto_TH is not None, out_TH.data_ptr())
         return out_TH
 
     def linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None) -> Tensor:

@@ -59,7 +59,7 @@ SIGNATURES = {
     "br_last_layer": ([_P, _P, _P, _P, _I, _P], None),
     "br_weigh": ([_P, _I, _I, _P, _P, _P, _P], None),
     "br_draw": ([_P, _I, _I, _P, _P, _P], None),
-    "br_embed": ([_P, _P, _I, _P, _I, _P], None),
+    "br_embed": ([_P, _P, _I, _P, _I, _I, _P], None),
     "br_read_bandwidth": ([_P, _L], c.c_double),
     "br_describe": ([], c.c_char_p),
     "br_path": ([], c.c_char_p),

@@ -51,8 +51,8 @@ class ReferenceBackend(Backend):
             rows.extend(range(first, row))
         return None if len(rows) == row else torch.tensor(rows, dtype=torch.int64, device=self.device)
 
-    def embed(self, ids_T: Tensor, table_VH: Tensor) -> Tensor:
-        return table_VH[ids_T]
+    def embed(self, ids_T: Tensor, table_VH: Tensor, onto_TH: Tensor | None = None) -> Tensor:
+        return table_VH[ids_T] if onto_TH is None else onto_TH + table_VH[ids_T]
 
     def linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
         out = self.matmul(x_TK, weight_NK)
