@@ -12,6 +12,12 @@ enum BrKind : int32_t { BR_F32 = 0, BR_BF16 = 1, BR_I8 = 2, BR_W8 = 3, BR_W4 = 4
 enum BrActivation : int32_t { BR_NONE = 0, BR_GELU = 1, BR_GELU_TANH = 2, BR_RELU = 3, BR_SILU = 4 };
 enum BrNormKind : int32_t { BR_RMSNORM = 0, BR_LAYERNORM = 1 };
 
+// What is read after a product: threads that have nothing to do fetch it. Addresses alone; nothing is read through them.
+struct BrAhead {
+    const uint8_t* data[8];
+    int64_t bytes[8], count;
+};
+
 // A weight matrix [N, K], packed in panels of 32 outputs. K is cut into `blocks` equal blocks (the reduction tree's leaves),
 // each filled with zeros to `block_k`. A panel is a run of tiles of 16 lines of 64 bytes; a line holds 16 outputs.
 struct BrMatrix {
@@ -22,6 +28,7 @@ struct BrMatrix {
     const float* scale;     // I8, W8, W4A8: [padded n]; W4: [padded n / 32, groups, 32]
     const int32_t* colsum;  // I8, W4A8: [padded n], the sum of every column
     const float* bias;      // [padded n], or null
+    const BrAhead* ahead;   // or null
 };
 
 struct BrNorm {

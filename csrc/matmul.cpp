@@ -9,6 +9,7 @@
 
 namespace brigade {
 namespace {
+constexpr int FEW_ROWS = 16;             // that wait for weights
 constexpr int64_t LEFT_BYTES = 1 << 18;  // of a left operand that is walked for each panel: what a core's own cache holds
 
 int weight_bits(int kind) { return kind == BR_F32 ? 32 : kind == BR_BF16 ? 16 : kind == BR_W4 ? 4 : 8; }
@@ -135,6 +136,7 @@ Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
 // Items are (chunk of rows, panel) in that order, so that of many rows each thread has its own, and of few its own run of weights:
 // those come from memory, which likes long runs.
 void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
+    if (m.ahead && a.rows <= FEW_ROWS) pool_ahead(*m.ahead);
     const Path& p = path();
     const int64_t panels = padded_columns(m) / PANEL;
     const int64_t chunk = std::max<int64_t>(LEFT_BYTES / a.group_bytes() * GROUP_ROWS / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);

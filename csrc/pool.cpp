@@ -30,6 +30,7 @@ struct Pool {
     int64_t items = 0, piece = 1;
     Work work = nullptr;
     void* context = nullptr;
+    BrAhead ahead{};
 
     // The own share first, then what is left of the others'.
     void take(int self) {
@@ -48,8 +49,21 @@ struct Pool {
             }
             seen++;
             if (stop.load()) return;
+            const BrAhead soon = ahead;
             take(self);
             busy.fetch_sub(1, std::memory_order_release);
+            fetch(self, soon, seen);
+        }
+    }
+    // The memory would rest while a caller decides what comes next.
+    void fetch(int self, const BrAhead& soon, uint64_t seen) {
+        constexpr int64_t RUN = 4096, LINE = 64;
+        for (int64_t i = 0; i < soon.count; i++) {
+            const int64_t end = soon.bytes[i] * (self + 1) / size;
+            for (int64_t at = soon.bytes[i] * self / size; at < end; at += RUN) {
+                if (round.load(std::memory_order_acquire) != seen) return;
+                for (int64_t line = at; line < at + RUN; line += LINE) __builtin_prefetch(soon.data[i] + line, 0, 2);
+            }
         }
     }
     static void pause() {
@@ -121,5 +135,12 @@ void pool_run(int64_t items, int64_t piece, Work work, void* context) {
     p.announce();
     p.take(0);
     while (p.busy.load(std::memory_order_acquire)) Pool::pause();
+    p.ahead.count = 0;
+}
+
+void pool_ahead(const BrAhead& ahead) {
+    Pool& p = pool();
+    std::lock_guard<std::mutex> guard(p.running);
+    p.ahead = ahead;
 }
 }  // namespace brigade

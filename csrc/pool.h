@@ -4,12 +4,15 @@
 #pragma once
 #include <cstdint>
 
+#include "brigade.h"
+
 namespace brigade {
 using Work = void (*)(void* context, int64_t first, int64_t last);
 
 int pool_resize(int threads, const int32_t* cpus);  // cpus: one for each thread, the caller's first, which stays unpinned; or null
 int pool_size();
 void pool_run(int64_t items, int64_t piece, Work work, void* context);
+void pool_ahead(const BrAhead& ahead);  // while a thread waits after the next piece of work, it fetches its share of this
 
 template <class Body>
 void parallel(int64_t items, int64_t piece, const Body& body) {  // body(first, last)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from brigade.backends.base import AttentionParams, Backend, G, Step
+from brigade.backends.cpu.ahead import chain
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
@@ -94,6 +95,7 @@ class CpuBackend(Backend):
         del model.embedding.word
         tied = None if model.head is not None else packer("head", word, None, tree=False)
         model.embedding.word = PackedTable(word.detach(), tied)
+        chain([matrix for name, matrix in packer.matrices.items() if "experts" not in name])  # of those a step reads only some
         if packer.unused:
             raise CheckpointError(f"the artifact holds {min(packer.unused)}, which its architecture does not have; export it again")
         self.arithmetic = PRODUCTS.get(self.quant.scheme, _own_scheme(word))

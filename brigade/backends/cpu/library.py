@@ -26,7 +26,14 @@ def _struct(name: str, fields: str) -> type[c.Structure]:
 
 
 _NAMED: dict[str, type[c.Structure]] = {}
-BrMatrix = _struct("BrMatrix", "i:kind,n,k,blocks,block_k,group,gated,activation p:data,scale,colsum,bias")
+
+
+class BrAhead(c.Structure):
+    MOST = 8
+    _fields_ = (("data", c.c_void_p * MOST), ("bytes", c.c_int64 * MOST), ("count", c.c_int64))
+
+
+BrMatrix = _struct("BrMatrix", "i:kind,n,k,blocks,block_k,group,gated,activation p:data,scale,colsum,bias,ahead")
 BrNorm = _struct("BrNorm", "i:kind,size f:eps i:pad p:weight,bias")
 BrAttention = _struct(
     "BrAttention",

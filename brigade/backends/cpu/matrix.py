@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from brigade.backends.base import G
-from brigade.backends.cpu.library import BrMatrix, BrNorm, kernels
+from brigade.backends.cpu.library import BrAhead, BrMatrix, BrNorm, kernels
 from brigade.backends.exact_math import tree_width
 from brigade.backends.huge_pages import Arena
 
@@ -83,13 +83,16 @@ class PackedMatrix:
     struct: ctypes.Structure
     layout: Layout
     arrays: tuple[np.ndarray | None, ...]  # as `ARRAYS` names them
+    ahead: BrAhead  # what is read after it, once somebody knows
 
     @classmethod
     def over(cls, layout: Layout, arrays: tuple[np.ndarray | None, ...]) -> PackedMatrix:
         """A matrix whose packed arrays are there already, wherever they lie."""
         struct = layout.struct()
         struct.data, struct.scale, struct.colsum, struct.bias = map(address, arrays)
-        return cls(struct, layout, arrays)
+        ahead = BrAhead()
+        struct.ahead = ctypes.addressof(ahead)
+        return cls(struct, layout, arrays, ahead)
 
     @property
     def scheme(self) -> str:

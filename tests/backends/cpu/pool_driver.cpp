@@ -1,4 +1,4 @@
-// For the thread sanitizer: callers on several threads, a pool that is resized under them, and a forked child.
+// For the thread sanitizer: callers on several threads who say what comes next, a pool that is resized under them, and a forked child.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,8 +9,11 @@
 
 #include "pool.h"
 
+static const uint8_t weights[1 << 16] = {};
+
 static bool sums_up() {
     std::vector<int64_t> out(997, 0);
+    brigade::pool_ahead({{weights, weights}, {sizeof weights, 5000}, 2});  // fetched by those who are done first
     brigade::parallel(997, 3, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++) out[(size_t)i] += i;  // each place by one thread, once
     });

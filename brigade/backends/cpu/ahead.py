@@ -1,0 +1,29 @@
+"""Which weights are read after which.
+
+Between two steps, and a little between two layers, Python decides what comes next, and the memory would rest. Threads of the pool
+that have nothing to do then fetch what the next products will read: 1 to 3% of a decode step of gpt-345m, one row in 8 or 4 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brigade.backends.cpu.library import BrAhead
+from brigade.backends.cpu.matrix import PackedMatrix
+
+BYTES = 16 << 20  # what the pool's caches keep until it is read
+
+
+def chain(matrices: Sequence[PackedMatrix]) -> None:
+    """`matrices` in the order that a step reads them; after the last comes the next step's first."""
+    for place, matrix in enumerate(matrices):
+        ahead, left = matrix.ahead, BYTES
+        ahead.count = 0
+        for then in (*matrices[place + 1 :], *matrices[:place])[: BrAhead.MOST]:
+            if left <= 0:
+                break
+            data = then.arrays[0]
+            assert data is not None
+            ahead.data[ahead.count], ahead.bytes[ahead.count] = data.ctypes.data, min(data.nbytes, left)
+            ahead.count += 1
+            left -= data.nbytes
