@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 from brigade.bench.gauge import Reading
 from brigade.bench.report import percentile
@@ -69,11 +68,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Latency:
-    """All repetitions of one batch size, and the best of what was read of the machine beside them."""
+    """All repetitions of one batch size, and what was read of the machine beside each: the better of before and after it."""
 
     batch: int
     samples: tuple[Sample, ...]
-    machine: Reading | None = None
+    readings: tuple[Reading, ...] = ()
 
     @property
     def total(self) -> Spread:
@@ -130,13 +129,14 @@ def measure_latency(
     for place, batch in enumerate(config.batch_sizes):
         samples, readings = [], []
         for number in range(rounds):
+            if gauge is not None and number == config.warmup:
+                readings.append(gauge())
             samples.append(run_batch(engine, make_prompts(config, vocab_size, batch, number), config.output_length))
-            if gauge is not None:
+            if gauge is not None and number >= config.warmup:
                 readings.append(gauge())
             if progress is not None:
                 progress(place * rounds + number + 1, len(config.batch_sizes) * rounds)
-        beside = readings[max(config.warmup - 1, 0) :]  # the reading after the last warm-up is the one before the first sample
-        found.append(Latency(batch, tuple(samples[config.warmup :]), reduce(Reading.better, beside) if beside else None))
+        found.append(Latency(batch, tuple(samples[config.warmup :]), tuple(map(Reading.better, readings, readings[1:]))))
     return found
 
 

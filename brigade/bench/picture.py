@@ -21,7 +21,7 @@ def nice_step(greatest: float, wanted: int = 6) -> float:
 
 def draw(rows: Sequence[Row], title: str, note: str) -> str:
     """Heights are medians in milliseconds; `title` and `note` are plain text."""
-    greatest = 1e3 * max(max(row.latency.total.median, row.floor.total) for row in rows)
+    greatest = 1e3 * max(max(row.latency.total.median, row.total.floor) for row in rows)
     step = nice_step(greatest)
     top = step * ceil(greatest / step * 0.9999)
     lane = (WIDTH - LEFT - RIGHT) / len(rows)
@@ -43,12 +43,12 @@ def draw(rows: Sequence[Row], title: str, note: str) -> str:
         words(LEFT - 8, at, f"{number * step:g}", "end", ' dominant-baseline="middle"')
     for place, row in enumerate(rows):
         middle, width = LEFT + lane * (place + 0.5), min(lane * 0.6, 90)
-        first, total, least = (1e3 * v for v in (row.latency.first.median, row.latency.total.median, row.floor.total))
+        first, total, least = (1e3 * v for v in (row.latency.first.median, row.latency.total.median, row.total.floor))
         box(middle - width / 2, 0, min(first, total), width, FIRST)
         box(middle - width / 2, min(first, total), total, width, REST)
         ends = f'x1="{middle - width * 0.62:.1f}" x2="{middle + width * 0.62:.1f}"'
         body.append(f'<line {ends} y1="{y(least):.1f}" y2="{y(least):.1f}" stroke="{FLOOR}" stroke-width="2.5"/>')
-        words(middle, y(max(total, least)) - 6, f"{row.total_share:.0%}", more=f' fill="{FLOOR}"')
+        words(middle, y(max(total, least)) - 6, f"{row.total.share:.0%}", more=f' fill="{FLOOR}"')
         words(middle, HEIGHT - BOTTOM + 17, str(row.latency.batch))
     words(WIDTH / 2, HEIGHT - 8, "batch size; milliseconds for the whole batch, median")
     words(LEFT, 18, title, "start", ' font-weight="bold"')

@@ -73,11 +73,14 @@ def run(args: argparse.Namespace) -> int:
     lengths = config.prompt_length, config.output_length
     rows = []
     for one in found:
-        machine = one.machine or Reading(ceilings.bandwidth)
-        rows.append(Row(one, floor(llm.config, weights, one.batch, *lengths, machine.bandwidth, machine.rate or rate)))
+        readings = one.readings or (Reading(ceilings.bandwidth),) * config.repeats
+        floors = [floor(llm.config, weights, one.batch, *lengths, has.bandwidth, has.rate or rate) for has in readings]
+        rows.append(Row(one, tuple(floors)))
     note = f"{weights.arithmetic} arithmetic, layers {weights.layers / 1e6:.0f} MB, head {weights.head / 1e6:.0f} MB"
     print(f"ceilings: {ceilings}")
-    print(f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, both as read beside the runs of its row")
+    print(
+        f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, both as read before and after each run, the better of the two"
+    )
     print("\n".join(table(rows)))
     if args.svg is not None:
         title = f"{llm.name}: {config.prompt_length} ids in, {config.output_length} out, {llm.numerics_id}"

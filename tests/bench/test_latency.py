@@ -13,7 +13,7 @@ from brigade.bench.ceilings import Ceilings
 from brigade.bench.floor import Floor
 from brigade.bench.gauge import Reading
 from brigade.bench.latency import Latency, LatencyConfig, Sample, Spread, check_room, make_prompts, measure_latency, run_batch
-from brigade.bench.latency_report import Row, as_json, table
+from brigade.bench.latency_report import Row, Share, as_json, table
 from brigade.bench.picture import draw, nice_step
 from brigade.cli.main import main
 from brigade.engine.engine import DynamicEngine, StaticEngine
@@ -73,11 +73,12 @@ def test_warm_up_runs_are_not_counted() -> None:
 
 
 def test_the_machine_is_read_beside_every_repetition() -> None:
-    """Around the counted runs of its own size alone: one reading before the first, one after each."""
-    readings = iter(Reading(speed, 10 - speed) for speed in (9.0, 1.0, 3.0, 2.0, 8.0, 5.0, 4.0, 6.0))
+    """Before the first counted run and after each; what counts for a run is the better of both sides."""
+    readings = iter(Reading(speed, 10 - speed) for speed in (1.0, 3.0, 2.0, 8.0, 5.0, 4.0))
     found = measure_latency(counting_engine(), LatencyConfig(8, 3, (1, 4), 2, 2), 97, gauge=lambda: next(readings))
-    assert [one.machine for one in found] == [Reading(3.0, 9.0), Reading(6.0, 6.0)] and next(readings, None) is None
-    assert measure_latency(counting_engine(), LatencyConfig(8, 3, (1,), 1, 0), 97)[0].machine is None
+    assert next(readings, None) is None
+    assert [one.readings for one in found] == [(Reading(3.0, 9.0), Reading(3.0, 8.0)), (Reading(8.0, 5.0), Reading(5.0, 6.0))]
+    assert measure_latency(counting_engine(), LatencyConfig(8, 3, (1,), 1, 0), 97)[0].readings == ()
 
 
 def test_a_spread() -> None:
@@ -112,29 +113,34 @@ def test_a_batch_that_would_have_to_wait_is_refused() -> None:
 
 
 ROWS = [
-    Row(Latency(1, (Sample(0.2, (0.1, 0.1), 0.4), Sample(0.3, (0.1, 0.2), 0.6))), Floor(0.1, (0.05, 0.05))),
-    Row(Latency(16, (Sample(1.0, (), 1.0),), machine=Reading(35.25e9, 441e9)), Floor(2.0, ())),
+    Row(
+        Latency(1, (Sample(0.2, (0.1, 0.1), 0.4), Sample(0.3, (0.1, 0.2), 0.6)), (Reading(35.25e9, 441e9), Reading(60e9, 438e9))),
+        (Floor(0.1, (0.05, 0.05)), Floor(0.09, (0.03, 0.03))),
+    ),
+    Row(Latency(16, (Sample(1.0, (), 1.0),)), (Floor(2.0, ()),)),
 ]
 
 
-def test_shares_are_of_the_median_and_not_clamped() -> None:
+def test_a_share_is_the_median_of_each_repetitions_own_and_not_clamped() -> None:
     first, second = ROWS
-    assert first.total_share == pytest.approx(0.2 / 0.5) and first.first_share == pytest.approx(0.1 / 0.25)
-    assert first.per_token_share == pytest.approx(0.05 / 0.1)
-    assert second.total_share == 2.0 and second.per_token_share is None
+    assert first.total == Share(pytest.approx((0.2 + 0.15) / 2), pytest.approx((0.2 / 0.4 + 0.15 / 0.6) / 2))
+    assert first.first == Share(pytest.approx(0.095), pytest.approx((0.1 / 0.2 + 0.09 / 0.3) / 2))
+    assert first.per_token == Share(pytest.approx(0.04), pytest.approx((0.3 + 0.5) / 2))  # of 0.5, 0.5, 0.3 and 0.15
+    assert second.total.share == 2.0 and second.per_token is None
     lines = table(ROWS)
-    assert lines[2].split()[1:3] == ["-", "-"] and lines[3].split()[1:3] == ["35.2", "441"]
-    assert "40.0%" in lines[2] and "500" in lines[2] and "200.0%" in lines[3] and lines[3].rstrip().endswith("-")
+    assert lines[2].split()[1:3] == ["35-60", "438-441"] and lines[3].split()[1:3] == ["-", "-"]
+    assert "37.5%" in lines[2] and "500" in lines[2] and "200.0%" in lines[3] and lines[3].rstrip().endswith("-")
     assert len({len(line) for line in lines[1:]}) == 1
     facts = as_json(first)
-    assert facts["total"]["share"] == first.total_share and facts["per_token"]["floor"] == pytest.approx(0.05)
+    assert facts["total"]["share"] == first.total.share and facts["per_token"]["floor"] == pytest.approx(0.04)
+    assert [reading["bandwidth"] for reading in facts["readings"]] == [35.25e9, 60e9]
     assert as_json(second)["per_token"] is None and len(facts["samples"]) == 2
 
 
 def test_the_picture_is_whole_and_escaped() -> None:
     root = ElementTree.fromstring(draw(ROWS, "a <b> & c", "note"))
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "a <b> & c" in texts and {"1", "16", "40%", "200%"} <= set(texts)
+    assert "a <b> & c" in texts and {"1", "16", "38%", "200%"} <= set(texts)
     _, _, width, height = map(float, root.get("viewBox").split())
     for box in root.iter("{http://www.w3.org/2000/svg}rect"):
         if box.get("width") != "100%":
