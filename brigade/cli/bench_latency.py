@@ -78,9 +78,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append(Row(one, tuple(floors)))
     note = f"{weights.arithmetic} arithmetic, layers {weights.layers / 1e6:.0f} MB, head {weights.head / 1e6:.0f} MB"
     print(f"ceilings: {ceilings}")
-    print(
-        f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, both as read before and after each run, the better of the two"
-    )
+    print(f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, as read beside each run")
     print("\n".join(table(rows)))
     if args.svg is not None:
         title = f"{llm.name}: {config.prompt_length} ids in, {config.output_length} out, {llm.numerics_id}"
