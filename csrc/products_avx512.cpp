@@ -90,15 +90,25 @@ inline void in_passes(int rows, F f) {
 }
 inline const uint8_t* row_of(const uint8_t* a, int64_t group_bytes, int row) { return a + (row / 16) * group_bytes + (row % 16) * LINE; }
 
-#define BR_BY_ROWS(name, rows_fn, type)                                                                        \
-    void name(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry, \
-              const uint8_t* next) {                                                                           \
-        const int64_t bytes = (int64_t)steps * 2 * TILE;                                                       \
-        in_passes<8>(rows, [&](int row, auto count, int pass) {                                                \
-            const Fetch f = rows > 8 ? Fetch{(next ? next : b + bytes) + pass % 2 * (bytes / 2), LINE}         \
-                                     : Fetch{next ? next : b + Fetch::AHEAD, 2 * LINE};                        \
-            rows_fn<decltype(count)::rows>(row_of(a, group_bytes, row), b, steps, (type*)c + row * PANEL, carry, f); \
-        });                                                                                                    \
+// Of many rows all passes go over a part of the panel before the next part is begun, which stays in the first-level cache meanwhile;
+// sums are carried from part to part in the same chain.
+constexpr int PART = 16;  // tiles of K
+
+#define BR_BY_ROWS(name, rows_fn, type)                                                                             \
+    void name(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int steps, void* c, int carry,     \
+              const uint8_t* next) {                                                                                \
+        const int part = rows > 8 ? PART : steps;                                                                   \
+        const uint8_t* after = next ? next : b + (int64_t)steps * 2 * TILE;                                         \
+        for (int s = 0; s < steps; s += part) {                                                                     \
+            const int now = steps - s < part ? steps - s : part;                                                    \
+            const int64_t at = (int64_t)s * 2 * TILE, half = (int64_t)now * TILE;                                   \
+            in_passes<8>(rows, [&](int row, auto count, int pass) {                                                 \
+                const uint8_t* left = row_of(a, group_bytes, row) + (int64_t)s * TILE;                              \
+                const Fetch f = rows > 8 ? Fetch{after + at + pass % 2 * half, LINE}                                \
+                                         : Fetch{next ? next : b + Fetch::AHEAD, 2 * LINE};                         \
+                rows_fn<decltype(count)::rows>(left, b + at, now, (type*)c + row * PANEL, carry || s, f);           \
+            });                                                                                                     \
+        }                                                                                                           \
     }
 #if defined(__AVX512BF16__)
 BR_BY_ROWS(bf16_product, bf16_rows, float)
