@@ -89,7 +89,7 @@ void store_all(const BrAttention& a, const BrStep& s, const Pick& pick, const He
         }
     }
     const Run* items = runs.data();
-    const int few = runs.empty() || (int64_t)s.rows < 8 * (int64_t)runs.size();
+    const bool few = s.rows < 8 * (int64_t)runs.size();
     parallel((int64_t)runs.size() * a.kv_heads, few ? a.kv_heads : 4, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++) {
             const Run& run = items[i / a.kv_heads];

@@ -46,12 +46,11 @@ static inline W dot8(W acc, W a, W b) {  // four signed byte products a word
     const __m512i bl = _mm512_srai_epi16(_mm512_slli_epi16(b.v, 8), 8), bh = _mm512_srai_epi16(b.v, 8);
     return {_mm512_add_epi32(acc.v, _mm512_add_epi32(_mm512_madd_epi16(al, bl), _mm512_madd_epi16(ah, bh)))};
 }
-static inline void st_bf16(uint16_t* p, F a) {  // round to nearest even; finite or infinite numbers
-    __m512i u = _mm512_castps_si512(a.v);
-    u = _mm512_add_epi32(u, _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)),
-                                            _mm512_set1_epi32(0x7fff)));
-    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(u, 16)));
+static inline __m512i rounded(F a) {  // to bf16, in the upper halves: to nearest even; finite or infinite numbers
+    const __m512i u = _mm512_castps_si512(a.v);
+    return _mm512_add_epi32(u, _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff)));
 }
+static inline void st_bf16(uint16_t* p, F a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(a), 16))); }
 static inline void st_i8(int8_t* p, F a, int flip) {
     _mm_storeu_si128((__m128i*)p, _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)), _mm_set1_epi8((char)flip)));
 }
@@ -159,10 +158,6 @@ static inline F ld_bf16(const uint16_t* p) { F r; BR_EACH { uint32_t u = (uint32
 
 #if defined(BR_AVX512)
 static inline void st_bf16_pairs(void* p, F lo, F hi) {  // word i: lo[i], hi[i]
-    const auto rounded = [](F a) {
-        const __m512i u = _mm512_castps_si512(a.v);
-        return _mm512_add_epi32(u, _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff)));
-    };
     _mm512_storeu_si512(p, _mm512_or_si512(_mm512_srli_epi32(rounded(lo), 16), _mm512_and_si512(rounded(hi), _mm512_set1_epi32((int)0xffff0000u))));
 }
 // 64 bytes: four times sixteen numbers.
