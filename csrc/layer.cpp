@@ -140,12 +140,14 @@ void attention_part(const BrLayer& l, const BrStep& s, const Pick& pick, const f
     multiply(l.qkv, in, {nullptr, nullptr, qkv, nullptr});
     prepare_heads(a, s, qkv);
     const int q_size = a.heads * a.dim, kv_size = a.kv_heads * a.dim;
-    float* heads = (float*)m.heads.get((int64_t)s.rows * q_size * 4);
-    attend_all(a, s, pick, {qkv, qkv + q_size, qkv + q_size + kv_size, row, row, heads, q_size});
     const Rows mixed = make_rows(l.out, pick.count, m.mixed, m.mixed_scale);
-    parallel(pick.count, 4, [&](int64_t first, int64_t last) {
-        for (int64_t r = first; r < last; r++) path().put_row(mixed, (int)r, heads + (int64_t)pick[(int)r] * q_size);
-    });
+    const bool straight = !pick.rows && takes_packed(l.out) && a.dim % 16 == 0;
+    float* heads = straight ? nullptr : (float*)m.heads.get((int64_t)s.rows * q_size * 4);
+    attend_all(a, s, pick, {qkv, qkv + q_size, qkv + q_size + kv_size, row, row, heads, q_size, straight ? &mixed : nullptr});
+    if (!straight)
+        parallel(pick.count, 4, [&](int64_t first, int64_t last) {
+            for (int64_t r = first; r < last; r++) path().put_row(mixed, (int)r, heads + (int64_t)pick[(int)r] * q_size);
+        });
     multiply(l.out, mixed, f);
 }
 
@@ -286,7 +288,7 @@ void br_softmax(const float* x, int rows, int width, float* out) {
 }
 
 void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out) {
-    attend_all(*a, *s, {nullptr, s->rows}, {q, k, v, a->heads * a->dim, a->kv_heads * a->dim, out, a->heads * a->dim});
+    attend_all(*a, *s, {nullptr, s->rows}, {q, k, v, a->heads * a->dim, a->kv_heads * a->dim, out, a->heads * a->dim, nullptr});
 }
 
 void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, int onto, float* out) {

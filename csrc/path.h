@@ -74,6 +74,7 @@ struct Heads {
     int q_stride, kv_stride;
     float* out;
     int out_stride;
+    const Rows* packed;  // or straight into the next product's left operand, whose rows are the step's
 };
 
 struct Path {

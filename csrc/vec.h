@@ -27,9 +27,7 @@ static inline F rint(F a) { return {_mm512_roundscale_ps(a.v, 8)}; }
 static inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
 // where a < b then x else y
 static inline F lt(F a, F b, F x, F y) { return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)}; }
-static inline F pow2(F n) {  // n whole, -126..127
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
-}
+static inline F times_pow2(F a, F n) { return {_mm512_scalef_ps(a.v, n.v)}; }  // n whole, -126..127
 static inline W ldw(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline W set1w(uint32_t x) { return {_mm512_set1_epi32((int)x)}; }
 static inline W zerow() { return {_mm512_setzero_si512()}; }
@@ -77,7 +75,7 @@ static inline F lt(F p, F q, F x, F y) {
     return {_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(p.a, q.a, _CMP_LT_OQ)), _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(p.b, q.b, _CMP_LT_OQ))};
 }
 static inline __m256 pow2_half(__m256 n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)); }
-static inline F pow2(F n) { return {pow2_half(n.a), pow2_half(n.b)}; }
+static inline F times_pow2(F x, F n) { return {_mm256_mul_ps(x.a, pow2_half(n.a)), _mm256_mul_ps(x.b, pow2_half(n.b))}; }
 static inline W ldw(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
 static inline W set1w(uint32_t x) { return {_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
 static inline W zerow() { return set1w(0); }
@@ -130,7 +128,7 @@ static inline F vmin(F a, F b) { BR_EACH a.x[i] = a.x[i] < b.x[i] ? a.x[i] : b.x
 static inline F rint(F a) { BR_EACH a.x[i] = __builtin_rintf(a.x[i]); return a; }
 static inline F abs(F a) { BR_EACH a.x[i] = __builtin_fabsf(a.x[i]); return a; }
 static inline F lt(F a, F b, F x, F y) { BR_EACH y.x[i] = a.x[i] < b.x[i] ? x.x[i] : y.x[i]; return y; }
-static inline F pow2(F n) { BR_EACH { uint32_t u = (uint32_t)((int32_t)n.x[i] + 127) << 23; __builtin_memcpy(&n.x[i], &u, 4); } return n; }
+static inline F times_pow2(F a, F n) { BR_EACH { uint32_t u = (uint32_t)((int32_t)n.x[i] + 127) << 23; __builtin_memcpy(&n.x[i], &u, 4); } return mul(a, n); }
 static inline W ldw(const void* p) { W r; __builtin_memcpy(r.x, p, 64); return r; }
 static inline W set1w(uint32_t v) { W r; BR_EACH r.x[i] = (int32_t)v; return r; }
 static inline W zerow() { return set1w(0); }
@@ -235,10 +233,9 @@ static inline float peak(F a) {
 }
 #endif
 
-// e^x to about 1 ulp; exactly 1 at 0, 0 below the least normal number.
-static inline F exp(F x) {
-    const F low = set1(-87.3f);
-    const F c = vmin(vmax(x, low), set1(88.7f));
+// e^x to about 1 ulp; exactly 1 at 0, about the least normal number for anything below its logarithm.
+static inline F exp_not_zero(F x) {
+    const F c = vmin(vmax(x, set1(-87.3f)), set1(88.7f));
     const F n = vmin(rint(mul(c, set1(1.44269504f))), set1(127.0f));
     F r = fma(n, set1(-0.693359375f), c);
     r = fma(n, set1(2.12194440e-4f), r);
@@ -248,9 +245,9 @@ static inline F exp(F x) {
     p = fma(p, r, set1(4.1665795894e-2f));
     p = fma(p, r, set1(1.6666665459e-1f));
     p = fma(p, r, set1(5.0000001201e-1f));
-    p = add(fma(mul(r, r), p, r), set1(1.0f));
-    return lt(x, low, zero(), mul(p, pow2(n)));
+    return times_pow2(add(fma(mul(r, r), p, r), set1(1.0f)), n);
 }
+static inline F exp(F x) { return lt(x, set1(-87.3f), zero(), exp_not_zero(x)); }
 // The same for x of 0 or less in single operations, none of them fused: numpy finds the same bits with the same steps.
 static inline F exp_unfused(F x) {
     const F low = set1(-87.3f), c = vmax(x, low), n = rint(mul(c, set1(1.44269504f)));
@@ -262,7 +259,7 @@ static inline F exp_unfused(F x) {
     p = add(mul(p, r), set1(1.6666665459e-1f));
     p = add(mul(p, r), set1(5.0000001201e-1f));
     p = add(add(mul(mul(r, r), p), r), set1(1.0f));
-    return lt(x, low, zero(), mul(p, pow2(n)));
+    return lt(x, low, zero(), times_pow2(p, n));
 }
 static inline F tanh(F x) {  // 1 - 2 / (e^2x + 1), and a short series near 0, where that would cancel
     const F e = exp(mul(x, set1(2.0f)));
@@ -298,9 +295,9 @@ static inline F activate(F x) {
     }
     if (KIND == BR_GELU_TANH) {  // (1 + tanh u) / 2 is 1 / (1 + e^-2u)
         const F u = mul(mul(x, set1(-1.59576912f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
-        return div(x, add(set1(1.0f), exp(u)));
+        return div(x, add(set1(1.0f), exp_not_zero(u)));  // 1 and so little is 1
     }
     if (KIND == BR_RELU) return vmax(x, zero());
-    if (KIND == BR_SILU) return div(x, add(set1(1.0f), exp(sub(zero(), x))));
+    if (KIND == BR_SILU) return div(x, add(set1(1.0f), exp_not_zero(sub(zero(), x))));
     return x;
 }
