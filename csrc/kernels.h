@@ -2,6 +2,7 @@
 #pragma once
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "path.h"
@@ -40,4 +41,14 @@ Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale);  // 
 void multiply(const BrMatrix& m, const Rows& a, const Finish& f);
 bool takes_packed(const BrMatrix& next);  // whether a product may be written straight into next's left operand
 int padded_columns(const BrMatrix& m);
+
+// Some rows of a step, in order; null `rows` means all.
+struct Pick {
+    const int32_t* rows;
+    int count;
+    int operator[](int i) const { return rows ? rows[i] : i; }
+    bool has(int row) const { return !rows || std::binary_search(rows, rows + count, row); }
+};
+
+void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const Heads& h);  // `pick`: whose results are wanted
 }  // namespace brigade
