@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,15 +19,18 @@ from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
 from benchmarks.peers.report import as_json, company, grids
 from benchmarks.peers.works import Cell, cells
+from brigade.backends.cpu.threads import check_threads
 from brigade.checkpoint.load import open_model
 from brigade.cli.options import check_writable, write_json
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
 
-LEAST = {"repeats": 1, "warmup": 0, "threads": 1, "limit": 1}
+LEAST = {"repeats": 1, "warmup": 0, "seed": 0, "limit": 1}
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.list and args.peers:
+        raise ConfigError(f"--list names all peers, {' '.join(args.peers)} or not; drop one of both")
     if args.list:
         print("\n".join(listing()))
         return 0
@@ -88,14 +92,15 @@ def _headline(facts: dict[str, Any], figures: Figures) -> str:
 
 def _check(args: argparse.Namespace) -> None:
     for name, least in LEAST.items():
-        if getattr(args, name) < least:
+        if not least <= getattr(args, name) < math.inf:
             raise ConfigError(f"{name} is {getattr(args, name)}; it must be {least} or more")
+    check_threads(args.threads)
     if min(args.batch_sizes) < 1 or max(args.batch_sizes) > 32 or len(set(args.batch_sizes)) < len(args.batch_sizes):
         raise ConfigError(f"batch-sizes is {args.batch_sizes}; give each once, 1 to 32")
     if args.work.exists() and not args.work.is_dir():
         raise ConfigError(f"--work {args.work} is a file; give a folder")
     check_writable(args.json)
-    check_writable(args.markdown)
+    check_writable(args.markdown, args.json)
 
 
 def _facts(args: argparse.Namespace) -> dict[str, Any]:

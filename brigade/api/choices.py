@@ -45,7 +45,7 @@ def settle(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]
             raise ConfigError(f"skip_layers {','.join(skip)} has no effect without quant; drop it, or choose a quant")
         return backend, dtype
     if not hasattr(backend, "quantise"):
-        raise ConfigError(f"quant is {choices.quant!r}, but the {backend.name} backend keeps weights whole; use backend cpu")
+        raise ConfigError(f"quant is {choices.quant!r}, but the {backend.name} backend keeps weights whole; {_remedy(choices)}")
     backend.quantise(choices.quant, skip, source.config.num_layers)
     return backend, dtype
 
@@ -62,13 +62,9 @@ def _settle_artifact(source: ModelSource, choices: Choices) -> tuple[Backend, to
             raise ConfigError(f"{name} is {shown}, but {source.name} is an artifact, which was exported with its own; drop {name}")
     backend = get_backend(choices.backend, choices.device, choices.exact)
     if backend.name != "cpu":
-        remedy = (
-            "install a C++ compiler and install brigade again"
-            if choices.backend == "auto" and choices.device == "cpu" and choices.exact
-            else "drop backend, device and exact"
-        )
         raise ConfigError(
-            f"backend is {backend.name!r}, but {source.name} is an artifact, packed for the kernels of the cpu backend; {remedy}"
+            f"backend is {backend.name!r}, but {source.name} is an artifact, packed for the kernels of the cpu backend; "
+            f"{_remedy(choices)}"
         )
     manifest = source.artifact.manifest
     backend.quantise(manifest.quant, manifest.skip_layers, source.config.num_layers)
@@ -76,7 +72,16 @@ def _settle_artifact(source: ModelSource, choices: Choices) -> tuple[Backend, to
     return backend, DTYPES[manifest.dtype]
 
 
+def _remedy(choices: Choices) -> str:
+    """Of somebody who wants the cpu backend and did not get it."""
+    if choices.backend == "auto" and choices.device == "cpu" and choices.exact:
+        return "install a C++ compiler and install brigade again"
+    return "drop backend, device and exact"
+
+
 def _names(skip_layers: Iterable[str]) -> list[str]:
     """A list of names, or one text with commas."""
     given = skip_layers.split(",") if isinstance(skip_layers, str) else [str(name) for name in skip_layers]
-    return [name for name in given if name]
+    if not all(name.strip() for name in given):
+        raise ConfigError(f"skip_layers is {','.join(given)!r}, with an empty name; write names such as 0,3.down,head, or drop it")
+    return given

@@ -100,7 +100,8 @@ class LLM:
     def _engine(self, kind: str, config: EngineConfig, plan: MemoryPlan) -> Engine:
         sizes = getattr(self.backend, "block_sizes", None)
         if sizes is not None and config.block_size not in sizes:
-            raise ConfigError(f"block_size is {config.block_size}; the {self.backend.name} backend takes {sizes}")
+            known = ", ".join(map(str, sizes))
+            raise ConfigError(f"block_size is {config.block_size}; the {self.backend.name} backend takes {known}")
         cache = KVCache.allocate(
             self.config.num_layers, plan.num_blocks, self.config.num_kv_heads, config.block_size,
             self.backend.cache_dim(self.config.head_dim), self.dtype, self.backend.device,

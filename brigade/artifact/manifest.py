@@ -15,6 +15,11 @@ NAME = "manifest.json"
 FORMAT, VERSION = "brigade-artifact", 1
 PARTIAL = ".partial-"  # in the name of a folder that is being written
 AGAIN = "export the model again"
+# What lies beside the weights, where the model has it: all that the tokenizer and the sampling defaults are read from.
+COPIED = (
+    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja", "chat_template.json", "generation_config.json", "config.json",
+)  # fmt: skip
 _SEAL = b'{"seal": "%s",\n'
 _SEALED = len(_SEAL % bytes(64))
 

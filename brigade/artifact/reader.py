@@ -12,7 +12,18 @@ import numpy as np
 import torch
 
 from brigade.artifact.checksum import damaged_chunk
-from brigade.artifact.manifest import AGAIN, NAME, PARTIAL, FileEntry, Manifest, MatrixEntry, Span, TensorEntry, read_manifest
+from brigade.artifact.manifest import (
+    AGAIN,
+    COPIED,
+    NAME,
+    PARTIAL,
+    FileEntry,
+    Manifest,
+    MatrixEntry,
+    Span,
+    TensorEntry,
+    read_manifest,
+)
 from brigade.backends.base import G
 from brigade.backends.cpu.matrix import ACTIVATIONS, ARRAYS, FORMAT, KINDS, Layout, PackedMatrix
 from brigade.backends.cpu.packer import PackedModel
@@ -59,6 +70,9 @@ class Artifact:
                 raise CheckpointError(f"{path} is {state}: it has {size} bytes, the manifest says {entry.bytes}; {COPY}")
             if entry.name in manifest.tokenizer:
                 self._prove(entry, memoryview(path.read_bytes()))
+        for name in COPIED:  # which would be read, and nothing proves it
+            if name not in manifest.tokenizer and (self.folder / name).exists():
+                raise CheckpointError(f"{self.folder / name} is none of the artifact's files; remove it, or {AGAIN} with it")
 
     def check_numerics(self, own: str) -> None:
         """The path may be another, since the packed bytes are the same for all; anything else would change the model."""

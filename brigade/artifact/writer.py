@@ -15,7 +15,19 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from brigade.artifact.checksum import CHUNK, chunk_checksums
-from brigade.artifact.manifest import FORMAT, NAME, PARTIAL, VERSION, FileEntry, Manifest, MatrixEntry, Span, TensorEntry, encode
+from brigade.artifact.manifest import (
+    COPIED,
+    FORMAT,
+    NAME,
+    PARTIAL,
+    VERSION,
+    FileEntry,
+    Manifest,
+    MatrixEntry,
+    Span,
+    TensorEntry,
+    encode,
+)
 from brigade.backends.base import G
 from brigade.backends.cpu.matrix import ARRAYS, PackedMatrix
 from brigade.backends.cpu.matrix import FORMAT as PACKED_FORMAT
@@ -26,11 +38,6 @@ from brigade.errors import ConfigError
 Made = TypeVar("Made")
 PAGE, LINE = 4096, 64
 FILE_BYTES = 4 << 30  # a new file begins before a tensor that would pass this
-# What is copied in beside the weights, where it is there: all that the tokenizer and the sampling defaults are read from.
-COPIED = (
-    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", "generation_config.json", "config.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,18 +97,24 @@ def write_artifact(
 def in_one_step(out: Path, fill: Callable[[Path], Made]) -> Made:
     """Run `fill` on a folder beside `out`, then give it its name. What an interruption leaves keeps a name nothing opens."""
     check_free(out)
-    partial = out.absolute().with_name(f"{out.name}{PARTIAL}{secrets.token_hex(4)}")
-    partial.mkdir()
+    out = out.resolve()  # once: the folder that a link names or that we stand in is replaced at the end
+    partial = out.with_name(f"{out.name}{PARTIAL}{secrets.token_hex(4)}")
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}; choose another place") from error
     try:
         made = fill(partial)
         _sync(partial)
-        os.rename(partial, out.absolute())
+        os.rename(partial, out)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise ConfigError(f"{out} was made by somebody else meanwhile; choose another place") from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigError(f"cannot write {out}: {error.strerror}; make room, or choose another place") from error
         raise
-    _sync(out.absolute().parent)
+    _sync(out.parent)
     return made
 
 

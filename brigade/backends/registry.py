@@ -56,4 +56,16 @@ def get_backend(name: str, device: str = "cpu", exact: bool = True) -> Backend:
         name = best_backend(device, exact)
     if name not in _BACKENDS:
         raise ConfigError(f"unknown backend {name!r}; known: {', '.join(backend_names())}")
+    if device != "cpu":
+        _check_device(device)
     return _BACKENDS[name](device=device, exact=exact)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        others = f"cpu or cuda:0 to cuda:{torch.cuda.device_count() - 1}" if torch.cuda.is_available() else "cpu"
+        raise ConfigError(f"device is {device!r}, which torch cannot use here; use {others}") from error

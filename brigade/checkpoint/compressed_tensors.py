@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brigade.artifact.writer import COPIED, in_one_step
+from brigade.artifact.manifest import COPIED
+from brigade.artifact.writer import in_one_step
 from brigade.backends.cpu.matrix import pack
 from brigade.backends.cpu.quant import Quant
 from brigade.checkpoint.load import ModelSource, name_map
@@ -45,8 +46,9 @@ def write_compressed_tensors(
     files = SafetensorsFolder(source.path)
     names = name_map(source, files)
     wanted = _matrices(source, files, quant)
-    group = next((g for g in GROUPS if all(files.entries[name].shape[1] % g == 0 for name in wanted)), GROUPS[-1])
-    whole = tuple(name for name in wanted if quant.scheme == "int4" and files.entries[name].shape[1] % group)
+    widths = {name: files.entries[name].shape[1] for name in wanted}
+    whole = tuple(name for name, width in widths.items() if quant.scheme == "int4" and width % GROUPS[-1])
+    group = next(g for g in GROUPS if g == GROUPS[-1] or all(width % g == 0 for name, width in widths.items() if name not in whole))
     chosen = set(wanted) - set(whole)
 
     def fill(folder: Path) -> Written:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.bench.picture import draw
     from brigade.bench.weights import weights_of
 
-    check_writable(args.svg)
+    check_writable(args.svg, args.json)
     config = LatencyConfig(
         args.prompt_length, args.output_length, tuple(args.batch_sizes), args.repeats, args.warmup, args.seed
     )  # fmt: skip

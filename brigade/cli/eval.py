@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.evaluate.evaltext import read_text
     from brigade.evaluate.windows import cut_windows
 
-    check_writable(args.json)
+    check_writable(args.json, args.text)
     _refuse_useless(args)
     text, config = _prepare(args, read_text(args.text))
     windows = cut_windows(len(text.ids), config)

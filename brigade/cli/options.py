@@ -49,7 +49,7 @@ def add_model_options(
     group = parser.add_argument_group("engine")
     group.add_argument("--engine", choices=engines, default=engines[0])
     group.add_argument("--max-batch-size", type=int, help=f"requests that run at once (default: {said['max_batch_size']})")
-    group.add_argument("--block-size", type=int, help="positions of a KV block: 8, 16, 32 or 64 (default 64)")
+    group.add_argument("--block-size", type=int, help="positions of a KV block: 32 or 64; reference: 8 and 16 too (default 64)")
     group.add_argument("--kv-blocks", type=int, help="number of KV blocks")
     group.add_argument("--kv-memory", type=byte_size, help="memory for KV blocks, such as 512M")
     group.add_argument("--max-step-tokens", type=int, help=f"new tokens of one step (default: {said['max_step_tokens']})")
@@ -125,10 +125,13 @@ def with_defaults(llm: Any, settings: list[dict[str, Any]]) -> list[Any]:
     return [llm.params(**one) for one in settings]
 
 
-def check_writable(path: Path | None) -> None:
-    """Before the long work, not after it. An existing file keeps its content until there is something to write."""
+def check_writable(path: Path | None, *others: Path | None) -> None:
+    """Before the long work, not after it. An existing file keeps its content until there is something to write. `others`: what
+    is read, or written too."""
     if path is None:
         return
+    if any(other is not None and other.resolve() == path.resolve() for other in others):
+        raise ConfigError(f"{path} is named twice, as what is written and as another file; choose another place")
     target = path if path.exists() else path.parent
     if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK) or not _opens(path):
         raise ConfigError(f"cannot write {path}; choose a file in a folder that exists and is writable")

@@ -171,7 +171,7 @@ def test_killed_at_any_moment_nothing_is_left_that_loads(moment: str, tmp_path: 
     assert read_manifest(export("mini", out)).quant == "none"  # and the place is free
 
 
-def test_an_export_that_fails_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -180,3 +180,12 @@ def test_an_export_that_fails_cleans_up(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert main(["export", "mini", str(tmp_path / "a")]) == 2
     assert list(tmp_path.iterdir()) == []
+    assert "No space left on device; make room, or choose another place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "special_tokens_map.json"])
+def test_a_file_that_was_put_in_later_is_refused(name: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "a")
+    (tmp_path / "a" / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name} is none of the artifact's files; remove it"):
+        open_model(tmp_path / "a")

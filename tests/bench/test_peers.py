@@ -454,6 +454,10 @@ BAD = {
     "twice": (["--batch-sizes", "2", "2"], "give each once, 1 to 32"),
     "no repeats": (["--repeats", "0"], "repeats is 0; it must be 1 or more"),
     "no time": (["--limit", "0"], "limit is 0"),
+    "no number": (["--limit", "nan"], "limit is nan; it must be 1 or more"),
+    "negative seed": (["--seed", "-1"], "seed is -1; it must be 0 or more"),
+    "too many threads": (["--threads", "4096"], "threads is 4096; this process may use"),
+    "a list of one": (["transformers", "--list"], "--list names all peers"),
     "unwritable": (["--markdown", "nowhere/at/all.md"], "cannot write"),
     "unknown recipe": (["--model", "gpt-9"], "no model 'gpt-9'"),
 }

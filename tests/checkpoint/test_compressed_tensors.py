@@ -108,6 +108,8 @@ def test_inputs_that_no_group_divides_stay_whole_and_this_is_said(tmp_path: Path
     assert "7 matrices stay whole" in capsys.readouterr().out
     names = load_file(tmp_path / "out" / "model.safetensors")
     assert "model.layers.0.mlp.down_proj.weight" in names and "model.layers.0.mlp.up_proj.weight_packed" in names
+    # 256 inputs of each of the others: what stays whole does not choose their group.
+    assert names["model.layers.0.mlp.up_proj.weight_scale"].shape[1] == 2
 
 
 def test_without_quantising_it_is_an_ordinary_folder_of_ours_too(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ BAD = {
     "two prompts in a line": (lines('{"text": "a", "token_ids": [1]}'), "exactly one"),
     "empty file": (lines("\n"), "holds no prompt"),
     "too many threads": (words("generate", "x", "--threads", "4096"), "threads is 4096; this process may use"),
+    "no such device": (words("generate", "x", "--device", "tpu"), "device is 'tpu', which torch cannot use here; use cpu"),
+    "no values there": (words("generate", "x", "--device", "meta"), "device is 'meta', which torch cannot use here; use cpu"),
     "no such processor": (words("generate", "x", "--cpus", "4096", "--backend", "cpu"), "may not use processor 4096"),
     "processors of nobody": (words("generate", "x", "--cpus", "0", "--backend", "reference"), "pins no threads"),
     "processors to inspect": (words("inspect", "--cpus", "0"), "--cpus has no effect"),

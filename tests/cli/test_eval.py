@@ -139,3 +139,10 @@ def test_what_cannot_be_judged_is_one_line(case: str, capsys, text: str, tmp_pat
     code, shown, errors = run(capsys, *(str(tmp_path) + word[1:] if word.startswith("@") else word for word in argv))
     assert code == 2 and shown == ""
     assert errors.startswith("brigade: error: ") and expected in errors and errors.count("\n") == 1
+
+
+def test_the_text_is_not_overwritten(capsys, tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("hello there\n")
+    assert main(["eval", "--text", str(text), "--json", str(tmp_path / "." / "a.txt")]) == 2
+    assert "is named twice" in capsys.readouterr().err and text.read_text() == "hello there\n"

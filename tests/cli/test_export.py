@@ -116,6 +116,8 @@ REFUSED = {
     "recipe without weights": (["345m", "@/out"], "give --random-weights"),
     "unknown scheme": (["mini", "@/out", "--quant", "int3"], "quant is 'int3'; it must be one of none, int8"),
     "skip without quant": (["mini", "@/out", "--skip-layers", "1"], "no effect without quant"),
+    "an empty list": (["mini", "@/out", "--quant", "int8", "--skip-layers", ""], "with an empty name; write names such as 0"),
+    "a name too long": (["mini", "@/" + 250 * "x"], "cannot write"),
     "no such layer": (["mini", "@/out", "--quant", "int8", "--skip-layers", "7"], "names '7'; the model has layers 0 to 6"),
     "no such part": (["mini", "@/out", "--quant", "int8", "--skip-layers", "3.gate"], "qkv, out, up, down"),
     "no tokens of a list": (["mini", "@/out", "--quant", "int8", "--skip-layers", "head,-1"], "names '-1'"),
@@ -132,3 +134,15 @@ def test_what_cannot_be_exported_is_one_line(capsys, tmp_path: Path, artifact: s
     code, shown, errors = run(capsys, "export", *full)
     assert code == 2 and shown == "" and words in errors and errors.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"taken"}
+
+
+def test_into_the_folder_one_stands_in_and_through_a_link(capsys, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, shown, errors = run(capsys, "export", "mini", ".")
+    assert code == 0 and (tmp_path / "here" / "manifest.json").is_file(), errors
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    code, shown, errors = run(capsys, "export", "mini", "link")
+    assert code == 0 and (tmp_path / "target" / "manifest.json").is_file() and (tmp_path / "link").is_symlink(), errors

@@ -91,10 +91,15 @@ def kernels() -> c.CDLL:
     path = find_kernels()
     if path is None:
         raise ConfigError("the cpu backend was not built (no C++ compiler at install); install one and install brigade again")
-    library = c.CDLL(str(path))
-    for name, (arguments, result) in SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, result
+    try:
+        library = c.CDLL(str(path))
+        for name, (arguments, result) in SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, result
+    except (OSError, AttributeError) as error:
+        named = os.environ.get("BRIGADE_KERNELS")
+        remedy = "name a build of these sources in BRIGADE_KERNELS, or unset it" if named else "install brigade again"
+        raise ConfigError(f"{path} holds no kernels of this version ({error}); {remedy}") from error
     return library
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,10 +53,11 @@ def read_cpus(text: str, name: str = "cpus") -> tuple[int, ...]:
     """`0-3,8` is 0 1 2 3 8."""
     found: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
             raise ConfigError(f"{name} is {text!r}; write processors such as 0-3 or 0,2,4")
-        found += range(int(first), int(last or first) + 1)
+        found += range(first, min(last, max(first, *usable()) + 1) + 1)  # one too many is enough to refuse
     missing = [cpu for cpu in found if cpu not in usable()]
     if missing:
         raise ConfigError(f"{name} is {text!r}, but this process may not use processor {missing[0]}; it may use {_shown(usable())}")

@@ -71,6 +71,7 @@ def test_lists_of_processors_are_read(eight) -> None:
     [
         ("", "write processors such as"), ("two", "write processors such as"), ("3-1", "write processors such as"),
         ("0-4", "may not use processor 4; it may use 0-3,8-11"), ("1,1", "names a processor twice"),
+        ("0-999999999", "may not use processor 4; it may use 0-3,8-11"), ("٠", "write processors such as"),
     ],
 )  # fmt: skip
 def test_a_wrong_list_is_refused_in_one_line(eight, text: str, said: str) -> None:
