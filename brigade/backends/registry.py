@@ -66,6 +66,6 @@ def _check_device(device: str) -> None:
 
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         others = f"cpu or cuda:0 to cuda:{torch.cuda.device_count() - 1}" if torch.cuda.is_available() else "cpu"
         raise ConfigError(f"device is {device!r}, which torch cannot use here; use {others}") from error
