@@ -21,3 +21,7 @@ class CheckpointError(UserError):
 
 class RequestError(UserError):
     """A request that can never be served: refused at submission, with the numbers."""
+
+
+class EngineStopped(RuntimeError):
+    """The engine was closed, or failed, while a call waited for it or before one came."""

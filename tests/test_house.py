@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "brigade"
 # From the top floor to the ground; a room may use those below it.
 FLOORS = [
-    "cli", "bench", "evaluate", "api", "engine", "training", "checkpoint", "artifact", "model", "backends", "tokenizer",
+    "cli", "bench", "evaluate", "api", "assembly", "engine", "training", "checkpoint", "artifact", "model", "backends", "tokenizer",
     "batch", "config", "errors",
 ]  # fmt: skip
 

@@ -12,14 +12,16 @@ A backend may also exchange whole modules for faster ones of its own: see `adapt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import torch
+from brigade.errors import ConfigError
 
+if TYPE_CHECKING:
     from brigade.backends.kv_cache import KVCache
     from brigade.batch import Batch
     from brigade.config import Activation, NormKind
@@ -49,11 +51,17 @@ class AttentionParams:
 
 
 class Backend(ABC):
-    """One way to compute. Stateless but for what it learned about the machine."""
+    """One way to compute. Stateless but for what it learned about the machine.
+
+    What a backend can do stands here, each with an answer for those that cannot; nobody asks a backend for what is not here.
+    """
 
     name: str
     device: torch.device
     exact: bool  # keeps the row rule
+    block_sizes: tuple[int, ...] | None = None  # positions of a cache block that it takes; None: any
+    quantises = False  # whether `quantise` is understood
+    arithmetic = "float32"  # what its matrix products compute in: a name of `bench`'s ceilings
 
     @property
     @abstractmethod
@@ -99,13 +107,54 @@ class Backend(ABC):
     def softmax(self, x_TE: Tensor) -> Tensor:
         """Softmax of a short last axis (a router's experts), in fp32."""
 
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return torch.get_num_threads()
+
+    def use(self, threads: int | None, cpus: str | None) -> None:
+        """Compute with so many threads, or with one on each of these processors; None leaves it as it is."""
+        if cpus is not None:
+            raise ConfigError(f"cpus is {cpus!r}, but the {self.name} backend pins no threads; use backend cpu, or give threads")
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def quantise(self, scheme: str, skip_layers: Iterable[str] = (), num_layers: int = 0) -> None:
+        """Hold matrices quantised from the next model on. Only asked of a backend that `quantises`."""
+        raise NotImplementedError
+
+    def held_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """How weights that were rounded to `dtype` lie in memory."""
+        return dtype
+
+    def weight_bytes(self, model: Any) -> tuple[int, int]:
+        """What a step reads of a prepared model: all layers, and the head. A tied head is the word table, read whole; a table that
+        is no head is only looked up."""
+        tables = {"embedding.word", "embedding.position"}
+        sizes = {name: parameter.numel() * parameter.element_size() for name, parameter in model.named_parameters()}
+        head = sum(size for name, size in sizes.items() if name.startswith("head.")) or sizes["embedding.word"]
+        return sum(size for name, size in sizes.items() if name not in tables and not name.startswith("head.")), head
+
+    def free_memory(self) -> int:
+        """Bytes that its device has free."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        import psutil
+
+        return psutil.virtual_memory().available
+
+    def check_block_size(self, size: int) -> None:
+        if self.block_sizes is not None and size not in self.block_sizes:
+            known = ", ".join(map(str, self.block_sizes))
+            raise ConfigError(f"block_size is {size}; the {self.name} backend takes {known}")
+
     def cache_dim(self, head_dim: int) -> int:
         """Channels of a head in the cache, where this backend keeps more than there are."""
         return head_dim
 
-    def prepare(self, model: Any) -> None:
-        """Called once after the weights are in place: pack or convert them here. A backend that artifacts are exported for takes
-        the packed weights of one as a second argument."""
+    def prepare(self, model: Any, ready: Any = None) -> None:
+        """Called once after the weights are in place: pack or convert them here. `ready`: the packed weights of an artifact, where
+        artifacts are exported for this backend."""
 
     def adapt_layer(self, spec: Any, layer: int) -> Any:
         """Exchange a layer's spec for this backend's own; the default keeps it."""

@@ -105,7 +105,7 @@ def load_model(
     if source.artifact is not None:
         return _load_packed(model, source.artifact, backend, progress)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    held = getattr(backend, "weight_dtype", dtype)
+    held = backend.held_dtype(dtype)
     read = _reader(source, wanted, random_weights)
     state = {}
     for done, (name, shape) in enumerate(wanted.items()):

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _throughput(args: argparse.Namespace) -> int:
-    from brigade.api.llm import DYNAMIC_ONLY
+    from brigade.assembly.choices import DYNAMIC_ONLY
     from brigade.bench.report import json_report, text_report
     from brigade.bench.runner import run_workload
     from brigade.bench.workload import WorkloadConfig, simulate

@@ -58,7 +58,7 @@ def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop
     messages.append({"role": "user", "content": line})
     while True:
         try:
-            name = llm.engine.submit(llm.tokenizer.encode(llm.chat_prompt(messages), add_special_tokens=False), params)
+            stream = llm.stream([llm.tokenizer.encode(llm.chat_prompt(messages), add_special_tokens=False)], params)
             break
         except RequestError as error:
             oldest = next((i for i, m in enumerate(messages[:-1]) if m["role"] != "system"), None)
@@ -68,11 +68,12 @@ def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop
             messages.pop()
             print(f"{error} (or /reset, or start with --drop-oldest)", file=sys.stderr)
             return
+    said = []
     try:
-        while llm.engine.has_work:
-            for delta in llm.engine.step():
-                print(delta.text, end="", flush=True)
-    except KeyboardInterrupt:
-        llm.engine.abort(name)
+        for delta in stream:
+            said.append(delta.text)
+            print(delta.text, end="", flush=True)
+    except KeyboardInterrupt:  # ends the answer, not the conversation
+        stream.close()
     print()
-    messages.append({"role": "assistant", "content": llm.engine.take_output(name).text})
+    messages.append({"role": "assistant", "content": "".join(said)})

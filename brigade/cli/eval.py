@@ -98,14 +98,14 @@ def _check_ranking(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace, text: str) -> tuple[EvalText, WindowConfig]:
     """Everything that can be refused before a weight is read."""
-    from brigade.api.llm import make_engine_config
+    from brigade.assembly.choices import settle_engine
     from brigade.checkpoint.load import open_model
     from brigade.engine.memory_plan import model_length
     from brigade.evaluate.evaltext import check_same_ids, encode_text
     from brigade.evaluate.windows import WindowConfig
     from brigade.tokenizer import Tokenizer
 
-    engine, read, limits = make_engine_config(args.engine, engine_settings(args)), [], []
+    engine, read, limits = settle_engine(args.engine, engine_settings(args)), [], []
     for name in [args.model] if args.against is None else [args.model, args.against]:
         source = open_model(name)
         if args.rank_layers and source.artifact is not None:

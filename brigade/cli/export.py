@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from brigade.api.choices import Choices, settle
     from brigade.artifact.writer import Facts, check_free, write_artifact
+    from brigade.assembly.choices import Choices, settle
     from brigade.checkpoint.load import load_model, open_model
     from brigade.engine.memory_plan import readable
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_model(args.model)
     if source.artifact is not None:
         raise ConfigError(f"{source.name} is an artifact already; export the model that it was made from")
-    choices = Choices(args.dtype, "cpu", quant=args.quant, skip_layers=args.skip_layers)
+    choices = Choices(args.model, args.dtype, "cpu", quant=args.quant, skip_layers=args.skip_layers)
     backend, dtype = settle(source, choices)
     if args.format == "compressed-tensors":
         return _for_others(args, source, dtype, backend.quant)

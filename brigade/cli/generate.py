@@ -74,18 +74,15 @@ def _prompts(args: argparse.Namespace) -> tuple[list[Any], list[dict[str, Any]]]
 
 
 def _stream(llm: Any, prompt: Any, params: Any) -> list[Any]:
-    name = llm.engine.submit(prompt, params)
+    stream = llm.stream([prompt], params)
     try:
-        while llm.engine.has_work:
-            for delta in llm.engine.step():
-                sys.stdout.write(_shown(llm, delta.text, delta.token_ids))
-                sys.stdout.flush()
-    except KeyboardInterrupt:
-        llm.engine.abort(name)
+        for delta in stream:
+            sys.stdout.write(_shown(llm, delta.text, delta.token_ids))
+            sys.stdout.flush()
+    finally:
+        stream.close()
         print()
-        raise
-    print()
-    return [llm.engine.take_output(name)]
+    return stream.outputs
 
 
 def _whole(llm: Any, prompts: list[Any], params: list[Any]) -> list[Any]:

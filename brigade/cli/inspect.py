@@ -17,14 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import psutil
-
-    from brigade.api.choices import Choices, settle
-    from brigade.api.llm import make_engine_config
-    from brigade.checkpoint.load import open_model
-    from brigade.engine.memory_plan import plan_memory, readable
+    from brigade.assembly.choices import Choices
+    from brigade.assembly.line import draw
+    from brigade.engine.memory_plan import readable
     from brigade.errors import ConfigError
-    from brigade.model.gpt_model import empty_model
     from brigade.tokenizer import Tokenizer
 
     if args.model is not None and args.model_name is not None:
@@ -34,18 +30,15 @@ def run(args: argparse.Namespace) -> int:
     for name in ("threads", "cpus"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name} has no effect on inspect, which computes nothing; drop it")
-    source = open_model(args.model_name or args.model)
-    exact = args.exact == "on"
-    choices = Choices(args.dtype, args.backend, args.device, exact, quant=args.quant, skip_layers=args.skip_layers)
-    backend, dtype = settle(source, choices)
-    model = empty_model(source.config, backend)
-    held = getattr(backend, "weight_dtype", dtype)
+    choices = Choices(
+        args.model_name or args.model, args.dtype, args.backend, args.device, args.exact == "on", quant=args.quant,
+        skip_layers=args.skip_layers, engine=args.engine, engine_settings=engine_settings(args),
+    )  # fmt: skip
+    blueprint = draw(choices)
+    source, backend, model = blueprint.source, blueprint.backend, blueprint.network
     manifest = None if source.artifact is None else source.artifact.manifest
-    weights = model.num_parameters * held.itemsize if manifest is None else manifest.weight_bytes
-    config = make_engine_config(args.engine, engine_settings(args))
     try:
-        width = backend.cache_dim(source.config.head_dim)
-        plan = plan_memory(source.config, config, weights, dtype.itemsize, psutil.virtual_memory().available, width)
+        plan = blueprint.plan()
         memory: Any = plan.as_dict()
         memory_line = str(plan)
     except ConfigError as error:  # too big for this machine is an answer, not a mistake
@@ -53,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
         "model": source.name, "family": source.config.family, "parameters": model.num_parameters,
-        "weights_bytes": weights, "numerics_id": backend.numerics_id,
+        "weights_bytes": blueprint.weight_bytes, "numerics_id": backend.numerics_id,
         "artifact": None if manifest is None else artifact_facts(manifest),
         "spec": spec_lines(source.config, backend), "memory": memory,
         "tokenizer": None if tokenizer is None else {

@@ -20,9 +20,10 @@ class EngineConfig:
     prefill_chunk: int = 256  # of one request in one step, so that a long prompt leaves room for the next
     prefix_cache: bool = True
     max_model_len: int | None = None  # prompt and output together; None: what the model was made for
+    max_waiting: int = 65536  # requests that may wait for their start; one more is refused at once
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "block_size", "max_step_tokens", "prefill_chunk"):
+        for name in ("max_batch_size", "block_size", "max_step_tokens", "prefill_chunk", "max_waiting"):
             self._positive(name, getattr(self, name))
         for name in ("kv_blocks", "kv_memory", "max_model_len"):
             if getattr(self, name) is not None:

@@ -2,6 +2,10 @@
 
 forward -> last-token logits -> sampler -> ids -> stop check -> text delta. Both engines share it; it knows requests and
 tensors, but no queue and no block.
+
+A failure that belongs to one request ends that request alone, with the finish reason "error": logits that are not finite, a
+sampling rule, processor or parameter that raises, text that cannot be made. Rows do not depend on each other, so the others go
+on with the same bits. What the model itself raises belongs to nobody, and is the engine's failure.
 """
 
 from __future__ import annotations
@@ -9,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from brigade.batch import Batch, Wanted
 from brigade.engine.outputs import Delta
 from brigade.engine.request import Request, clock
 from brigade.engine.sampling.logprobs import token_logprobs
-from brigade.engine.sampling.sampler import Sampled, Sampler
+from brigade.engine.sampling.masses import to_host
+from brigade.engine.sampling.sampler import LogitsError, Sampled, Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,36 +48,43 @@ class TextGenerationController:
         """Compute one step. `requests` are the owners of the batch's spans, in the same order."""
         with torch.inference_mode():
             logits = self.model(batch, self.cache)
-            readers, rows = self._read_rows(batch, requests, logits)
+            readers, rows, failed = self._read_rows(batch, requests, logits)
             if not readers:
-                return []
+                return [_failure(request) for request in failed]
             if len(rows) != logits.shape[0]:
                 logits = logits[rows]
-            sampled = self.sampler.sample(logits, readers)
+            sampled = self._sample(logits, readers)
         now = clock()
-        return [self._append(request, token, now) for request, token in zip(readers, sampled, strict=True)]
+        deltas = [self._append(request, token, now) for request, token in zip(readers, sampled, strict=True)]
+        return deltas + [_failure(request) for request in failed]
 
-    def _read_rows(self, batch: Batch, requests: Sequence[Request], logits: Tensor) -> tuple[list[Request], list[int]]:
-        """Keep prompt rows for those who want them; return who samples now, from which row."""
-        readers, rows, row = [], [], 0
+    def _read_rows(
+        self, batch: Batch, requests: Sequence[Request], logits: Tensor
+    ) -> tuple[list[Request], list[int], list[Request]]:
+        """Keep prompt rows for those who want them; return who samples now, from which row, and whose prompt rows failed."""
+        readers, rows, failed, row = [], [], [], 0
         for span, request in zip(batch.spans, requests, strict=True):
             if span.wanted is Wanted.NONE:
                 continue
             if span.wanted is Wanted.ALL:
-                self._keep_prompt_rows(request, span.start, logits[row : row + len(span.token_ids)])
+                try:
+                    self._keep_prompt_rows(request, span.start, logits[row : row + len(span.token_ids)])
+                except Exception as error:
+                    request.fail(error)
+                    failed.append(request)
                 row += len(span.token_ids)
             else:
                 row += 1
-            if span.end == len(request.ids) and request.max_tokens > 0:
+            if span.end == len(request.ids) and request.max_tokens > 0 and not request.is_finished:
                 readers.append(request)
                 rows.append(row - 1)
-        return readers, rows
+        return readers, rows, failed
 
     @staticmethod
     def _keep_prompt_rows(request: Request, start: int, logits_LV: Tensor) -> None:
         prompt = request.prompt_token_ids
         count = min(len(prompt) - start, logits_LV.shape[0])
-        if request.collect_logits:
+        if request.collect_logits:  # kept as they are: whoever asks for logits wants to see what the model says
             for offset in range(count):
                 request.prompt_logits[start + offset] = logits_LV[offset]
         top = request.params.prompt_logprobs
@@ -79,10 +92,33 @@ class TextGenerationController:
             return
         predicted = range(start + 1, min(start + count, len(prompt) - 1) + 1)
         targets = [prompt[position] for position in predicted]
-        for position, found in zip(predicted, token_logprobs(logits_LV[: len(targets)], targets, top), strict=True):
+        wanted_LV = logits_LV[: len(targets)]
+        bad = np.flatnonzero(~np.isfinite(to_host(wanted_LV).max(axis=1)))
+        if len(bad):
+            raise LogitsError(bad.tolist(), [f"request {request.request_id} at position {predicted[int(bad[0])]} of its prompt"])
+        for position, found in zip(predicted, token_logprobs(wanted_LV, targets, top), strict=True):
             request.prompt_logprobs[position] = found
 
-    def _append(self, request: Request, sampled: Sampled, now: float) -> Delta:
+    def _sample(self, logits_RV: Tensor, readers: Sequence[Request]) -> list[Sampled | Exception]:
+        """A token for each row, or why there is none. The sampler is asked for all rows at once; where that fails it is asked
+        again row by row, which finds the same tokens for the others."""
+        try:
+            return list(self.sampler.sample(logits_RV, readers))
+        except Exception as error:
+            if len(readers) == 1:
+                return [error]
+        found: list[Sampled | Exception] = []
+        for place, request in enumerate(readers):
+            try:
+                found += self.sampler.sample(logits_RV[place : place + 1], [request])
+            except Exception as error:
+                found.append(error)
+        return found
+
+    def _append(self, request: Request, sampled: Sampled | Exception, now: float) -> Delta:
+        if isinstance(sampled, Exception):
+            request.fail(sampled)
+            return _failure(request)
         token = sampled.token_id
         request.ids.append(token)
         request.output_token_ids.append(token)
@@ -91,16 +127,24 @@ class TextGenerationController:
             request.logprobs.append(sampled.logprobs)
         if request.first_token is None:
             request.first_token = now
-        text = self._text(request, token)
-        if request.finish_reason is None and len(request.output_token_ids) >= request.max_tokens:
-            request.finish_reason = "length"
-        if request.finish_reason is not None:
-            request.finished = now
-            text += self._flush(request)
+        try:
+            text = self._finish(request, self._text(request, token), now)
+        except Exception as error:
+            request.fail(error)
+            text = ""
         if text:
             request.pieces.append(text)
         logprobs = None if request.logprobs is None else request.logprobs[-1:]
-        return Delta(request.request_id, request.index, text, (token,), logprobs, request.finish_reason)
+        return Delta(request.request_id, request.index, text, (token,), logprobs, request.finish_reason, request.error)
+
+    def _finish(self, request: Request, text: str, now: float) -> str:
+        """The delta's text; where the request ends here, with all that was held back."""
+        if request.finish_reason is None and len(request.output_token_ids) >= request.max_tokens:
+            request.finish_reason = "length"
+        if request.finish_reason is None:
+            return text
+        request.finished = now
+        return text + self._flush(request)
 
     def _text(self, request: Request, token: int) -> str:
         """The text this token makes safe to send; sets the finish reason where the token or its text stops it."""
@@ -133,3 +177,7 @@ class TextGenerationController:
             request.finish_reason, request.stop_reason = "stop", matched
             return text
         return text + request.stop_strings.finish()
+
+
+def _failure(request: Request) -> Delta:
+    return Delta(request.request_id, request.index, "", (), None, request.finish_reason, request.error)

@@ -1,11 +1,17 @@
-"""The request life cycle, the same for both engines: submit -> step, step, ... -> take the output; abort at any time."""
+"""The request life cycle, the same for both engines: submit -> step, step, ... -> take the output; abort at any time.
+
+An engine belongs to one thread, which alone may change it: whoever made it and steps it, or an `EngineThread` from the first
+request that came through it. `prepare` changes nothing, so any thread may call it.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brigade.engine.block_pool import BlockPool
@@ -20,6 +26,19 @@ from brigade.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request that was checked and can be served: what `prepare` returns and `add` takes."""
+
+    prompt: str | None
+    ids: list[int]
+    params: SamplingParams
+    max_tokens: int
+    seed: int
+    arrival: float
+    collect_logits: bool
 
 
 class Engine:
@@ -40,6 +59,7 @@ class Engine:
         self.pool = BlockPool(num_blocks, config.block_size, config.prefix_cache and self.prefix_cache_allowed)
         self.scheduler = self.scheduler_type(config, self.pool)
         self.default_params = SamplingParams()  # of a request that brings none
+        self.owner: int | None = None  # the only thread that may change anything; None: whoever made it sees to that
         self.steps = 0
         self._groups: dict[str, list[Request]] = {}
         self._prompts: dict[str, str | None] = {}
@@ -68,31 +88,65 @@ class Engine:
         arrival: float | None = None,
         collect_logits: bool = False,
     ) -> str:
-        """Queue a prompt; refused here, with the numbers, if it could never be served."""
+        """Queue a prompt; refused here, with the numbers, if it could never be served or if too many wait."""
+        submission = self.prepare(prompt, params, arrival, collect_logits)
+        self.check_waiting(submission.params.n)
+        return self.add(submission, request_id)
+
+    def prepare(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        arrival: float | None = None,
+        collect_logits: bool = False,
+    ) -> Submission:
+        """Prompt and parameters, checked; refused here, with the numbers, if they could never be served."""
         params = params or self.default_params
-        number = next(self._numbers)
-        request_id = f"request-{number}" if request_id is None else request_id
-        if request_id in self._groups:
-            raise RequestError(f"request id {request_id!r} is in use; choose another or take its output first")
         ids = self._encode(prompt)
         room = self.limit - len(ids)
         max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
         self._check(ids, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
         arrival = clock() if arrival is None else arrival
+        return Submission(prompt if isinstance(prompt, str) else None, ids, params, max_tokens, seed, arrival, collect_logits)
+
+    def check_waiting(self, count: int, coming: int = 0) -> None:
+        """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
+        most = self.config.max_waiting
+        waiting = self.num_waiting + coming
+        if waiting + count > most:
+            raise RequestError(
+                f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it"
+            )
+
+    def add(self, submission: Submission, request_id: str | None = None) -> str:
+        """Queue what was prepared, one request for each sample."""
+        self._check_owner()
+        params, number = submission.params, next(self._numbers)
+        request_id = f"request-{number}" if request_id is None else request_id
+        if request_id in self._groups:
+            raise RequestError(f"request id {request_id!r} is in use; choose another or take its output first")
         group = [
             Request(
-                request_id, index, (params.priority, number), params, derive_seed(seed, index), ids,
-                self.controller.eos_ids, arrival, max_tokens, collect_logits=collect_logits,
+                request_id, index, (params.priority, number), params, derive_seed(submission.seed, index), submission.ids,
+                self.controller.eos_ids, submission.arrival, submission.max_tokens, collect_logits=submission.collect_logits,
             )
             for index in range(params.n)
         ]  # fmt: skip
         for request in group:
-            self._open_text(request)
-            self.scheduler.add(request)
+            try:
+                self._open_text(request, submission.prompt)
+                self.scheduler.add(request)
+            except Exception as error:  # its own text, its own end
+                request.fail(error)
+                self._unsent.append(Delta(request_id, request.index, "", (), None, "error", request.error))
         self._groups[request_id] = group
-        self._prompts[request_id] = prompt if isinstance(prompt, str) else None
+        self._prompts[request_id] = submission.prompt
         return request_id
+
+    def _check_owner(self) -> None:
+        if self.owner is not None and self.owner != threading.get_ident():
+            raise RuntimeError("a thread of its own steps this engine; use LLM or AsyncLLM, or make another one by LLM.make_engine")
 
     def _encode(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
@@ -126,7 +180,7 @@ class Engine:
         if params.echo and self.controller.tokenizer is None:
             raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
 
-    def _open_text(self, request: Request) -> None:
+    def _open_text(self, request: Request, prompt: str | None) -> None:
         tokenizer = self.controller.tokenizer
         if tokenizer is None:
             return
@@ -136,12 +190,13 @@ class Engine:
 
             request.stop_strings = StopStrings(request.params.stop, request.params.include_stop)
         if request.params.echo:
-            text = self._prompts.get(request.request_id) or tokenizer.decode(request.prompt_token_ids)
+            text = tokenizer.decode(request.prompt_token_ids) if prompt is None else prompt
             request.pieces.append(text)
             self._unsent.append(Delta(request.request_id, request.index, text, (), None, None))
 
     def step(self) -> list[Delta]:
         """Compute one step of whatever is scheduled and return what it added."""
+        self._check_owner()
         deltas = list(self._unsent)
         self._unsent.clear()
         plan = self.scheduler.schedule()
@@ -167,6 +222,7 @@ class Engine:
 
     def abort(self, request_id: str) -> None:
         """End every sample of a request now, running or waiting; what it has said so far stays."""
+        self._check_owner()
         for request in self._group(request_id):
             if not request.is_finished:
                 self._unsent.append(self._end(request, "abort"))
@@ -179,6 +235,7 @@ class Engine:
 
     def take_output(self, request_id: str) -> RequestOutput:
         """The finished request, once; the engine forgets it."""
+        self._check_owner()
         group = self._group(request_id)
         if not self.is_finished(request_id):
             raise RequestError(f"request {request_id!r} is still running; step until its samples are finished")
@@ -193,6 +250,11 @@ class Engine:
             request_id, self._prompts.pop(request_id), list(first.prompt_token_ids), prompt_logprobs,
             [request.sample() for request in group],
         )  # fmt: skip
+
+    def collects_logits(self, request_id: str) -> bool:
+        """Whether `take_logits` has an answer: the request asked for logits, and came to its end."""
+        first = self._group(request_id)[0]
+        return first.collect_logits and first.finish_reason == "length"
 
     def take_logits(self, request_id: str) -> Tensor:
         """The collected logits of a request submitted with `collect_logits`, [length, vocabulary]."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from brigade.engine.sampling.logprobs import TokenLogprobs
 
-FinishReason = Literal["stop", "length", "abort"]
+# "error": this request alone could not go on; its `error` says why.
+FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Delta:
     token_ids: Sequence[int]
     logprobs: Sequence[TokenLogprobs] | None
     finish_reason: FinishReason | None
+    error: str | None = None  # where the finish reason is "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Sample:
     stop_reason: str | int | None  # the stop string or stop id that ended it
     seed: int  # a run with this seed gives the same tokens
     metrics: RequestMetrics
+    error: str | None = None  # where the finish reason is "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,10 @@ class RequestOutput:
     @property
     def finish_reason(self) -> FinishReason:
         return self.samples[0].finish_reason
+
+    @property
+    def error(self) -> str | None:
+        return self.samples[0].error
 
     @property
     def metrics(self) -> RequestMetrics:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from brigade.engine.block_pool import ROOT
 from brigade.engine.outputs import FinishReason, RequestMetrics, Sample
 from brigade.engine.sampling.params import SamplingParams
+from brigade.engine.sampling.sampler import LogitsError
+from brigade.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +54,7 @@ class Request:
     prompt_logits: dict[int, Tensor] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    error: str | None = None
     first_token: float | None = None
     finished: float | None = None
     preemptions: int = 0
@@ -91,10 +94,15 @@ class Request:
         self.computed = self.published = 0
         self.tip = ROOT
 
+    def fail(self, error: Exception) -> None:
+        """End this request alone; a message of ours speaks for itself, of anything else the kind of error is named too."""
+        self.finish_reason, self.finished = "error", clock()
+        self.error = str(error) if isinstance(error, (UserError, LogitsError)) else f"{type(error).__name__}: {error}"
+
     def sample(self) -> Sample:
         assert self.finish_reason is not None
         metrics = RequestMetrics(self.arrival, self.first_token, self.finished, self.preemptions, self.cached_tokens, self.steps)
         return Sample(
             self.index, "".join(self.pieces), self.output_token_ids, self.logprobs, self.finish_reason,
-            self.stop_reason, self.seed, metrics,
+            self.stop_reason, self.seed, metrics, self.error,
         )  # fmt: skip

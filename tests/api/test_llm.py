@@ -70,6 +70,7 @@ def test_streams_add_up(llm: LLM) -> None:
 def test_leaving_a_stream_early_frees_everything(llm: LLM) -> None:
     for _ in llm.stream("def ", SamplingParams(max_tokens=100)):
         break
+    assert llm.thread.wait_idle(10)
     assert not llm.engine.has_work
     llm.engine.check()
     assert llm.generate("def ", GREEDY)[0].finish_reason

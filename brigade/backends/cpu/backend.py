@@ -50,6 +50,7 @@ class PackedTable:
 
 class CpuBackend(Backend):
     name = "cpu"
+    quantises = True
     block_sizes = (32, 64)  # a panel of keys is 32 positions, a tile of attention 64
 
     def __init__(self, device: torch.device | str = "cpu", exact: bool = True) -> None:
@@ -58,16 +59,22 @@ class CpuBackend(Backend):
         if not exact:
             raise ConfigError("exact off has no effect on the cpu backend, whose only way of computing is exact; drop it")
         self.device, self.exact, self.quant = torch.device("cpu"), True, Quant()
-        self.threads = size_pool()
+        size_pool()
 
     @property
     def numerics_id(self) -> str:
         quant = "" if self.quant.scheme == "none" else f"/{self.quant.label}"
         return f"cpu-1/{kernels().br_bf16_name().decode()}/G{G}{quant}"
 
+    @property
+    def threads(self) -> int:
+        return kernels().br_pool_size()
+
     def use(self, threads: int | None, cpus: str | None) -> None:
-        """Size the pool of threads, and pin it if `cpus` names processors."""
-        self.threads = size_pool(threads, cpus)
+        """Size the pool of threads, and pin it if `cpus` names processors. torch's own threads follow."""
+        size_pool(threads, cpus)
+        if threads is not None or cpus is not None:
+            torch.set_num_threads(self.threads)
 
     def quantise(self, scheme: str, skip_layers: Iterable[str] = (), num_layers: int = 0) -> None:
         """How matrices are held from the next model on; word table, norms, biases and routers keep their type."""

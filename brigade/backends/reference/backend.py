@@ -23,7 +23,6 @@ from brigade.config import Activation, NormKind
 
 class ReferenceBackend(Backend):
     name = "reference"
-    weight_dtype = torch.float32
     block_sizes = (8, 16, 32, 64)  # a key tile is a whole number of cache blocks
 
     def __init__(self, device: torch.device | str = "cpu", exact: bool = True) -> None:
@@ -35,6 +34,9 @@ class ReferenceBackend(Backend):
     def numerics_id(self) -> str:
         order = self.matmul.name if self.exact else "unordered"
         return f"reference-1/{self.device.type}/float32/{order}/G{G}"
+
+    def held_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.float32
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
         assert cache is not None and KV_TILE % cache.block_size == 0

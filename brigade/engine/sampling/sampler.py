@@ -78,7 +78,7 @@ class Sampler:
         settings = Settings.of(rows, device)
         if self.rule is None:
             return draw(logits, greatest, settings, rows)
-        return self.rule.choose(kept_weights(torch.from_numpy(logits), settings), rows)
+        return _checked(self.rule.choose(kept_weights(torch.from_numpy(logits), settings), rows), *logits.shape)
 
     def _edit(self, logits: np.ndarray, rows: Sequence[SampleRow]) -> np.ndarray:
         changed = [i for i, row in enumerate(rows) if row.params.edits_logits]
@@ -103,6 +103,14 @@ class Sampler:
             for i, logprobs in zip(places, token_logprobs(part, [tokens[i] for i in places], count), strict=True):
                 result[i] = Sampled(tokens[i], logprobs)
         return result
+
+
+def _checked(tokens: Sequence[int], rows: int, vocabulary: int) -> list[int]:
+    """What a rule of somebody's own returned: one id of the vocabulary for each row."""
+    tokens = [int(token) for token in tokens]
+    if len(tokens) != rows or not all(0 <= token < vocabulary for token in tokens):
+        raise ValueError(f"the sampling rule chose {tokens} for {rows} rows; it must choose an id below {vocabulary} for each")
+    return tokens
 
 
 def _name(index: int, row: SampleRow) -> str:

@@ -1,9 +1,12 @@
-"""What a model is computed with: backend, dtype and quantisation, from what was asked and what its files allow."""
+"""What was asked of a model and its engine, and what is settled of it: backend, dtype and quantisation by what the files allow,
+the engine's settings by what the engine takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,13 +14,19 @@ from brigade.artifact.reader import DTYPES  # float16 weights are read and held 
 from brigade.backends.base import Backend
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.load import ModelSource
+from brigade.engine.config import EngineConfig
 from brigade.errors import ConfigError
+
+ENGINE_KINDS = ("static", "dynamic")
+DYNAMIC_ONLY = ("max_step_tokens", "prefill_chunk", "prefix_cache")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """As a caller gives them; `quant` None: as the files are."""
+    """As a caller gives them. `model`: a folder, an artifact, a recipe, or None for the embedded model; `quant` None: as the files
+    are; `engine_settings` are fields of `EngineConfig`."""
 
+    model: str | Path | None = None
     dtype: str = "auto"
     backend: str = "auto"
     device: str = "cpu"
@@ -25,6 +34,10 @@ class Choices:
     random_weights: int | None = None
     quant: str | None = None
     skip_layers: Iterable[str] = ()
+    threads: int | None = None
+    cpus: str | None = None
+    engine: str = "dynamic"
+    engine_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def resolve_dtype(wanted: str, own: str) -> torch.dtype:
@@ -44,10 +57,25 @@ def settle(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]
         if skip:
             raise ConfigError(f"skip_layers {','.join(skip)} has no effect without quant; drop it, or choose a quant")
         return backend, dtype
-    if not hasattr(backend, "quantise"):
+    if not backend.quantises:
         raise ConfigError(f"quant is {choices.quant!r}, but the {backend.name} backend keeps weights whole; {_remedy(choices)}")
     backend.quantise(choices.quant, skip, source.config.num_layers)
     return backend, dtype
+
+
+def settle_engine(kind: str, settings: Mapping[str, Any]) -> EngineConfig:
+    """The engine's settings, or which of them it does not take."""
+    if kind not in ENGINE_KINDS:
+        raise ConfigError(f"engine is {kind!r}; it must be one of {', '.join(ENGINE_KINDS)}")
+    if kind == "static":
+        useless = [name for name in DYNAMIC_ONLY if name in settings]
+        if useless:
+            raise ConfigError(f"{useless[0]} has no effect on the static engine; drop it, or use the dynamic engine")
+    unknown = sorted(set(settings) - set(EngineConfig.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(EngineConfig.__dataclass_fields__)
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; engine settings are {known}")
+    return EngineConfig(**settings)
 
 
 def _settle_artifact(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]:

@@ -1,0 +1,49 @@
+"""What `LLM.stream` returns: deltas as they come, and at the end the whole outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+from brigade.engine.engine_thread import EngineThread
+from brigade.engine.outputs import Delta, RequestOutput
+from brigade.errors import EngineStopped
+
+
+class Stream(Iterator[Delta]):
+    """An iterator over the deltas of some requests. `close`, and dropping it half read, abort what is left of them."""
+
+    def __init__(self, thread: EngineThread, numbers: Mapping[str, int], inbox: SimpleQueue[Any]) -> None:
+        self._thread, self._numbers, self._inbox = thread, numbers, inbox
+        self._outputs: dict[int, RequestOutput] = {}
+
+    def __next__(self) -> Delta:
+        while len(self._outputs) < len(self._numbers):
+            said = received(self._inbox)
+            number = self._numbers[said.request_id]
+            if isinstance(said, Delta):
+                return replace(said, request_id=str(number))
+            self._outputs[number] = replace(said, request_id=str(number))
+        raise StopIteration
+
+    @property
+    def outputs(self) -> list[RequestOutput]:
+        """Of the requests that have ended, in the order of the prompts; of all, once the last delta was read."""
+        return [self._outputs[number] for number in sorted(self._outputs)]
+
+    def close(self) -> None:
+        self._thread.abort(self._numbers)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def received(inbox: SimpleQueue[Any]) -> Any:
+    """The next thing that the engine's thread said; its end is raised."""
+    said = inbox.get()
+    if isinstance(said, EngineStopped):
+        inbox.put(said)  # whoever asks again hears it again
+        raise EngineStopped(str(said)) from said
+    return said

@@ -1,0 +1,1 @@
+"""From what was asked to an engine that runs: the one assembly line of every face, rank and replica."""

@@ -1,0 +1,144 @@
+"""The assembly line: choices -> source -> plan -> model -> engine. Each is a value, made once and handed down.
+
+    blueprint = draw(choices)                    # opens and settles everything; reads no weight
+    plan = blueprint.plan()                      # where the memory goes; takes none of it
+    parts = load(blueprint, progress)            # the network with its weights, and its tokenizer
+    engine = parts.engine(plan)                  # takes the cache's memory
+
+`assemble` walks it from end to end. What is wrong with the choices is refused by `draw` or `plan`, before the long work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from brigade.assembly.choices import Choices, settle, settle_engine
+from brigade.backends.base import Backend
+from brigade.backends.kv_cache import KVCache
+from brigade.checkpoint.generation_config import NAME, sampling_defaults
+from brigade.checkpoint.load import ModelSource, load_model, open_model
+from brigade.engine.config import EngineConfig
+from brigade.engine.controller import TextGenerationController
+from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
+from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
+from brigade.engine.sampling import Sampler, SamplingParams
+from brigade.errors import CheckpointError, RequestError
+from brigade.model.gpt_model import GPTModel, empty_model
+from brigade.tokenizer import Tokenizer
+
+ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that is decided before a weight is read."""
+
+    source: ModelSource
+    backend: Backend
+    dtype: torch.dtype  # of weights that are not quantised, and of the cache
+    random_weights: int | None
+    engine_kind: str
+    engine_config: EngineConfig
+    sampling_defaults: Mapping[str, Any]  # the checkpoint's own, checked
+
+    @property
+    def limit(self) -> int:
+        """Positions of the longest request, prompt and output together."""
+        return model_length(self.source.config, self.engine_config)
+
+    @cached_property
+    def network(self) -> GPTModel:
+        """The network without storage, which `load` fills."""
+        return empty_model(self.source.config, self.backend, self.limit)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Of all weights as the backend holds them."""
+        if self.source.artifact is not None:
+            return self.source.artifact.manifest.weight_bytes
+        return self.network.num_parameters * self.backend.held_dtype(self.dtype).itemsize
+
+    def params(self, **given: Any) -> SamplingParams:
+        """Sampling parameters, and the checkpoint's own defaults where `given` is silent."""
+        return SamplingParams(**{**self.sampling_defaults, **given})
+
+    @property
+    def numerics_id(self) -> str:
+        return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}"
+
+    def plan(self, config: EngineConfig | None = None, held: int = 0) -> MemoryPlan:
+        """`config`: of another engine over the same weights, of which `held` bytes are in memory already."""
+        available = self.backend.free_memory() + held
+        width = self.backend.cache_dim(self.source.config.head_dim)
+        config = self.engine_config if config is None else config
+        return plan_memory(self.source.config, config, self.weight_bytes, self.dtype.itemsize, available, width)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model with its weights in place, and what an engine needs beside it."""
+
+    blueprint: Blueprint
+    model: GPTModel
+    tokenizer: Tokenizer | None
+
+    def engine(
+        self, plan: MemoryPlan, sampler: Sampler | None = None, kind: str | None = None, config: EngineConfig | None = None
+    ) -> Engine:
+        """An engine with a cache of its own; `kind` and `config` where they are not the blueprint's."""
+        drawn = self.blueprint
+        network, config = drawn.source.config, drawn.engine_config if config is None else config
+        cache = KVCache.allocate(
+            network.num_layers, plan.num_blocks, network.num_kv_heads, config.block_size,
+            drawn.backend.cache_dim(network.head_dim), drawn.dtype, drawn.backend.device,
+        )  # fmt: skip
+        eos_ids = () if self.tokenizer is None else self.tokenizer.eos_ids
+        controller = TextGenerationController(self.model, sampler, self.tokenizer, eos_ids, cache)
+        made = ENGINES[kind or drawn.engine_kind](controller, config, plan.num_blocks, plan.max_model_len, network.vocab_size)
+        made.default_params = drawn.params()
+        return made
+
+
+@dataclass(frozen=True)
+class Assembled:
+    parts: Parts
+    plan: MemoryPlan
+    engine: Engine
+
+
+def draw(choices: Choices) -> Blueprint:
+    config = settle_engine(choices.engine, choices.engine_settings)
+    source = open_model(choices.model)
+    backend, dtype = settle(source, choices)
+    backend.check_block_size(config.block_size)
+    backend.use(choices.threads, choices.cpus)
+    model_length(source.config, config)  # a length that the model does not have is refused here
+    return Blueprint(source, backend, dtype, choices.random_weights, choices.engine, config, _defaults(source))
+
+
+def _defaults(source: ModelSource) -> dict[str, Any]:
+    found = sampling_defaults(source.path)
+    try:
+        SamplingParams(**found)
+    except RequestError as error:
+        raise CheckpointError(f"{NAME} of {source.name}: {error}; mend or remove the file") from error
+    return found
+
+
+def load(blueprint: Blueprint, progress: Callable[[int, int], None] | None = None) -> Parts:
+    source = blueprint.source
+    tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
+    model = load_model(source, blueprint.backend, blueprint.dtype, blueprint.random_weights, blueprint.limit, progress)
+    return Parts(blueprint, model, tokenizer)
+
+
+def assemble(choices: Choices, sampler: Sampler | None = None, progress: Callable[[int, int], None] | None = None) -> Assembled:
+    blueprint = draw(choices)
+    plan = blueprint.plan()
+    parts = load(blueprint, progress)
+    return Assembled(parts, plan, parts.engine(plan, sampler))
