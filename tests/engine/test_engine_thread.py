@@ -1,0 +1,220 @@
+"""The engine's thread: many callers at once, each with its own end, and an end for everyone when the engine has one."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from queue import SimpleQueue
+
+import pytest
+import torch
+
+from brigade.engine.engine_thread import EngineThread, Logits
+from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.sampling import SamplingParams
+from brigade.errors import EngineStopped, RequestError
+from tests.engine.fakes import counting_engine
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=6)
+BOUND = 10.0  # seconds after which something counts as hanging
+
+
+@pytest.fixture
+def engine():
+    return counting_engine()
+
+
+@pytest.fixture
+def thread(engine):
+    made = EngineThread(engine)
+    yield made
+    made.close()
+
+
+class Blocked:
+    """A model that waits inside its step until it is let go, and may then raise."""
+
+    def __init__(self, inner, failure: Exception | None = None) -> None:
+        self.inner, self.failure = inner, failure
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, batch, cache):
+        self.begun.set()
+        assert self.go_on.wait(BOUND)
+        if self.failure is not None:
+            raise self.failure
+        return self.inner(batch, cache)
+
+
+def block(engine, failure: Exception | None = None) -> Blocked:
+    engine.controller.model = Blocked(engine.controller.model, failure)
+    return engine.controller.model
+
+
+def ask(thread: EngineThread, *prompts: list[int], params=GREEDY, deltas: bool = False, **settings) -> tuple[list[str], SimpleQueue]:
+    inbox: SimpleQueue = SimpleQueue()
+    prepared = [thread.engine.prepare(prompt, params, **settings) for prompt in prompts]
+    return thread.submit(prepared, inbox.put, deltas), inbox
+
+
+def test_deltas_come_in_order_and_the_whole_output_last(thread: EngineThread) -> None:
+    (name,), inbox = ask(thread, [3], deltas=True)
+    said = [inbox.get(timeout=BOUND) for _ in range(7)]
+    assert all(isinstance(one, Delta) for one in said[:-1]) and isinstance(said[-1], RequestOutput)
+    assert [token for delta in said[:-1] for token in delta.token_ids] == said[-1].token_ids == [4, 5, 6, 7, 8, 9]
+    assert {one.request_id for one in said} == {name}
+
+
+def test_whoever_wants_no_deltas_hears_only_the_end(thread: EngineThread) -> None:
+    _, inbox = ask(thread, [3], [30])
+    assert sorted(inbox.get(timeout=BOUND).token_ids[0] for _ in range(2)) == [4, 31]
+    assert thread.wait_idle(BOUND) and inbox.empty()
+
+
+def test_logits_come_as_a_tensor(thread: EngineThread) -> None:
+    (name,), inbox = ask(thread, [3, 4], params=SamplingParams(max_tokens=1), collect_logits=True)
+    answer = inbox.get(timeout=BOUND)
+    assert isinstance(answer, Logits) and answer.request_id == name
+    assert answer.logits_LV.argmax(1).tolist() == [4, 5]
+
+
+def test_many_threads_share_one_engine_and_each_gets_its_own(thread: EngineThread) -> None:
+    wrong, names = [], []
+
+    def call(first: int) -> None:
+        for i in range(20):
+            ids, inbox = ask(thread, [first + i], [first + i + 40])
+            names.extend(ids)
+            got = {output.request_id: output.token_ids[0] for output in (inbox.get(timeout=BOUND), inbox.get(timeout=BOUND))}
+            wrong.extend([got] if got != {ids[0]: first + i + 1, ids[1]: first + i + 41} else [])
+
+    callers = [threading.Thread(target=call, args=(first,)) for first in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(BOUND)
+    assert not wrong and len(set(names)) == len(names) == 8 * 40
+    assert max(len(batch.spans) for batch in thread.engine.controller.model.batches) > 2  # they did join one batch
+    thread.engine.check()
+
+
+def test_an_abort_ends_the_request_and_its_reader_hears_no_more(thread: EngineThread, engine) -> None:
+    model = block(engine)
+    ids, inbox = ask(thread, [1], params=SamplingParams(temperature=0.0, max_tokens=400), deltas=True)
+    others, other_inbox = ask(thread, [50])
+    assert model.begun.wait(BOUND)
+    thread.abort(ids)
+    model.go_on.set()
+    assert other_inbox.get(timeout=BOUND).token_ids[0] == 51
+    assert thread.wait_idle(BOUND) and inbox.empty() and not engine.has_work
+    thread.abort(ids + others + ["never there"])  # nothing left to end
+    engine.check()
+
+
+def test_a_reader_that_raises_is_an_abort_of_its_own_request(thread: EngineThread, engine) -> None:
+    def gone(_) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    thread.submit([engine.prepare([1], SamplingParams(temperature=0.0, max_tokens=400))], gone)
+    _, inbox = ask(thread, [50])
+    assert inbox.get(timeout=BOUND).token_ids == [51, 52, 53, 54, 55, 56]
+    assert thread.wait_idle(BOUND) and engine.num_running == 0 and engine.steps < 20 and thread.is_open
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("the device is lost"), MemoryError("no room")])
+def test_when_the_engine_fails_everyone_hears_it(thread: EngineThread, engine, failure: Exception) -> None:
+    model = block(engine, failure)
+    _, running = ask(thread, [1], deltas=True)
+    assert model.begun.wait(BOUND)
+    _, queued = ask(thread, [2])  # its order is not taken before the step ends
+    model.go_on.set()
+    for inbox in (running, queued):
+        stopped = inbox.get(timeout=BOUND)
+        assert isinstance(stopped, EngineStopped) and stopped.__cause__ is failure and str(failure) in str(stopped)
+    assert not thread.is_open and thread.wait_idle(BOUND)
+    with pytest.raises(EngineStopped, match=str(failure)):
+        ask(thread, [3])
+
+
+def test_close_ends_every_waiting_call_though_a_step_hangs(thread: EngineThread, engine, monkeypatch) -> None:
+    monkeypatch.setattr("brigade.engine.engine_thread.PATIENCE", 0.2)
+    model = block(engine)
+    _, running = ask(thread, [1])
+    assert model.begun.wait(BOUND)
+    _, queued = ask(thread, [2])
+    begun = time.monotonic()
+    thread.close()
+    assert time.monotonic() - begun < 2
+    for inbox in (running, queued):
+        assert isinstance(inbox.get_nowait(), EngineStopped)
+    with pytest.raises(EngineStopped, match="closed"):
+        ask(thread, [3])
+    thread.close()
+    model.go_on.set()
+
+
+def test_the_queue_is_bounded_and_says_so(engine) -> None:
+    engine = counting_engine(max_waiting=3, max_batch_size=1)
+    model = block(engine)
+    thread = EngineThread(engine)
+    _, first = ask(thread, [1])
+    assert model.begun.wait(BOUND)  # it runs: nobody waits
+    _, waiting = ask(thread, [2], [3])
+    with pytest.raises(RequestError, match="2 requests wait and 2 more came; max_waiting is 3"):
+        ask(thread, [4], [5])  # all or none
+    with pytest.raises(RequestError, match="max_waiting is 3"):
+        ask(thread, [4], params=SamplingParams(temperature=0.0, n=2))  # each sample is a request
+    _, last = ask(thread, [6])
+    model.go_on.set()
+    assert [inbox.get(timeout=BOUND).token_ids[0] for inbox in (first, waiting, waiting, last)] == [2, 3, 4, 7]
+    thread.close()
+    with pytest.raises(RequestError, match="max_waiting is 1"):  # the same without a thread
+        own = counting_engine(max_waiting=1)
+        own.submit([1], GREEDY)
+        own.submit([2], GREEDY)
+
+
+def test_nobody_else_may_touch_an_engine_that_a_thread_steps(thread: EngineThread, engine) -> None:
+    _, inbox = ask(thread, [1])
+    inbox.get(timeout=BOUND)
+    for touch in (engine.step, lambda: engine.submit([1], GREEDY), lambda: engine.abort("r-0"), lambda: engine.take_output("r-0")):
+        with pytest.raises(RuntimeError, match="a thread of its own steps this engine"):
+            touch()
+    assert thread.is_open
+
+
+def test_one_that_nobody_holds_closes_itself() -> None:
+    thread = EngineThread(counting_engine())
+    _, inbox = ask(thread, [1])
+    inbox.get(timeout=BOUND)
+    worker = next(t for t in threading.enumerate() if t.name == "brigade-engine" and t.ident == thread.engine.owner)
+    del thread
+    gc.collect()
+    worker.join(BOUND)
+    assert not worker.is_alive()
+
+
+def test_a_request_that_cannot_be_added_ends_alone(thread: EngineThread, engine, monkeypatch) -> None:
+    real = engine._open_text
+
+    def open_text(request, prompt) -> None:
+        if request.prompt_token_ids[0] == 13:
+            raise KeyError("no such piece")
+        real(request, prompt)
+
+    monkeypatch.setattr(engine, "_open_text", open_text)
+    _, inbox = ask(thread, [13], [50])
+    outputs = sorted((inbox.get(timeout=BOUND) for _ in range(2)), key=lambda output: output.prompt_token_ids)
+    assert outputs[0].finish_reason == "error" and "no such piece" in outputs[0].error and not outputs[0].token_ids
+    assert outputs[1].token_ids[0] == 51 and outputs[1].error is None
+    engine.check()
+
+
+def test_torch_is_let_alone_between_requests(thread: EngineThread) -> None:
+    """The engine computes in inference mode; the caller's own tensors still learn."""
+    _, inbox = ask(thread, [1])
+    inbox.get(timeout=BOUND)
+    weight = torch.ones(1, requires_grad=True)
+    (weight * 2).backward()
+    assert weight.grad is not None
