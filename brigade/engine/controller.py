@@ -103,7 +103,9 @@ class TextGenerationController:
         return Delta(request.request_id, request.index, text, (token,), logprobs, request.finish_reason)
 
     def _text(self, request: Request, token: int) -> str:
-        """The text this token makes safe to send; sets the finish reason where the token or its text stops it."""
+        """The text this token makes safe to send; sets the finish reason where the token or its text stops it.
+
+        Tokens before the `min_tokens`-th stop nothing: a stop string that their text completes is text like any other."""
         params = request.params
         early = len(request.output_token_ids) < params.min_tokens
         if not early and token in params.stop_token_ids or not early and not params.ignore_eos and token in request.eos_ids:
@@ -115,8 +117,8 @@ class TextGenerationController:
         text = request.detokenizer.push(token)
         if request.stop_strings is None or not text:
             return text
-        text, matched = request.stop_strings.push(text)
-        if matched is not None and not early:
+        text, matched = request.stop_strings.push(text, not early)
+        if matched is not None:
             request.finish_reason, request.stop_reason = "stop", matched
         return text
 
