@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 import time
+from functools import cache
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
@@ -57,9 +58,8 @@ def streamed(tokenizer: Tokenizer, ids: list[int], skip: bool = True) -> str:
     A run of byte tokens that is bad as a whole is cut into its longest beginning that is whole characters and the rest,
     by a token that is taken out of the text again.
     """
-    inner = tokenizers.Tokenizer.from_str(tokenizer._inner.to_str())
-    inner.add_tokens([AddedToken("<cut>", normalized=False)])
-    cut, special = inner.token_to_id("<cut>"), set() if not skip else special_ids(tokenizer)
+    inner = with_cuts(tokenizer)
+    cut, special = inner.token_to_id("<cut>"), special_ids(tokenizer) if skip else set()
     cut_ids: list[int] = []
     run: list[int] = []
     for i in [*(i for i in ids if i not in special and i < tokenizer.vocab_size), cut]:
@@ -74,6 +74,14 @@ def streamed(tokenizer: Tokenizer, ids: list[int], skip: bool = True) -> str:
     return inner.decode(cut_ids[:-1], skip_special_tokens=False).replace("<cut>", "")
 
 
+@cache
+def with_cuts(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    inner = tokenizers.Tokenizer.from_str(tokenizer._inner.to_str())
+    inner.add_tokens([AddedToken("<cut>", normalized=False)])
+    return inner
+
+
+@cache
 def special_ids(tokenizer: Tokenizer) -> set[int]:
     return {i for i, token in tokenizer._inner.get_added_tokens_decoder().items() if token.special}
 
@@ -224,6 +232,8 @@ def test_after_a_prompt_without_text_the_first_token_is_the_first(name: str) -> 
 @pytest.mark.parametrize("name", BYTE_TOKENS)
 @settings(max_examples=150, deadline=None)
 @given(before=RUNS, after=RUNS, words=st.integers(0, 3))
+@example(before=["€".encode()] * 20 + [b"\xe2"], after=[b"\x82\xac"], words=1)
+@example(before=["€".encode()] * 20 + [b"\xe2"], after=[b"\xff"], words=1)
 def test_a_continuation_may_begin_anywhere_in_a_run_of_byte_tokens(name: str, before, after, words: int) -> None:
     tokenizer = TOKENIZERS[name]
     letter = tokenizer._inner.token_to_id("x")
@@ -250,9 +260,12 @@ def test_a_replacement_character_that_is_spelled_out_is_sent_once(name: str) -> 
 def test_a_long_prompt_costs_a_continuation_little(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode("def fibonacci return " * 4000)
-    start = time.perf_counter()
-    tokenizer.detokenizer(after=ids)
-    assert time.perf_counter() - start < 0.02
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        tokenizer.detokenizer(after=ids)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.005
 
 
 @EVERY
