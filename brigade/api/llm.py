@@ -19,6 +19,7 @@ from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
 from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
 from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.prompt import ChatPrompt, Prompt, as_prompts
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import CheckpointError, ConfigError, RequestError
 from brigade.model.gpt_model import empty_model
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from brigade.backends.base import Backend
 
-Prompt = str | Sequence[int]
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
 DYNAMIC_ONLY = ("max_step_tokens", "prefill_chunk", "prefix_cache")
 
@@ -178,7 +178,7 @@ class LLM:
             raise
         return names
 
-    def logits(self, prompts: Sequence[Sequence[int]] | Sequence[str] | str) -> list[Tensor]:
+    def logits(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """What the model says at every position: one float32 tensor [length, vocabulary] a prompt."""
         names = [
             self.engine.submit(prompt, SamplingParams(max_tokens=1), f"logits-{number}", collect_logits=True)
@@ -188,11 +188,15 @@ class LLM:
             self.engine.step()
         return [self.engine.take_logits(name) for name in names]
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text a chat becomes, by the model's own template."""
+    def chat(self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None) -> RequestOutput:
+        """The answer to one conversation: `messages` are {'role': ..., 'content': ...}, the last one asked."""
+        return self.generate(self.chat_prompt(messages), params)[0]
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> ChatPrompt:
+        """The prompt a chat becomes, by the model's own template."""
         if self.tokenizer is None:
             raise RequestError("this model has no tokenizer, so it has no chat template either; give token ids as a prompt")
-        return self.tokenizer.apply_chat_template(messages)
+        return ChatPrompt(self.tokenizer.apply_chat_template(messages))
 
 
 def use_threads(backend: Backend, threads: int | None, cpus: str | None) -> None:
@@ -208,14 +212,6 @@ def use_threads(backend: Backend, threads: int | None, cpus: str | None) -> None
         raise ConfigError(f"cpus is {cpus!r}, but the {backend.name} backend pins no threads; use backend cpu, or give threads")
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many; a bare list of ids is one prompt."""
-    if isinstance(prompts, str):
-        return [prompts]
-    prompts = list(prompts)
-    return [prompts] if prompts and isinstance(prompts[0], int) else prompts
 
 
 def make_engine_config(kind: str, settings: Mapping[str, Any]) -> EngineConfig:

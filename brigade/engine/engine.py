@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from brigade.engine.block_pool import BlockPool
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.prompt import Prompt, encode_prompt
 from brigade.engine.request import Request, clock
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.sampling.rng import derive_seed
@@ -62,7 +62,7 @@ class Engine:
 
     def submit(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         params: SamplingParams | None = None,
         request_id: str | None = None,
         arrival: float | None = None,
@@ -74,7 +74,8 @@ class Engine:
         request_id = f"request-{number}" if request_id is None else request_id
         if request_id in self._groups:
             raise RequestError(f"request id {request_id!r} is in use; choose another or take its output first")
-        ids = self._encode(prompt)
+        encoded = encode_prompt(prompt, self.controller.tokenizer)
+        ids = encoded.token_ids
         room = self.limit - len(ids)
         max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
         self._check(ids, max_tokens, params)
@@ -88,18 +89,11 @@ class Engine:
             for index in range(params.n)
         ]  # fmt: skip
         for request in group:
-            self._open_text(request)
+            self._open_text(request, encoded.text)
             self.scheduler.add(request)
         self._groups[request_id] = group
-        self._prompts[request_id] = prompt if isinstance(prompt, str) else None
+        self._prompts[request_id] = encoded.text
         return request_id
-
-    def _encode(self, prompt: str | Sequence[int]) -> list[int]:
-        if not isinstance(prompt, str):
-            return [int(i) for i in prompt]
-        if self.controller.tokenizer is None:
-            raise RequestError("this model has no tokenizer, so a text prompt cannot be read; give token ids instead")
-        return self.controller.tokenizer.encode(prompt)
 
     def _check(self, ids: list[int], max_tokens: int, params: SamplingParams) -> None:
         if not ids:
@@ -126,17 +120,22 @@ class Engine:
         if params.echo and self.controller.tokenizer is None:
             raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
 
-    def _open_text(self, request: Request) -> None:
+    def _open_text(self, request: Request, prompt: str | None) -> None:
+        """Text goes on where the prompt ends; `prompt` is its text as given, None where ids were given."""
         tokenizer = self.controller.tokenizer
         if tokenizer is None:
             return
-        request.detokenizer = tokenizer.detokenizer()
+        ids = request.prompt_token_ids
+        request.detokenizer = tokenizer.detokenizer(after=ids)
         if request.params.stop:
             from brigade.tokenizer import StopStrings
 
             request.stop_strings = StopStrings(request.params.stop, request.params.include_stop)
         if request.params.echo:
-            text = self._prompts.get(request.request_id) or tokenizer.decode(request.prompt_token_ids)
+            text = tokenizer.decode(ids) if prompt is None else prompt
+            if prompt is None and request.max_tokens:
+                # Bytes at the end that are no character yet belong to the continuation.
+                text = text.removesuffix(tokenizer.detokenizer(after=ids).finish())
             request.pieces.append(text)
             self._unsent.append(Delta(request.request_id, request.index, text, (), None, None))
 
