@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "LLM": "brigade.api.llm",
     "AsyncLLM": "brigade.api.async_llm",
+    "ChatPrompt": "brigade.engine.prompt",
     "SamplingParams": "brigade.engine.sampling.params",
     "StaticEngine": "brigade.engine.engine",
     "DynamicEngine": "brigade.engine.engine",
@@ -34,6 +35,7 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from brigade.api.async_llm import AsyncLLM
     from brigade.api.llm import LLM
+    from brigade.engine.prompt import ChatPrompt
     from brigade.engine.sampling.params import SamplingParams
 
 

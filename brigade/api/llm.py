@@ -18,13 +18,13 @@ from brigade.engine.engine import Engine, Submission
 from brigade.engine.engine_thread import EngineThread, Logits
 from brigade.engine.memory_plan import model_length
 from brigade.engine.outputs import RequestOutput
+from brigade.engine.prompt import ChatPrompt, Prompt, as_prompts
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Prompt = str | Sequence[int]
 Params = SamplingParams | Sequence[SamplingParams] | None
 
 
@@ -97,7 +97,7 @@ class LLM:
         """Deltas as they come; the k-th prompt's request id is `str(k)`. Leaving the loop early aborts what is left."""
         return Stream(self.thread, *self._submit(self._prepare(prompts, params), deltas=True))
 
-    def logits(self, prompts: Sequence[Sequence[int]] | Sequence[str] | str) -> list[Tensor]:
+    def logits(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """What the model says at every position, finite or not: one float32 tensor [length, vocabulary] a prompt."""
         numbers, inbox = self._submit(self._prepare(prompts, SamplingParams(max_tokens=1), collect_logits=True), deltas=False)
         found: dict[int, Tensor] = {}
@@ -111,11 +111,15 @@ class LLM:
             self.thread.abort(numbers)
         return [found[number] for number in range(len(numbers))]
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text a chat becomes, by the model's own template."""
+    def chat(self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None) -> RequestOutput:
+        """The answer to one conversation: `messages` are {'role': ..., 'content': ...}, the last one asked."""
+        return self.generate(self.chat_prompt(messages), params)[0]
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> ChatPrompt:
+        """The prompt a chat becomes, by the model's own template."""
         if self.tokenizer is None:
             raise RequestError("this model has no tokenizer, so it has no chat template either; give token ids as a prompt")
-        return self.tokenizer.apply_chat_template(messages)
+        return ChatPrompt(self.tokenizer.apply_chat_template(messages))
 
     def close(self) -> None:
         """Stop the engine. Whoever waits for it, or comes later, is told by an `EngineStopped`."""
@@ -147,9 +151,3 @@ class LLM:
         return {name: number for number, name in enumerate(ids)}, inbox
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many; a bare list of ids is one prompt."""
-    if isinstance(prompts, str):
-        return [prompts]
-    prompts = list(prompts)
-    return [prompts] if prompts and isinstance(prompts[0], int) else prompts

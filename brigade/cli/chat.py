@@ -58,7 +58,7 @@ def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop
     messages.append({"role": "user", "content": line})
     while True:
         try:
-            stream = llm.stream([llm.tokenizer.encode(llm.chat_prompt(messages), add_special_tokens=False)], params)
+            stream = llm.stream(llm.chat_prompt(messages), params)
             break
         except RequestError as error:
             oldest = next((i for i, m in enumerate(messages[:-1]) if m["role"] != "system"), None)

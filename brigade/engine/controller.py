@@ -147,7 +147,9 @@ class TextGenerationController:
         return text + self._flush(request)
 
     def _text(self, request: Request, token: int) -> str:
-        """The text this token makes safe to send; sets the finish reason where the token or its text stops it."""
+        """The text this token makes safe to send; sets the finish reason where the token or its text stops it.
+
+        Tokens before the `min_tokens`-th stop nothing: a stop string that their text completes is text like any other."""
         params = request.params
         early = len(request.output_token_ids) < params.min_tokens
         if not early and token in params.stop_token_ids or not early and not params.ignore_eos and token in request.eos_ids:
@@ -159,8 +161,8 @@ class TextGenerationController:
         text = request.detokenizer.push(token)
         if request.stop_strings is None or not text:
             return text
-        text, matched = request.stop_strings.push(text)
-        if matched is not None and not early:
+        text, matched = request.stop_strings.push(text, not early)
+        if matched is not None:
             request.finish_reason, request.stop_reason = "stop", matched
         return text
 
@@ -180,4 +182,19 @@ class TextGenerationController:
 
 
 def _failure(request: Request) -> Delta:
-    return Delta(request.request_id, request.index, "", (), None, request.finish_reason, request.error)
+    return Delta(request.request_id, request.index, last_words(request), (), None, request.finish_reason, request.error)
+
+
+def last_words(request: Request) -> str:
+    """The text that was held back, of a request that ends before its time: its ids are in the output, so their text is too."""
+    if request.detokenizer is None or not request.output_token_ids:
+        return ""
+    try:
+        text = request.detokenizer.finish()
+        if request.stop_strings is not None:
+            text = request.stop_strings.push(text, may_stop=False)[0] + request.stop_strings.finish()
+    except Exception:  # text that cannot be made is what may have ended it
+        return ""
+    if text:
+        request.pieces.append(text)
+    return text

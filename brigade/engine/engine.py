@@ -10,14 +10,14 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brigade.engine.block_pool import BlockPool
 from brigade.engine.config import EngineConfig
-from brigade.engine.controller import TextGenerationController
-from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.controller import TextGenerationController, last_words
+from brigade.engine.outputs import Delta, FinishReason, RequestOutput
+from brigade.engine.prompt import Prompt, encode_prompt
 from brigade.engine.request import Request, clock
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.sampling.rng import derive_seed
@@ -82,7 +82,7 @@ class Engine:
 
     def submit(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         params: SamplingParams | None = None,
         request_id: str | None = None,
         arrival: float | None = None,
@@ -95,20 +95,21 @@ class Engine:
 
     def prepare(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         params: SamplingParams | None = None,
         arrival: float | None = None,
         collect_logits: bool = False,
     ) -> Submission:
         """Prompt and parameters, checked; refused here, with the numbers, if they could never be served."""
         params = params or self.default_params
-        ids = self._encode(prompt)
+        encoded = encode_prompt(prompt, self.controller.tokenizer)
+        ids = encoded.token_ids
         room = self.limit - len(ids)
         max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
         self._check(ids, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
         arrival = clock() if arrival is None else arrival
-        return Submission(prompt if isinstance(prompt, str) else None, ids, params, max_tokens, seed, arrival, collect_logits)
+        return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits)
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
@@ -148,13 +149,6 @@ class Engine:
         if self.owner is not None and self.owner != threading.get_ident():
             raise RuntimeError("a thread of its own steps this engine; use LLM or AsyncLLM, or make another one by LLM.make_engine")
 
-    def _encode(self, prompt: str | Sequence[int]) -> list[int]:
-        if not isinstance(prompt, str):
-            return [int(i) for i in prompt]
-        if self.controller.tokenizer is None:
-            raise RequestError("this model has no tokenizer, so a text prompt cannot be read; give token ids instead")
-        return self.controller.tokenizer.encode(prompt)
-
     def _check(self, ids: list[int], max_tokens: int, params: SamplingParams) -> None:
         if not ids:
             raise RequestError("the prompt has 0 tokens; give at least 1")
@@ -181,16 +175,21 @@ class Engine:
             raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
 
     def _open_text(self, request: Request, prompt: str | None) -> None:
+        """Text goes on where the prompt ends; `prompt` is its text as given, None where ids were given."""
         tokenizer = self.controller.tokenizer
         if tokenizer is None:
             return
-        request.detokenizer = tokenizer.detokenizer()
+        ids = request.prompt_token_ids
+        request.detokenizer = tokenizer.detokenizer(after=ids)
         if request.params.stop:
             from brigade.tokenizer import StopStrings
 
             request.stop_strings = StopStrings(request.params.stop, request.params.include_stop)
         if request.params.echo:
-            text = tokenizer.decode(request.prompt_token_ids) if prompt is None else prompt
+            text = tokenizer.decode(ids) if prompt is None else prompt
+            if prompt is None and request.max_tokens:
+                # Bytes at the end that are no character yet belong to the continuation.
+                text = text.removesuffix(tokenizer.detokenizer(after=ids).finish())
             request.pieces.append(text)
             self._unsent.append(Delta(request.request_id, request.index, text, (), None, None))
 
@@ -214,18 +213,18 @@ class Engine:
                 deltas.append(self._end(request, "length"))
         return deltas
 
-    def _end(self, request: Request, reason: str) -> Delta:
+    def _end(self, request: Request, reason: FinishReason, text: str = "") -> Delta:
         """End a request outside of sampling: nothing to sample, or aborted."""
         request.finish_reason, request.finished = reason, clock()
         self.scheduler.remove(request)
-        return Delta(request.request_id, request.index, "", (), None, reason)
+        return Delta(request.request_id, request.index, text, (), None, reason)
 
     def abort(self, request_id: str) -> None:
         """End every sample of a request now, running or waiting; what it has said so far stays."""
         self._check_owner()
         for request in self._group(request_id):
             if not request.is_finished:
-                self._unsent.append(self._end(request, "abort"))
+                self._unsent.append(self._end(request, "abort", last_words(request)))
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._groups

@@ -66,7 +66,7 @@ class RequestOutput:
     """A finished request. The fields of the first sample are there by their own names."""
 
     request_id: str
-    prompt: str | None
+    prompt: str | None  # as it was given; None where ids were
     prompt_token_ids: list[int]
     prompt_logprobs: list[TokenLogprobs | None] | None
     samples: list[Sample] = field(default_factory=list)

@@ -13,6 +13,10 @@ class StopStrings:
 
     The text is searched after every delta, and the first delta that completes a stop string ends the stream: a longer or
     earlier one that only a later delta would complete does not count.
+
+    A delta pushed with `may_stop=False` (before `min_tokens`) completes nothing: a stop string that ends in it is plain
+    text, then and later. What counts is where a stop string ends, so one that begins in such a delta and is completed by
+    a later one does end the stream; its beginning is held back like any other.
     """
 
     def __init__(self, stops: tuple[str, ...], include: bool = False) -> None:
@@ -24,19 +28,30 @@ class StopStrings:
         self.stops, self.include = stops, include
         self._held = ""
 
-    def push(self, delta: str) -> tuple[str, str | None]:
+    def push(self, delta: str, may_stop: bool = True) -> tuple[str, str | None]:
         """The text that is safe to send now, and the stop string that was met (the earliest; of several, the longest)."""
         if not self.stops:
             return delta, None
         text = self._held + delta
-        found = [(text.find(stop), -len(stop), stop) for stop in self.stops if stop in text]
-        if found:
-            place, _, stop = min(found)
+        if may_stop and (found := self._completed(text, len(self._held))) is not None:
+            place, stop = found
             self._held = ""
             return text[: place + len(stop) if self.include else place], stop
         keep = self._open_suffix(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], None
+
+    def _completed(self, text: str, old: int) -> tuple[int, str] | None:
+        """The stop string that ends after the first `old` characters, and where it begins."""
+        found = []
+        for stop in self.stops:
+            place = text.find(stop, max(0, old - len(stop) + 1))
+            if place >= 0:
+                found.append((place, -len(stop), stop))
+        if not found:
+            return None
+        place, _, stop = min(found)
+        return place, stop
 
     def _open_suffix(self, text: str) -> int:
         """Length of the longest end of `text` that could still become a stop string."""

@@ -111,9 +111,14 @@ class Tokenizer:
         text = self.decode([before, token_id], skip_special_tokens=False)
         return text[len(self.decode([before], skip_special_tokens=False)) :]
 
-    def detokenizer(self, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh stream from ids to text deltas."""
-        pieces = self._pieces if skip_special_tokens else self._pieces_with_special
+    def detokenizer(self, skip_special_tokens: bool = True, after: Sequence[int] = ()) -> Detokenizer:
+        """A fresh stream from ids to text deltas; `after` are the ids of the prompt that it continues."""
+        stream = self._new_detokenizer(self._pieces if skip_special_tokens else self._pieces_with_special)
+        if len(after):
+            stream.follow(after)
+        return stream
+
+    def _new_detokenizer(self, pieces: Pieces) -> Detokenizer:
         match self._decoding.kind:
             case "byte_level":
                 return ByteDetokenizer(pieces)

@@ -52,7 +52,7 @@ def block(engine, failure: Exception | None = None) -> Blocked:
     return engine.controller.model
 
 
-def ask(thread: EngineThread, *prompts: list[int], params=GREEDY, deltas: bool = False, **settings) -> tuple[list[str], SimpleQueue]:
+def ask(thread: EngineThread, *prompts: list[int], params=GREEDY, deltas=False, **settings) -> tuple[list[str], SimpleQueue]:
     inbox: SimpleQueue = SimpleQueue()
     prepared = [thread.engine.prepare(prompt, params, **settings) for prompt in prompts]
     return thread.submit(prepared, inbox.put, deltas), inbox

@@ -115,7 +115,9 @@ def test_a_parameter_that_fails(value: str, temperature: float) -> None:
     check(found, play(counting_engine(), None), "ZeroDivisionError: a parameter" if value == "raise" else "not finite")
 
 
-@pytest.mark.parametrize(("kind", "words"), [("raise", "LookupError: no such row"), ("too many", "for 1 rows"), ("alien", "1000000")])
+@pytest.mark.parametrize(
+    ("kind", "words"), [("raise", "LookupError: no such row"), ("too many", "for 1 rows"), ("alien", "1000000")]
+)
 def test_a_rule_that_fails_is_asked_again_row_by_row(kind: str, words: str) -> None:
     rule = Fragile(kind)
     engine = counting_engine()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXT = ["def fibonacci(n): return n", "Grüße aus Köln – 你好, 世界! 🙂🙃", "naïve café", "a b  c\n\td"] * 4
 ADDED = ["<tool>", "<two words>", "é工"]  # plain added tokens; the second and third are outside the byte alphabet
@@ -85,3 +85,37 @@ BUILDERS = {
     "unusual bytes": unusual_bytes,
     "no decoder": without_decoder,
 }
+
+
+def llama3_chat() -> tuple[tokenizers.Tokenizer, str, str]:
+    """A tokenizer that puts a beginning before every text, a template that writes one, and that token."""
+    inner = byte_level()
+    special = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    inner.add_special_tokens(special)
+    inner.post_processor = processors.Sequence(
+        [processors.ByteLevel(trim_offsets=False), _begin_with(special[0], inner.token_to_id(special[0]))]
+    )
+    template = (
+        "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
+        "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    )
+    return inner, template, special[0]
+
+
+def gemma_chat() -> tuple[tokenizers.Tokenizer, str, str]:
+    inner = sentencepiece(0)
+    special = ["<bos>", "<start_of_turn>", "<end_of_turn>"]
+    inner.add_special_tokens(special)
+    inner.post_processor = _begin_with("<bos>", inner.token_to_id("<bos>"))
+    template = (
+        "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    )
+    return inner, template, "<bos>"
+
+
+def _begin_with(token: str, token_id: int) -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, token_id)])
+
+
+CHATS = {"Llama 3": llama3_chat, "Gemma": gemma_chat}

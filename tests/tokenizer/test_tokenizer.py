@@ -44,6 +44,39 @@ def test_stop_strings_cut_any_stream_where_the_whole_text_is_cut(pieces, stops, 
     assert sent + matcher.finish() == seen
 
 
+@settings(max_examples=500, deadline=None)
+@given(
+    early=st.lists(st.text("ab", min_size=1, max_size=3), max_size=4),
+    pieces=st.lists(st.text("ab", min_size=1, max_size=3), max_size=8),
+    stops=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
+    include=st.booleans(),
+)
+def test_a_stop_string_counts_where_it_ends(early, pieces, stops, include) -> None:
+    """Those that end in an early delta are text for ever; those that only begin in one stop as any other."""
+    matcher, sent = StopStrings(tuple(stops), include), ""
+    for piece in early:
+        delta, matched = matcher.push(piece, may_stop=False)
+        sent += delta
+        assert matched is None
+    first = seen = "".join(early)
+    for piece in pieces:
+        seen += piece
+        delta, matched = matcher.push(piece)
+        sent += delta
+        found = [
+            (place, -len(stop), stop)
+            for stop in stops
+            for place in range(len(seen))
+            if seen.startswith(stop, place) and place + len(stop) > len(first)
+        ]
+        assert (matched is None) == (not found)
+        if found:
+            place, _, stop = min(found)
+            assert matched == stop and sent == seen[: place + len(stop) * include]
+            return
+    assert sent + matcher.finish() == seen
+
+
 def save(tokenizer: tokenizers.Tokenizer, folder: Path, **settings) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

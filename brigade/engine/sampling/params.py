@@ -30,7 +30,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-    min_tokens: int = 0
+    min_tokens: int = 0  # tokens before the last of these end nothing; a stop string counts where it ends
     max_tokens: int | None = 16
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
@@ -38,7 +38,7 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None  # the sampled token's, and so many of the most likely
     prompt_logprobs: int | None = None
-    echo: bool = False
+    echo: bool = False  # begin the text with the prompt, as it was given
     priority: int = 0  # lower runs first
     include_stop: bool = False  # keep the stop string in the text
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # registered parameters of your own
