@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[int]
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
-DYNAMIC_ONLY = ("max_step_tokens", "prefill_chunk", "prefix_cache")
+DYNAMIC_ONLY = ("prefix_cache",)
 
 
 class LLM:
