@@ -7,6 +7,7 @@ import pytest
 from brigade.batch import Wanted
 from brigade.engine.config import EngineConfig
 from brigade.engine.engine import DynamicEngine, StaticEngine
+from brigade.engine.request import Request
 from brigade.engine.sampling import SamplingParams
 from brigade.engine.scheduler import BYPASS_LIMIT, LOOK_AHEAD
 from brigade.errors import ConfigError, RequestError
@@ -65,11 +66,10 @@ def test_a_long_prompt_has_the_whole_budget_while_nobody_could_join() -> None:
 def test_one_token_a_step_is_enough(kind) -> None:
     """Half of a budget of one token for the long prompts must not be none."""
     engine = counting_engine(kind, max_batch_size=1, max_step_tokens=1, prefill_chunk=1)
-    for name, prompt in [("long", [1] * 20), ("short", [1])]:
-        engine.submit(prompt, SamplingParams(max_tokens=2, **GREEDY), name)
+    engine.submit([1] * 20, SamplingParams(max_tokens=2, **GREEDY), "long")
     engine.step()
-    engine.submit([1], SamplingParams(max_tokens=2, priority=-1, **GREEDY), "urgent")
-    assert sorted(finishing_order(engine)) == ["long", "short", "urgent"]
+    engine.submit([1], SamplingParams(max_tokens=2, **GREEDY), "short")
+    assert finishing_order(engine) == ["long", "short"]
 
 
 def test_chunks_and_decodes_share_a_step() -> None:
@@ -98,8 +98,12 @@ def submit(engine, name: str, prompt: list[int], priority: int = 0, max_tokens: 
     engine.submit(prompt, SamplingParams(max_tokens=max_tokens, priority=priority, **GREEDY), name)
 
 
+def alive(engine) -> dict[str, Request]:
+    return {request.request_id: request for request in (*engine.scheduler.running, *engine.scheduler.waiting)}
+
+
 def preemptions(engine) -> dict[str, int]:
-    return {name: group[0].preemptions for name, group in engine._groups.items()}
+    return {name: request.preemptions for name, request in sorted(alive(engine).items())}
 
 
 def test_nobody_is_pushed_out_where_the_newcomer_does_not_fit_even_so() -> None:
@@ -110,7 +114,7 @@ def test_nobody_is_pushed_out_where_the_newcomer_does_not_fit_even_so() -> None:
     assert engine.pool.num_free == 0
     submit(engine, "newcomer", [3] * 16)  # two blocks, and the late one has but one to give
     assert finishing_order(engine) == ["late", "urgent", "newcomer"]
-    assert preemptions(engine) == {"urgent": 0, "late": 0, "newcomer": 0}
+    assert all(engine.take_output(name).metrics.preemptions == 0 for name in ("urgent", "late", "newcomer"))
 
 
 def test_all_that_a_victim_shares_with_others_is_counted_as_theirs() -> None:
@@ -118,13 +122,13 @@ def test_all_that_a_victim_shares_with_others_is_counted_as_theirs() -> None:
     engine = counting_engine(num_blocks=8, prefill_chunk=64, max_step_tokens=64)
     submit(engine, "first", [1] * 32 + [2] * 4, priority=-1, max_tokens=12)
     engine.step()
-    submit(engine, "sharing", [1] * 32 + [3] * 9, priority=1, max_tokens=3)
+    submit(engine, "sharing", [1] * 32 + [3] * 9, priority=1, max_tokens=5)
     engine.step()
-    assert engine.pool.num_free == 1 and engine._groups["sharing"][0].cached_tokens == 32
+    assert engine.pool.num_free == 1 and alive(engine)["sharing"].cached_tokens == 32
     submit(engine, "newcomer", [4] * 32, max_tokens=2)
     engine.step()
-    assert preemptions(engine) == {"first": 0, "sharing": 0, "newcomer": 0}
-    assert len(engine.scheduler.waiting) == 1
+    assert preemptions(engine) == {"first": 0, "newcomer": 0, "sharing": 0}
+    assert [request.request_id for request in engine.scheduler.running] == ["first", "sharing"]
 
 
 def test_what_two_victims_share_is_free_when_both_go() -> None:
@@ -135,7 +139,7 @@ def test_what_two_victims_share_is_free_when_both_go() -> None:
     engine.step()
     submit(engine, "newcomer", [4] * 40, max_tokens=8)
     engine.step()
-    assert preemptions(engine) == {"one": 1, "two": 1, "newcomer": 0}
+    assert preemptions(engine) == {"newcomer": 0, "one": 1, "two": 1}
     assert [request.request_id for request in engine.scheduler.running] == ["newcomer"]
     run_to_end(engine)
     engine.check()
@@ -216,7 +220,7 @@ def planned(engine):
     for number in range(2):
         submit(engine, f"{number}", [number] * 8, max_tokens=4)
     engine.step()
-    return engine.scheduler.schedule(), engine._groups["0"][0], engine._groups["1"][0]
+    return engine.scheduler.schedule(), *engine.scheduler.running
 
 
 @pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
@@ -238,7 +242,7 @@ def test_what_a_failed_step_computed_does_not_become_known() -> None:
     engine = counting_engine()
     submit(engine, "fails", [5] * 8)
     plan = engine.scheduler.schedule()
-    failed = engine._groups["fails"][0]
+    (failed,) = engine.scheduler.running
     failed.finish_reason = "error"
     engine.scheduler.advance(plan)
     engine.scheduler.remove(failed)

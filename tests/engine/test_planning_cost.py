@@ -1,0 +1,96 @@
+"""What planning a step costs does not depend on how many wait. Calls are counted, not seconds: they are the same on any machine."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from brigade.engine.engine import Engine
+from brigade.engine.sampling import SamplingParams
+from brigade.engine.scheduler import LOOK_AHEAD
+from tests.engine.fakes import counting_engine
+
+RUNNING, MANY = 8, 10_000
+TIGHT = {"block_size": 64, "max_step_tokens": 512, "prefill_chunk": 256}
+
+
+def submit(engine: Engine, count: int, length: int, first: int = 1, priority: int = 0, max_tokens: int = 60) -> None:
+    for number in range(count):
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, priority=priority)
+        engine.submit([first, number % 97, number // 97 % 97] + [2] * (length - 3), params)
+
+
+def no_free_block(waiting: int) -> Engine:
+    engine = counting_engine(num_blocks=RUNNING, max_batch_size=2 * RUNNING, **TIGHT)
+    submit(engine, RUNNING, 3)
+    submit(engine, waiting, 40)
+    return engine
+
+
+def no_slot(waiting: int) -> Engine:
+    engine = counting_engine(num_blocks=1000, max_batch_size=RUNNING, **TIGHT)
+    submit(engine, RUNNING, 3)
+    submit(engine, waiting, 40)
+    return engine
+
+
+def too_few_blocks(waiting: int) -> Engine:
+    """Two are free; those that wait need four."""
+    engine = counting_engine(num_blocks=RUNNING + 2, max_batch_size=2 * RUNNING, **TIGHT)
+    submit(engine, RUNNING, 3)
+    submit(engine, waiting, 250, first=5)
+    return engine
+
+
+def too_small_a_victim(waiting: int) -> Engine:
+    """One running request may be pushed out, but its only block would not do."""
+    engine = counting_engine(num_blocks=RUNNING, max_batch_size=2 * RUNNING, **TIGHT)
+    submit(engine, RUNNING - 1, 3, priority=-1)
+    submit(engine, 1, 3, priority=1)
+    submit(engine, waiting, 250, first=5)
+    return engine
+
+
+def long_prompts(waiting: int) -> Engine:
+    """Those that wait are long, those under way use up the share of the long ones, and half of the step is the short one's."""
+    engine = counting_engine(num_blocks=1000, max_batch_size=2 * RUNNING, **TIGHT | {"max_step_tokens": 64, "prefill_chunk": 32})
+    submit(engine, RUNNING, 300)
+    submit(engine, waiting, 200, first=5)
+    return engine
+
+
+def known_prompts(waiting: int) -> Engine:
+    """25 blocks of every prompt are known and held, but two free ones are too few for the rest."""
+    engine = counting_engine(num_blocks=34, max_batch_size=2 * RUNNING, **TIGHT | {"block_size": 8})
+    engine.submit([1] * 200, SamplingParams(temperature=0.0, max_tokens=50))
+    engine.step()
+    for _ in range(waiting):
+        engine.submit([1] * 200 + [2] * 71, SamplingParams(temperature=0.0, max_tokens=1))
+    return engine
+
+
+def calls_of_a_plan(engine: Engine) -> int:
+    """Of Python and of C functions, in planning a step; a short prompt has come last of all."""
+    engine.step()
+    engine.step()
+    submit(engine, 1, 3, first=9, max_tokens=1)
+    calls = 0
+
+    def count(frame, event: str, arg) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        engine.scheduler.schedule()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("line", [no_free_block, no_slot, too_few_blocks, too_small_a_victim, long_prompts, known_prompts])
+def test_ten_thousand_waiting_cost_what_a_hundred_cost(line) -> None:
+    few, many = (calls_of_a_plan(line(waiting)) for waiting in (100, MANY))
+    assert many <= 1.1 * few + 20
+    assert many < 100 * (RUNNING + LOOK_AHEAD)
