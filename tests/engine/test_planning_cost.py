@@ -16,8 +16,8 @@ TIGHT = {"block_size": 64, "max_step_tokens": 512, "prefill_chunk": 256}
 
 
 def submit(engine: Engine, count: int, length: int, first: int = 1, priority: int = 0, max_tokens: int = 60) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, priority=priority)
     for number in range(count):
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, priority=priority)
         engine.submit([first, number % 97, number // 97 % 97] + [2] * (length - 3), params)
 
 
@@ -65,8 +65,9 @@ def known_prompts(waiting: int) -> Engine:
     engine = counting_engine(num_blocks=34, max_batch_size=2 * RUNNING, **TIGHT | {"block_size": 8})
     engine.submit([1] * 200, SamplingParams(temperature=0.0, max_tokens=50))
     engine.step()
+    params = SamplingParams(temperature=0.0, max_tokens=1)
     for _ in range(waiting):
-        engine.submit([1] * 200 + [2] * 71, SamplingParams(temperature=0.0, max_tokens=1))
+        engine.submit([1] * 200 + [2] * 71, params)
     return engine
 
 
