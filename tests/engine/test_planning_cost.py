@@ -1,12 +1,15 @@
-"""What planning a step costs does not depend on how many wait. Calls are counted, not seconds: they are the same on any machine."""
+"""What planning a step and taking a request out cost does not depend on how many wait. Planning is measured in calls, which are
+the same on any machine."""
 
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
 from brigade.engine.engine import Engine
+from brigade.engine.request import Request
 from brigade.engine.sampling import SamplingParams
 from brigade.engine.scheduler import LOOK_AHEAD
 from tests.engine.fakes import counting_engine
@@ -95,3 +98,25 @@ def test_ten_thousand_waiting_cost_what_a_hundred_cost(line) -> None:
     few, many = (calls_of_a_plan(line(waiting)) for waiting in (100, MANY))
     assert many <= 1.1 * few + 20
     assert many < 100 * (RUNNING + LOOK_AHEAD)
+
+
+def seconds_of_a_removal(waiting: int) -> float:
+    """From the middle of the queue, the best of five times twenty."""
+    scheduler = counting_engine().scheduler
+    params = SamplingParams()
+    everyone = [Request(str(number), 0, (0, number), params, 0, [1], (), 0.0, 16) for number in range(waiting)]
+    for request in everyone:
+        scheduler.add(request)
+    times = []
+    for start in range(waiting // 2, waiting // 2 + 100, 20):
+        begun = time.perf_counter()
+        for request in everyone[start : start + 20]:
+            scheduler.remove(request)
+        times.append((time.perf_counter() - begun) / 20)
+    assert len(scheduler.waiting) == waiting - 100
+    return min(times)
+
+
+def test_an_abort_does_not_walk_the_queue() -> None:
+    """A walk over 20,000 takes 100 times as long as one over 200; bisection takes twice as many steps."""
+    assert seconds_of_a_removal(20_000) < 10 * seconds_of_a_removal(200)
