@@ -31,8 +31,8 @@ from brigade.engine.config import EngineConfig
 from brigade.engine.request import Request
 from brigade.engine.waiting import WaitingQueue, rank
 
-BYPASS_LIMIT = 32  # after so many later requests went first, none may until this one is in
-LOOK_AHEAD = 16  # waiting requests that one step looks at in vain
+BYPASS_LIMIT = 32  # later requests that may be admitted before one that finds no blocks
+LOOK_AHEAD = 16  # waiting requests without blocks, and long ones without budget, that one step looks at
 
 
 @dataclass(slots=True)
@@ -272,7 +272,7 @@ class DynamicScheduler(Scheduler):
         return None
 
     def _let_in(self, request: Request, count: int, victims: list[Request], plan: Plan) -> None:
-        """From waiting to running. Its known blocks are held first, so that no victim's going makes them evictable."""
+        """From waiting to running. Its known blocks are held first, so that a block it shares with a victim stays."""
         known = request.known
         request.blocks = self.pool.hold(known)
         if known:

@@ -1,6 +1,6 @@
 """The sampling parameters that were registered beside the built-in ones: their names, and how their values are checked.
 
-This is the ground floor of the door that `extra.py` opens; `SamplingParams` checks its `extra` here.
+`SamplingParams` checks its `extra` here, so this file knows neither parameters nor rows. `extra.py` registers and applies them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the rows of one call ask of the filters, as columns: what both ways of finding an id read, by numpy and by the kernels."""
+"""What the rows of one call ask for, as columns of numbers. Both ways of drawing an id read them: numpy and the kernels."""
 
 from __future__ import annotations
 
