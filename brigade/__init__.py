@@ -27,7 +27,7 @@ _HOMES = {
     "get_backend": "brigade.backends.registry",
     "register_backend": "brigade.backends.registry",
     "register_family": "brigade.checkpoint.families.registry",
-    "register_parameter": "brigade.engine.sampling.registry",
+    "register_parameter": "brigade.engine.sampling.extra",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -18,7 +18,7 @@ from brigade.engine.config import EngineConfig
 from brigade.errors import ConfigError
 
 ENGINE_KINDS = ("static", "dynamic")
-DYNAMIC_ONLY = ("max_step_tokens", "prefill_chunk", "prefix_cache")
+DYNAMIC_ONLY = ("prefix_cache",)
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,12 @@ def _fastest(args: argparse.Namespace, config: LatencyConfig) -> None:
             f"{source.name} was made for {source.config.max_positions}: lower them"
         )
     most = max(config.batch_sizes)
-    wanted: dict[str, Any] = {"max_batch_size": most, "max_model_len": config.positions}
+    rows = max(most if args.max_batch_size is None else args.max_batch_size, most * config.prompt_length)
+    wanted: dict[str, Any] = {
+        "max_batch_size": most, "max_model_len": config.positions, "max_step_tokens": rows, "prefill_chunk": config.prompt_length,
+    }  # fmt: skip
     if args.engine == "dynamic":
-        rows = max(most if args.max_batch_size is None else args.max_batch_size, most * config.prompt_length)
-        wanted |= {"max_step_tokens": rows, "prefill_chunk": config.prompt_length, "prefix_cache": False}
+        wanted["prefix_cache"] = False
     for name, value in wanted.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

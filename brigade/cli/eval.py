@@ -83,8 +83,7 @@ def _refuse_useless(args: argparse.Namespace) -> None:
         raise ConfigError("--max-batch-size has no effect on eval, which runs one window at a time; drop it")
     if args.prefix_cache is not None:
         raise ConfigError("--no-prefix-cache has no effect on eval, which computes every row; drop it")
-    own = {name: value for name, value in ONE_AT_A_TIME.items() if args.engine == "dynamic" or name == "max_batch_size"}
-    for name, value in own.items():
+    for name, value in ONE_AT_A_TIME.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 

@@ -9,7 +9,7 @@ ordered least recently used first *and* leaves before their parents.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 ROOT = 0  # the parent of every first block
@@ -65,23 +65,40 @@ class BlockPool:
         self._node_of[block] = None
         return block
 
-    def find(self, ids: Sequence[int], most: int) -> list[Node]:
-        """The longest known run of full blocks at the head of `ids`, at most `most`; they are held from now on."""
-        found: list[Node] = []
+    def holders(self, block: int) -> int:
+        return self._holders[block]
+
+    def follow(self, found: list[Node], key: Callable[[int], tuple[int, ...]], most: int) -> None:
+        """Bring a run of known blocks up to date: drop what was evicted, add what became known, `most` blocks in all.
+
+        `key(place)` gives the ids of a block. Nobody holds the blocks for being found. Leaves are evicted before their parents,
+        so what is gone is at the end of the run, and a look where nothing has changed costs one lookup.
+        """
         if not self.prefix_cache:
-            return found
-        parent = ROOT
+            return
+        while found and self._node_of[found[-1].block] is not found[-1]:
+            found.pop()
         while len(found) < most:
-            start = len(found) * self.block_size
-            node = self._nodes.get((parent, tuple(ids[start : start + self.block_size])))
+            node = self._nodes.get((found[-1].serial if found else ROOT, key(len(found))))
             if node is None:
-                break
+                return
+            found.append(node)
+
+    def num_idle(self, found: Sequence[Node]) -> int:
+        """How many blocks of a known run are idle: as many free blocks are lost by holding it. Whoever holds a block holds
+        those before it, so the idle ones are at the end."""
+        count = 0
+        while count < len(found) and self._holders[found[-1 - count].block] == 0:
+            count += 1
+        return count
+
+    def hold(self, found: Sequence[Node]) -> list[int]:
+        """The blocks of a known run, which now have one more holder."""
+        for node in found:
             if self._holders[node.block] == 0:
                 del self._idle[node.block]
             self._holders[node.block] += 1
-            found.append(node)
-            parent = node.serial
-        return found
+        return [node.block for node in found]
 
     def publish(self, parent: int, ids: Sequence[int], block: int) -> Node:
         """Make a full, computed block known. Where the same content is known already, the caller gets that block instead:
@@ -90,9 +107,7 @@ class BlockPool:
         key = (parent, tuple(ids))
         known = self._nodes.get(key)
         if known is not None:
-            if self._holders[known.block] == 0:
-                del self._idle[known.block]
-            self._holders[known.block] += 1
+            self.hold([known])
             self.release([block])
             return known
         self._last_serial += 1

@@ -271,7 +271,7 @@ class Engine:
 
     def check(self) -> None:
         """Assert that every block is accounted for."""
-        self.pool.check([request.blocks for request in self.scheduler.running + self.scheduler.waiting])
+        self.pool.check([request.blocks for request in (*self.scheduler.running, *self.scheduler.waiting)])
 
 
 class DynamicEngine(Engine):

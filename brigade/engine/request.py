@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from brigade.engine.block_pool import ROOT
+from brigade.engine.block_pool import ROOT, Node
 from brigade.engine.outputs import FinishReason, RequestMetrics, Sample
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.sampling.sampler import LogitsError
@@ -40,12 +40,15 @@ class Request:
     stop_strings: StopStrings | None = None
     collect_logits: bool = False
 
+    rank: tuple[int, int, int] = field(init=False)  # `order`, and the index among samples of one prompt: a total order
     ids: list[int] = field(default_factory=list)
     output_token_ids: list[int] = field(default_factory=list)
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     published: int = 0  # leading blocks whose content is known to the pool
     tip: int = ROOT  # the pool's node of the last of them
+    known: list[Node] = field(default_factory=list)  # leading blocks found in the pool at the last look; not held for that
+    keys: list[tuple[int, ...]] = field(default_factory=list)  # the ids of leading full blocks, as far as they were asked for
     bypassed: int = 0  # times a later request was admitted first
 
     pieces: list[str] = field(default_factory=list)
@@ -62,6 +65,7 @@ class Request:
     steps: int = 0
 
     def __post_init__(self) -> None:
+        self.rank = (*self.order, self.index)
         self.ids = list(self.prompt_token_ids)
         if self.params.logprobs is not None:
             self.logprobs = []
@@ -88,6 +92,14 @@ class Request:
     def most_tokens(self) -> int:
         """Cache positions this request can ever need: the last sampled token is never computed."""
         return max(len(self.prompt_token_ids) + self.max_tokens - 1, 1)
+
+    def key(self, place: int, block_size: int) -> tuple[int, ...]:
+        """The ids of a full block, cut out once: ids are only ever appended, so what is full stays as it is."""
+        while len(self.keys) <= place:
+            start = len(self.keys) * block_size
+            assert start + block_size <= len(self.ids), f"block {place} of request {self.request_id} is not full"
+            self.keys.append(tuple(self.ids[start : start + block_size]))
+        return self.keys[place]
 
     def forget_cache(self) -> None:
         self.blocks = []

@@ -4,22 +4,35 @@
 1. every running request that decodes, one token each;
 2. prompts under way, a chunk each; 3. waiting requests, in order of priority, then of arrival.
 Long prompts share at most half of what is left for prompts while shorter ones wait, so no long prompt blocks the line.
-When blocks run out, the request that comes last in the order gives its blocks back and is recomputed later. The first in
-the order is never chosen, and any request fits alone (checked at submission), so someone always advances.
+When blocks run out, the running request that comes last in the order gives its blocks back and is recomputed later. The first
+in the order is never chosen, and any request fits alone (checked at submission), so someone always advances.
+
+The work of a step is bounded by `max_batch_size` and LOOK_AHEAD, whatever the length of the queue:
+- nobody waiting is looked at while all slots are taken or no block is free, unless a running request has a lower priority
+  than the first one waiting;
+- a step looks at waiting requests in their order, and at none behind the first LOOK_AHEAD that find no blocks;
+- once LOOK_AHEAD long prompts found the share of the long ones used up, it looks at short prompts only.
+A waiting request that finds no blocks may be passed by: only by those that the same step still looks at, and BYPASS_LIMIT times
+in all. From then on nobody behind it is let in before it is.
+A running request of lower priority is pushed out for a newcomer only where this gives the newcomer all that it needs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import insort
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 
 from brigade.batch import Batch, Span, Wanted
 from brigade.engine.block_pool import BlockPool
 from brigade.engine.config import EngineConfig
 from brigade.engine.request import Request
+from brigade.engine.waiting import WaitingQueue, rank
 
-BYPASS_LIMIT = 32  # after so many later requests went first, none may until this one is in
+BYPASS_LIMIT = 32  # later requests that may be admitted before one that finds no blocks
+LOOK_AHEAD = 16  # waiting requests without blocks, and long ones without budget, that one step looks at
 
 
 @dataclass(slots=True)
@@ -41,29 +54,28 @@ class Plan:
         return Span(request.ids[start:end], start, request.blocks, wanted)
 
 
-def _key(request: Request) -> tuple[int, int]:
-    return request.order
-
-
 class Scheduler(ABC):
     """The queues and the blocks that both schedulers share."""
 
     def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
         self.config, self.pool = config, pool
-        self.waiting: list[Request] = []  # sorted by order
-        self.running: list[Request] = []  # sorted by order
+        self.waiting = WaitingQueue(config.prefill_chunk)
+        self.running: list[Request] = []  # sorted by rank; at most `max_batch_size`
 
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
     def add(self, request: Request) -> None:
-        insort(self.waiting, request, key=_key)
+        self.waiting.add(request)
 
     def remove(self, request: Request) -> None:
-        """Finished or aborted, running or waiting: its blocks are free at once."""
-        queue = self.running if request in self.running else self.waiting
-        queue.remove(request)
+        """Finished, failed or aborted, running or waiting: its blocks are free at once. It may be gone already, and it may
+        stand in a plan that was not advanced yet."""
+        if request in self.running:
+            self.running.remove(request)
+        else:
+            self.waiting.remove(request)
         self._drop_blocks(request)
 
     def _drop_blocks(self, request: Request) -> None:
@@ -75,16 +87,19 @@ class Scheduler(ABC):
         """Plan the next step; empty only where there is no work."""
 
     def advance(self, plan: Plan) -> None:
-        """The step was computed: move the marks, and make full blocks known."""
+        """The step was computed: move the marks, and make full blocks known. A request that was removed since it was planned
+        is left alone; of one that ended in an error, nothing that this step computed becomes known."""
         size = self.pool.block_size
         for request, count in plan.tokens.items():
+            if not request.blocks or request.finish_reason == "error":  # whoever is planned has blocks until it is removed
+                continue
             request.computed += count
             request.steps += 1
             if not self.pool.prefix_cache:
                 continue
             while (request.published + 1) * size <= request.computed:
                 place = request.published
-                node = self.pool.publish(request.tip, request.ids[place * size : (place + 1) * size], request.blocks[place])
+                node = self.pool.publish(request.tip, request.key(place, size), request.blocks[place])
                 request.blocks[place] = node.block
                 request.tip, request.published = node.serial, place + 1
 
@@ -101,21 +116,36 @@ class Scheduler(ABC):
 
 
 class StaticScheduler(Scheduler):
-    """A group runs from its common start until its last member is done; nobody joins in between."""
+    """A group runs from its common start until its last member is done; nobody joins in between.
+
+    Its prompts come first, in chunks of up to `prefill_chunk` tokens and as many a step as `max_step_tokens` holds. A member
+    whose prompt is in has its first token, and waits until all prompts are in; from then on the group decodes together.
+    """
 
     def schedule(self) -> Plan:
         if not self.running:
             self._start_group()
-        return Plan({request: request.pending for request in self.running})
+        prompts = [request for request in self.running if request.computed < len(request.prompt_token_ids)]
+        if not prompts:
+            return Plan({request: 1 for request in self.running})
+        plan, budget = Plan(), self.config.max_step_tokens
+        for request in prompts:
+            count = min(request.pending, self.config.prefill_chunk, budget)
+            if count == 0:
+                break
+            plan.tokens[request] = count
+            budget -= count
+        return plan
 
     def _start_group(self) -> None:
-        while self.waiting and len(self.running) < self.config.max_batch_size:
-            request = self.waiting[0]
+        most = self.config.max_batch_size
+        for request in islice(self.waiting.first(most), most):
             blocks = self.pool.take(self.pool.blocks_for(request.most_tokens))
             if blocks is None:
                 break
             request.blocks = blocks
-            self.running.append(self.waiting.pop(0))
+            self.waiting.remove(request)
+            self.running.append(request)
 
 
 class DynamicScheduler(Scheduler):
@@ -136,19 +166,16 @@ class DynamicScheduler(Scheduler):
 
     def _prefill(self, plan: Plan) -> None:
         budget = self.config.max_step_tokens - sum(plan.tokens.values())
+        if budget <= 0:
+            return
         under_way = [request for request in self.running if request not in plan.tokens]
-        chunk = self.config.prefill_chunk
-        slots = max(self.config.max_batch_size - len(self.running), 0)
-        candidates = under_way + self.waiting[: slots + 1]
-        some_short = any(request.pending <= chunk for request in candidates)
-        long_budget = budget // 2 if some_short else budget
+        long_budget = self._long_budget(budget, under_way)
         for request in under_way:
             if budget <= 0:
                 return
             if self._preempted and request not in self.running:
                 continue
-            is_long = request.pending > chunk
-            count = min(request.pending, chunk, budget, long_budget if is_long else budget)
+            is_long, count = self._chunk(request.pending, budget, long_budget)
             if count and self._make_room(request, 1, plan):
                 count = min(count, self._fitting(request))
                 grown = self._grow(request, count)
@@ -158,66 +185,107 @@ class DynamicScheduler(Scheduler):
                 long_budget -= count if is_long else 0
         self._admit(plan, budget, long_budget)
 
+    def _long_budget(self, budget: int, under_way: list[Request]) -> int:
+        """What prompts of more than a chunk may take together: half of the budget, but never nothing, where a shorter one is
+        under way or could come in; otherwise all of it."""
+        some_short = any(request.pending <= self.config.prefill_chunk for request in under_way)
+        if some_short or (self.waiting.has_short and self._is_open_for(self.waiting.head)):
+            return max(budget // 2, 1)
+        return budget
+
+    def _chunk(self, pending: int, budget: int, long_budget: int) -> tuple[bool, int]:
+        """Whether this is a long prompt, and how many of its pending tokens the step may take."""
+        is_long = pending > self.config.prefill_chunk
+        return is_long, min(pending, self.config.prefill_chunk, budget, long_budget if is_long else budget)
+
+    def _is_open_for(self, newcomer: Request) -> bool:
+        """Whether it may come in at all: into a slot and blocks that are free, or in the place of a running request of lower
+        priority. Any newcomer needs a free block, since its last token is always computed. Where this is false, it is
+        false for everyone behind in the order."""
+        if self.running and self._may_push_out(newcomer, self.running[-1]):
+            return True
+        return len(self.running) < self.config.max_batch_size and self.pool.num_free > 0
+
+    @staticmethod
+    def _may_push_out(newcomer: Request, victim: Request) -> bool:
+        return victim.order[0] > newcomer.order[0]
+
     def _admit(self, plan: Plan, budget: int, long_budget: int) -> None:
-        """Waiting requests in order; one that finds no room may be passed by, but not for ever."""
+        """Waiting requests in order; one that finds no blocks may be passed by, but not for ever."""
         if self._preempted:  # there is no room, or it would be taken straight back
             return
+        if not self.waiting or not self._is_open_for(self.waiting.head):
+            return
         passed: list[Request] = []
-        for request in list(self.waiting):
-            if budget <= 0:
+        delayed = 0  # long prompts beyond the share of the long ones
+        for request in self.waiting.first(self.config.max_batch_size + LOOK_AHEAD):
+            if budget <= 0 or len(passed) == LOOK_AHEAD or not self._is_open_for(request):
                 return
-            if len(self.running) >= self.config.max_batch_size and not self._yield_slot(request, plan):
-                return
-            self._adopt_known_blocks(request)
-            is_long = request.pending > self.config.prefill_chunk
-            count = min(request.pending, self.config.prefill_chunk, budget, long_budget if is_long else budget)
-            if count == 0:
-                self._drop_blocks(request)
+            if delayed == LOOK_AHEAD and self.waiting.is_long(request):
                 continue
-            if not self._has_room(request, count, plan):
-                self._drop_blocks(request)
+            self._look_up(request)
+            start = len(request.known) * self.pool.block_size
+            is_long, count = self._chunk(len(request.ids) - start, budget, long_budget)
+            if count == 0:
+                delayed += 1
+                continue
+            victims = self._victims(request, start + count)
+            if victims is None:
                 if request.bypassed >= BYPASS_LIMIT:
                     return
                 passed.append(request)
                 continue
-            grown = self._grow(request, count)
-            assert grown
-            request.cached_tokens += request.computed
-            self.waiting.remove(request)
-            insort(self.running, request, key=_key)
+            self._let_in(request, count, victims, plan)
             for earlier in passed:
                 earlier.bypassed += 1
-            plan.tokens[request] = count
             budget -= count
             long_budget -= count if is_long else 0
 
-    def _adopt_known_blocks(self, request: Request) -> None:
-        """Start from the cached prefix; at least one token is left to compute, for its logits."""
-        assert not request.blocks
-        if request.wants_every_row:
-            return
-        nodes = self.pool.find(request.ids, (len(request.ids) - 1) // self.pool.block_size)
-        if nodes:
-            request.blocks = [node.block for node in nodes]
-            request.published, request.tip = len(nodes), nodes[-1].serial
-            request.computed = len(nodes) * self.pool.block_size
+    def _look_up(self, request: Request) -> None:
+        """Find its known prefix; at least one token is left to compute, for its logits."""
+        if not request.wants_every_row:
+            size = self.pool.block_size
+            self.pool.follow(request.known, lambda place: request.key(place, size), (len(request.ids) - 1) // size)
 
-    def _has_room(self, request: Request, count: int, plan: Plan) -> bool:
-        """Room for a newcomer's chunk; only a lower priority is pushed out for it."""
-        needed = self.pool.blocks_for(request.computed + count) - len(request.blocks)
-        while needed > self.pool.num_free:
-            victim = self.running[-1] if self.running else None
-            if victim is None or victim.order[0] <= request.order[0]:
-                return False
+    def _victims(self, newcomer: Request, end: int) -> list[Request] | None:
+        """Who must be pushed out for the newcomer to compute up to position `end`: often nobody, and None where all that it
+        may push out would not do. What a victim shares with others is free only once the last holder is gone, and what the
+        newcomer itself goes on with is never free."""
+        too_many = len(self.running) + 1 - self.config.max_batch_size
+        missing = self.pool.blocks_for(end) - len(newcomer.known) - self.pool.num_free
+        missing += self.pool.num_idle(newcomer.known)
+        victims: list[Request] = []
+        if too_many <= 0 and missing <= 0:
+            return victims
+        kept = {node.block for node in newcomer.known}
+        let_go: Counter[int] = Counter()
+        for victim in reversed(self.running):
+            if not self._may_push_out(newcomer, victim):
+                return None
+            victims.append(victim)
+            for block in victim.blocks:
+                let_go[block] += 1
+                if let_go[block] == self.pool.holders(block) and block not in kept:
+                    missing -= 1
+            if len(victims) >= too_many and missing <= 0:
+                return victims
+        return None
+
+    def _let_in(self, request: Request, count: int, victims: list[Request], plan: Plan) -> None:
+        """From waiting to running. Its known blocks are held first, so that a block it shares with a victim stays."""
+        known = request.known
+        request.blocks = self.pool.hold(known)
+        if known:
+            request.published, request.tip = len(known), known[-1].serial
+            request.computed = len(known) * self.pool.block_size
+            request.cached_tokens += request.computed
+        for victim in victims:
             self._preempt(victim, plan)
-        return True
-
-    def _yield_slot(self, request: Request, plan: Plan) -> bool:
-        victim = self.running[-1]
-        if victim.order[0] <= request.order[0]:
-            return False
-        self._preempt(victim, plan)
-        return True
+        grown = self._grow(request, count)
+        assert grown, "room was counted that is not there"
+        self.waiting.remove(request)
+        insort(self.running, request, key=rank)
+        plan.tokens[request] = count
 
     def _fitting(self, request: Request) -> int:
         """How many tokens the blocks it has and those that are free can take."""
@@ -238,4 +306,4 @@ class DynamicScheduler(Scheduler):
         self.running.remove(request)
         self._drop_blocks(request)
         request.preemptions += 1
-        insort(self.waiting, request, key=_key)
+        self.waiting.add(request)

@@ -174,8 +174,8 @@ def test_the_command(capsys, tmp_path: Path, ceilings: Ceilings, engine: str) ->
     assert [row["batch"] for row in facts["rows"]] == [1, 3] and facts["ceilings"]["bandwidth"] == 1e9
     assert all(len(row["samples"]) == 2 and row["first_token"]["floor"] > 0 for row in facts["rows"])
     assert facts["engine_config"]["max_batch_size"] == 3 and facts["engine_config"]["max_model_len"] == 27
-    if engine == "dynamic":
-        assert facts["engine_config"]["max_step_tokens"] == 72 and facts["engine_config"]["prefix_cache"] is False
+    assert facts["engine_config"]["max_step_tokens"] == 72 and facts["engine_config"]["prefill_chunk"] == 24
+    assert facts["engine_config"]["prefix_cache"] is (engine == "static"), "which the static engine never has"
     assert all(len(sample["steps"]) == 2 for row in facts["rows"] for sample in row["samples"])
     ElementTree.fromstring(picture.read_text())
 
@@ -187,7 +187,6 @@ BAD = {
     "few blocks": (["--kv-blocks", "4"], "needs 48 KV blocks"),
     "short engine": (["--max-model-len", "100"], "136 positions, but the engine was made for 100"),
     "useless cache": (["--no-prefix-cache"], "no effect on latency"),
-    "useless chunk": (["--engine", "static", "--prefill-chunk", "8"], "no effect on the static engine"),
     "unwritable picture": (["--svg", "nowhere/at/all.svg"], "cannot write"),
     "no number": (["--repeats", "few"], "--repeats"),
 }

@@ -137,7 +137,7 @@ BAD = {
     "bad ids": (words("generate", "--token-ids", "1 b"), "no list of integers"),
     "id outside": (words("generate", "--token-ids", "99999"), "vocabulary of 4096"),
     "stream of two": (words("generate", "a", "b", "--stream"), "--stream"),
-    "useless chunk": (words("generate", "a", "--engine", "static", "--prefill-chunk", "8"), "no effect"),
+    "useless cache": (words("generate", "a", "--engine", "static", "--no-prefix-cache"), "no effect on the static engine"),
     "useless seed of weights": (words("generate", "a", "--random-weights", "1"), "drop --random-weights"),
     "recipe without weights": (words("generate", "--token-ids", "1", "--model", "345m"), "give --random-weights"),
     "text without tokenizer": (lambda p: ["generate", "hi", "--model", _recipe(p), "--random-weights", "1"], "no tokenizer"),

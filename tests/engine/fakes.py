@@ -118,6 +118,34 @@ class CountingModel:
         return torch.nn.functional.one_hot(torch.tensor(rows, dtype=torch.int64), self.vocab_size).float() * 10
 
 
+class RememberingModel:
+    """A model whose cache holds ids, and whose next id is a function of everything it reads back there: a wrong block, a
+    block written by someone else, or a position that was never computed changes what it says."""
+
+    def __init__(self, num_blocks: int, block_size: int, vocab_size: int = 97) -> None:
+        self.block_size, self.vocab_size = block_size, vocab_size
+        self.cache = [[-1] * block_size for _ in range(num_blocks)]
+        self.batches: list[Batch] = []
+
+    def __call__(self, batch: Batch, cache: None) -> torch.Tensor:
+        self.batches.append(batch)
+        for span in batch.spans:
+            for position, token in enumerate(span.token_ids, span.start):
+                self.cache[span.blocks[position // self.block_size]][position % self.block_size] = token
+        rows = []
+        for span in batch.spans:
+            read = [self.cache[span.blocks[i // self.block_size]][i % self.block_size] for i in range(span.end)]
+            start = {Wanted.NONE: span.end, Wanted.LAST: span.end - 1, Wanted.ALL: span.start}[span.wanted]
+            rows += [hash(tuple(read[: i + 1])) % self.vocab_size for i in range(start, span.end)]
+        return torch.nn.functional.one_hot(torch.tensor(rows, dtype=torch.int64), self.vocab_size).float() * 10
+
+
+def remembering_engine(kind: type[Engine] = DynamicEngine, num_blocks: int = 64, **settings) -> Engine:
+    config = EngineConfig(**{"block_size": 8, "max_batch_size": 4, "max_step_tokens": 32, "prefill_chunk": 16} | settings)
+    controller = TextGenerationController(RememberingModel(num_blocks, config.block_size))
+    return kind(controller, config, num_blocks, 512, 97)
+
+
 def counting_engine(kind: type[Engine] = DynamicEngine, num_blocks: int = 64, tokenizer=None, eos_ids=(), **settings) -> Engine:
     config = EngineConfig(**{"block_size": 8, "max_batch_size": 4, "max_step_tokens": 32, "prefill_chunk": 16} | settings)
     controller = TextGenerationController(CountingModel(), None, tokenizer, eos_ids)

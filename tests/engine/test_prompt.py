@@ -50,7 +50,7 @@ def test_a_list_of_ids_is_one_prompt(name: str) -> None:
 def test_the_engine_takes_them_too(name: str) -> None:
     engine = counting_engine()
     engine.submit(spelled(name), SamplingParams(max_tokens=1), "one")
-    assert engine.scheduler.waiting[0].prompt_token_ids == IDS
+    assert engine.scheduler.waiting.head.prompt_token_ids == IDS
 
 
 def test_many_prompts_stay_many() -> None:

@@ -1,4 +1,4 @@
-"""Who runs next: order, fairness, refusal, and what an abort frees."""
+"""Who runs next: order, fairness, who makes room for whom, refusal, and what an abort frees."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 
 from brigade.batch import Wanted
 from brigade.engine.config import EngineConfig
-from brigade.engine.engine import StaticEngine
+from brigade.engine.engine import DynamicEngine, StaticEngine
+from brigade.engine.request import Request
 from brigade.engine.sampling import SamplingParams
+from brigade.engine.scheduler import BYPASS_LIMIT, LOOK_AHEAD
 from brigade.errors import ConfigError, RequestError
 from tests.engine.fakes import counting_engine, run_to_end
 
@@ -43,6 +45,33 @@ def test_a_long_prompt_does_not_block_the_line() -> None:
     assert [delta.request_id for delta in first] == ["short"], "it has its first token after one step"
 
 
+def test_a_short_prompt_passes_any_number_of_long_ones() -> None:
+    engine = counting_engine(num_blocks=400, max_batch_size=8, max_step_tokens=32, prefill_chunk=16)
+    for _ in range(3 * LOOK_AHEAD):
+        engine.submit([1] * 400, SamplingParams(max_tokens=2, **GREEDY))
+    engine.submit([1] * 5, SamplingParams(max_tokens=2, **GREEDY), "short")
+    assert [delta.request_id for delta in engine.step()] == ["short"]
+
+
+def test_a_long_prompt_has_the_whole_budget_while_nobody_could_join() -> None:
+    engine = counting_engine(max_batch_size=1, max_step_tokens=16, prefill_chunk=16)
+    engine.submit([1] * 64, SamplingParams(max_tokens=1, **GREEDY), "long")
+    engine.submit([1] * 5, SamplingParams(max_tokens=1, **GREEDY), "short")
+    engine.step()
+    engine.step()
+    assert [batch.num_tokens for batch in engine.controller.model.batches][1] == 16, "the only slot is taken"
+
+
+@pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
+def test_one_token_a_step_is_enough(kind) -> None:
+    """Half of a budget of one token for the long prompts must not be none."""
+    engine = counting_engine(kind, max_batch_size=1, max_step_tokens=1, prefill_chunk=1)
+    engine.submit([1] * 20, SamplingParams(max_tokens=2, **GREEDY), "long")
+    engine.step()
+    engine.submit([1], SamplingParams(max_tokens=2, **GREEDY), "short")
+    assert finishing_order(engine) == ["long", "short"]
+
+
 def test_chunks_and_decodes_share_a_step() -> None:
     engine = counting_engine(max_step_tokens=16, prefill_chunk=8)
     engine.submit([1], SamplingParams(max_tokens=20, **GREEDY), "decoding")
@@ -54,13 +83,110 @@ def test_chunks_and_decodes_share_a_step() -> None:
     assert [span.wanted for span in batch.spans] == [Wanted.LAST, Wanted.NONE]
 
 
-def test_a_step_stays_within_its_budget() -> None:
-    engine = counting_engine(max_batch_size=4, max_step_tokens=20, prefill_chunk=16)
+@pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
+def test_a_step_stays_within_its_budget(kind) -> None:
+    engine = counting_engine(kind, max_batch_size=4, max_step_tokens=20, prefill_chunk=16)
     for i in range(10):
         engine.submit([1] * (5 + 9 * i), SamplingParams(max_tokens=5, **GREEDY))
     run_to_end(engine)
     assert max(batch.num_tokens for batch in engine.controller.model.batches) <= 20
     assert max(len(batch.spans) for batch in engine.controller.model.batches) <= 4
+    assert max(len(span.token_ids) for batch in engine.controller.model.batches for span in batch.spans) <= 16
+
+
+def submit(engine, name: str, prompt: list[int], priority: int = 0, max_tokens: int = 2) -> None:
+    engine.submit(prompt, SamplingParams(max_tokens=max_tokens, priority=priority, **GREEDY), name)
+
+
+def alive(engine) -> dict[str, Request]:
+    return {request.request_id: request for request in (*engine.scheduler.running, *engine.scheduler.waiting)}
+
+
+def preemptions(engine) -> dict[str, int]:
+    return {name: request.preemptions for name, request in sorted(alive(engine).items())}
+
+
+def test_nobody_is_pushed_out_where_the_newcomer_does_not_fit_even_so() -> None:
+    engine = counting_engine(num_blocks=8, prefix_cache=False, prefill_chunk=64, max_step_tokens=64)
+    submit(engine, "urgent", [1] * 50, priority=-1, max_tokens=6)
+    submit(engine, "late", [2] * 7, priority=1, max_tokens=2)
+    engine.step()
+    assert engine.pool.num_free == 0
+    submit(engine, "newcomer", [3] * 16)  # two blocks, and the late one has but one to give
+    assert finishing_order(engine) == ["late", "urgent", "newcomer"]
+    assert all(engine.take_output(name).metrics.preemptions == 0 for name in ("urgent", "late", "newcomer"))
+
+
+def test_all_that_a_victim_shares_with_others_is_counted_as_theirs() -> None:
+    """The victim holds six blocks, but gives back only the two of its own: too few for the newcomer's chunk of three."""
+    engine = counting_engine(num_blocks=8, prefill_chunk=64, max_step_tokens=64)
+    submit(engine, "first", [1] * 32 + [2] * 4, priority=-1, max_tokens=12)
+    engine.step()
+    submit(engine, "sharing", [1] * 32 + [3] * 9, priority=1, max_tokens=5)
+    engine.step()
+    assert engine.pool.num_free == 1 and alive(engine)["sharing"].cached_tokens == 32
+    submit(engine, "newcomer", [4] * 32, max_tokens=2)
+    engine.step()
+    assert preemptions(engine) == {"first": 0, "newcomer": 0, "sharing": 0}
+    assert [request.request_id for request in engine.scheduler.running] == ["first", "sharing"]
+
+
+def test_what_two_victims_share_is_free_when_both_go() -> None:
+    engine = counting_engine(num_blocks=8, prefill_chunk=64, max_step_tokens=64)
+    submit(engine, "one", [1] * 32 + [2] * 4, priority=1, max_tokens=12)
+    engine.step()
+    submit(engine, "two", [1] * 32 + [3] * 9, priority=1, max_tokens=3)
+    engine.step()
+    submit(engine, "newcomer", [4] * 40, max_tokens=8)
+    engine.step()
+    assert preemptions(engine) == {"newcomer": 0, "one": 1, "two": 1}
+    assert [request.request_id for request in engine.scheduler.running] == ["newcomer"]
+    run_to_end(engine)
+    engine.check()
+
+
+def test_a_newcomers_own_known_blocks_are_not_counted_as_free() -> None:
+    """The victim's blocks are those that the newcomer goes on with: pushing it out would free a single one."""
+    engine = counting_engine(num_blocks=6, prefill_chunk=64, max_step_tokens=64)
+    submit(engine, "urgent", [9] * 7, priority=-1, max_tokens=2)
+    submit(engine, "late", [1] * 33, priority=1, max_tokens=7)
+    engine.step()
+    assert engine.pool.num_free == 0
+    submit(engine, "newcomer", [1] * 32 + [2] * 10, max_tokens=2)
+    engine.step()
+    assert preemptions(engine)["late"] == 0
+    run_to_end(engine)
+    assert engine.take_output("newcomer").metrics.cached_tokens == 32
+
+
+def line_behind_one_free_block(wide: int):
+    """One request runs for 60 steps in its own block; so many wait that need two."""
+    engine = counting_engine(
+        num_blocks=2, block_size=64, max_batch_size=2, max_step_tokens=128, prefill_chunk=128, prefix_cache=False
+    )
+    submit(engine, "running", [1], max_tokens=60)
+    engine.step()
+    for number in range(wide):
+        submit(engine, f"wide {number}", [2] * 65)
+    return engine
+
+
+@pytest.mark.parametrize(("wide", "passes"), [(LOOK_AHEAD - 1, True), (LOOK_AHEAD, False)])
+def test_a_step_looks_at_none_behind_so_many_without_blocks(wide: int, passes: bool) -> None:
+    engine = line_behind_one_free_block(wide)
+    submit(engine, "narrow", [3] * 4)
+    engine.step()
+    assert ("narrow" in [request.request_id for request in engine.scheduler.running]) is passes
+
+
+def test_a_request_is_passed_by_so_often_and_no_more() -> None:
+    engine = line_behind_one_free_block(1)
+    for number in range(BYPASS_LIMIT + 5):
+        submit(engine, f"narrow {number}", [3], max_tokens=1)
+    order = finishing_order(engine)
+    first, rest = order[:BYPASS_LIMIT], order[BYPASS_LIMIT:]
+    assert first == [f"narrow {number}" for number in range(BYPASS_LIMIT)]
+    assert rest == ["running", "wide 0", *(f"narrow {number}" for number in range(BYPASS_LIMIT, BYPASS_LIMIT + 5))]
 
 
 @pytest.mark.parametrize("when", ["waiting", "prefilling", "decoding"])
@@ -88,6 +214,51 @@ def test_everyone_advances_with_room_for_one() -> None:
     for i, name in enumerate(names):
         assert engine.take_output(name).token_ids == [(i + 1 + k) % 97 for k in range(30)]
     assert engine.pool.num_free == 7
+
+
+def planned(engine):
+    for number in range(2):
+        submit(engine, f"{number}", [number] * 8, max_tokens=4)
+    engine.step()
+    return engine.scheduler.schedule(), *engine.scheduler.running
+
+
+@pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
+def test_who_is_removed_between_plan_and_advance_is_left_alone(kind) -> None:
+    engine = counting_engine(kind)
+    plan, gone, stays = planned(engine)
+    engine.scheduler.remove(gone)
+    engine.scheduler.remove(gone)
+    engine.scheduler.advance(plan)
+    assert (gone.computed, gone.steps, gone.blocks) == (0, 1, [])
+    assert (stays.computed, stays.steps) == (9, 2)
+    engine.check()
+    engine.scheduler.remove(gone)
+    engine.scheduler.remove(stays)
+    assert engine.pool.num_free == engine.pool.num_blocks and not engine.scheduler.has_work
+
+
+def test_what_a_failed_step_computed_does_not_become_known() -> None:
+    engine = counting_engine()
+    submit(engine, "fails", [5] * 8)
+    plan = engine.scheduler.schedule()
+    (failed,) = engine.scheduler.running
+    failed.finish_reason = "error"
+    engine.scheduler.advance(plan)
+    engine.scheduler.remove(failed)
+    assert engine.pool.num_cached == 0 and engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_static_prompts_come_in_chunks_before_the_group_decodes() -> None:
+    engine = counting_engine(StaticEngine, max_batch_size=3, max_step_tokens=20, prefill_chunk=16)
+    for name, length in [("a", 24), ("b", 9), ("c", 1)]:
+        submit(engine, name, [1] * length, max_tokens=3)
+    spans = []
+    while engine.has_work:
+        engine.step()
+        spans.append([len(span.token_ids) for span in engine.controller.model.batches[-1].spans])
+    assert spans == [[16, 4], [8, 5, 1], [1, 1, 1], [1, 1, 1]]
+    assert all(engine.take_output(name).token_ids == [2, 3, 4] for name in "abc")
 
 
 def test_static_groups_run_to_their_common_end() -> None:

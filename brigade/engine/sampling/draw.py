@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from brigade.engine.sampling import native
-from brigade.engine.sampling.filters import Settings, kept_weights
+from brigade.engine.sampling.filters import kept_weights
 from brigade.engine.sampling.masses import masses
 from brigade.engine.sampling.rng import UNIFORM_BITS, uniform_bits_batch
 from brigade.engine.sampling.row import SampleRow
+from brigade.engine.sampling.settings import Settings
 
 
 def draw(logits: np.ndarray, greatest: np.ndarray, settings: Settings, rows: Sequence[SampleRow]) -> list[int]:

@@ -9,37 +9,12 @@ Here it is by the definitions, each row sorted whole. The sampler's usual way is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from brigade.engine.sampling.masses import masses, to_host, weigh
-from brigade.engine.sampling.row import SampleRow
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The rows' numbers as columns; `device` is where a rule of one's own gets its weights."""
-
-    temperature: np.ndarray  # [R, 1] float32
-    top_k: np.ndarray  # [R], 0 is off
-    top_p: np.ndarray  # [R] float64, 1 is off
-    min_p: np.ndarray  # [R, 1] float32, 0 is off
-    device: torch.device
-
-    @classmethod
-    def of(cls, rows: Sequence[SampleRow], device: torch.device) -> Settings:
-        params = [row.params for row in rows]
-        return cls(
-            np.array([[p.temperature] for p in params], np.float32),
-            np.array([min(p.top_k, 2**31) for p in params], np.int64),
-            np.array([p.top_p for p in params], np.float64),
-            np.array([[p.min_p] for p in params], np.float32),
-            device,
-        )
+from brigade.engine.sampling.settings import Settings
 
 
 def kept_weights(logits_RV: Tensor, settings: Settings) -> Tensor:

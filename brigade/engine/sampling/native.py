@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from brigade.backends.cpu.library import find_kernels, kernels
-
-if TYPE_CHECKING:
-    from brigade.engine.sampling.filters import Settings
+from brigade.engine.sampling.settings import Settings
 
 # `BrDraw` of csrc/brigade.h.
 DRAW = np.dtype([("bits", "<u8"), ("top_p", "<f8"), ("top_k", "<i8"), ("temperature", "<f4"), ("min_p", "<f4")], align=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,25 +10,28 @@ from brigade.engine.sampling.registry import check_extra
 from brigade.errors import RequestError
 
 MAX_LOGPROBS = 100
-MIN_TEMPERATURE = 1e-4  # colder than this, fp32 cannot hold a logit divided by it for sure; 0 is the exact way to say it
+# A logit of up to 1e30 in size stays finite in fp32 through penalties, bias and temperature, each at its bound, together.
+MIN_TEMPERATURE = 1e-4  # 0 is the exact way to say colder
+MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 are off. max_tokens None: up to the model's limit.
 
-    Penalties and bias act on the logits first, then temperature, then top_k, top_p and min_p together.
+    Penalties and bias act on the logits first, then temperature, then top_k, top_p and min_p together. Every value has bounds,
+    such that finite logits of up to 1e30 in size stay finite whatever is asked for together.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int | None = None
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    temperature: float = 1.0  # 0, or from 0.0001 to 100
+    top_k: int = 0  # 0 or more; more than the vocabulary is off
+    top_p: float = 1.0  # above 0 and at most 1
+    min_p: float = 0.0  # from 0 to 1
+    seed: int | None = None  # from 0 to 2**64 - 1
+    repetition_penalty: float = 1.0  # from 0.01 to 100; 1 is off
+    presence_penalty: float = 0.0  # from -2 to 2
+    frequency_penalty: float = 0.0  # from -2 to 2, for each time that the token was put out
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # from -100 to 100 each
     min_tokens: int = 0  # tokens before the last of these end nothing; a stop string counts where it ends
     max_tokens: int | None = 16
     stop: str | Sequence[str] = ()
@@ -57,7 +59,7 @@ class SamplingParams:
         self._number("top_p", 0.0, 1.0, open_below=True)
         self._number("min_p", 0.0, 1.0)
         self._integer("seed", 0, 2**64 - 1, optional=True)
-        self._number("repetition_penalty", 0.0, 100.0, open_below=True)
+        self._number("repetition_penalty", MIN_REPETITION, MAX_REPETITION)
         self._number("presence_penalty", -2.0, 2.0)
         self._number("frequency_penalty", -2.0, 2.0)
         self._integer("max_tokens", 0, None, optional=True)
@@ -89,8 +91,8 @@ class SamplingParams:
 
     def _number(self, name: str, low: float, high: float, open_below: bool = False) -> None:
         value = getattr(self, name)
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or not low <= value <= high or (open_below and value == low):
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not good or not low <= value <= high or (open_below and value == low):  # NaN is in no range
             bound = f"above {low:g} and at most {high:g}" if open_below else f"from {low:g} to {high:g}"
             raise RequestError(f"{name} is {value!r}; it must be a number {bound}")
 

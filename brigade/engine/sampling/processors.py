@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brigade.engine.sampling.extra import process_extra
 from brigade.engine.sampling.history import History
-from brigade.engine.sampling.registry import process_extra
 from brigade.engine.sampling.row import SampleRow
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from brigade.engine.sampling.draw import draw, pick, uniform_bits
-from brigade.engine.sampling.filters import Settings, kept_weights
+from brigade.engine.sampling.filters import kept_weights
 from brigade.engine.sampling.history import Histories
 from brigade.engine.sampling.logprobs import TokenLogprobs, token_logprobs
 from brigade.engine.sampling.masses import masses, to_host
 from brigade.engine.sampling.processors import edit_in_place
 from brigade.engine.sampling.row import SampleRow
+from brigade.engine.sampling.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ if find_kernels() is None:
 
 from brigade.engine.sampling import native
 from brigade.engine.sampling.draw import pick
-from brigade.engine.sampling.filters import Settings, thresholds
+from brigade.engine.sampling.filters import thresholds
 from brigade.engine.sampling.masses import exponential, masses
+from brigade.engine.sampling.settings import Settings
 
 
 @pytest.fixture(autouse=True)

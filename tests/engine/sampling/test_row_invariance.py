@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from brigade.engine.sampling import Sampler, SamplingParams
-from brigade.engine.sampling.filters import Settings, kept_weights
+from brigade.engine.sampling.filters import kept_weights
 from brigade.engine.sampling.logprobs import log_softmax, token_logprobs
 from brigade.engine.sampling.sampler import InverseCDF
+from brigade.engine.sampling.settings import Settings
 from tests.engine.sampling.test_sampler import Row, logits
 
 MIXED = [

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brigade.engine.sampling import Sampler, SamplingParams
-from brigade.engine.sampling.filters import Settings, kept_weights
+from brigade.engine.sampling.filters import kept_weights
 from brigade.engine.sampling.logprobs import token_logprobs
 from brigade.engine.sampling.processors import edit_logits
 from brigade.engine.sampling.rng import derive_seed, uniform
+from brigade.engine.sampling.settings import Settings
 
 
 @dataclass
