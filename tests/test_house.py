@@ -12,7 +12,7 @@ PACKAGE = ROOT / "brigade"
 # From the top floor to the ground; a room may use those below it.
 FLOORS = [
     "cli", "bench", "evaluate", "api", "engine", "training", "checkpoint", "artifact", "model", "backends", "tokenizer",
-    "batch", "config", "errors",
+    "batch", "config", "output_files", "text_table", "errors",
 ]  # fmt: skip
 
 

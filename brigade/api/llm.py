@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from brigade.backends.base import Backend
+    from brigade.backends.number_formats import NumberFormats
 
 Prompt = str | Sequence[int]
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
@@ -66,9 +67,11 @@ class LLM:
         self.default_params = self.params()
         use_threads(self.backend, threads, cpus)
         self._limit = model_length(source.config, engine_config)
-        held = getattr(self.backend, "weight_dtype", self.dtype)
-        parameters = empty_model(source.config, self.backend, self._limit).num_parameters
-        self._weight_bytes = parameters * held.itemsize if source.artifact is None else source.artifact.manifest.weight_bytes
+        if source.artifact is None:
+            empty = empty_model(source.config, self.backend, self._limit)
+            self._weight_bytes = self.backend.packed_bytes(empty, self.dtype)
+        else:
+            self._weight_bytes = source.artifact.manifest.weight_bytes
         self.plan = self._plan(engine_config)
         self.tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
         self.model = load_model(source, self.backend, self.dtype, random_weights, self._limit, progress)
@@ -85,6 +88,11 @@ class LLM:
     @property
     def numerics_id(self) -> str:
         return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def number_formats(self) -> NumberFormats:
+        """Weights, arithmetic and cache, in words."""
+        return self.backend.number_formats(self.dtype)
 
     def _plan(self, config: EngineConfig) -> MemoryPlan:
         if self.backend.device.type == "cuda":

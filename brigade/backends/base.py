@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from brigade.backends.number_formats import NumberFormats
+
 if TYPE_CHECKING:
     import torch
 
@@ -102,6 +104,15 @@ class Backend(ABC):
     def cache_dim(self, head_dim: int) -> int:
         """Channels of a head in the cache, where this backend keeps more than there are."""
         return head_dim
+
+    def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
+        """What the weights of this empty model will take once they are prepared, for the memory plan."""
+        return model.num_parameters * dtype.itemsize
+
+    def number_formats(self, dtype: torch.dtype) -> NumberFormats:
+        """What a table says of a model loaded with `dtype`."""
+        name = str(dtype).removeprefix("torch.")
+        return NumberFormats(name, f"that of the {self.name} backend", name)
 
     def prepare(self, model: Any) -> None:
         """Called once after the weights are in place: pack or convert them here. A backend that artifacts are exported for takes

@@ -51,10 +51,25 @@ def collect() -> dict[str, Any]:
         "brigade": __version__, "python": sys.version.split()[0], "system": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES}, "processor": _processor(),
         "instructions": " ".join(_flags()) or "unknown", "cores": psutil.cpu_count(logical=True),
-        "threads": torch.get_num_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
+        "threads": computing_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
         "cuda": ", ".join(cuda) or "none", "MKL_CBWR": os.environ.get("MKL_CBWR", "not set"), "backends": numerics,
         "kernels": native(),
     }  # fmt: skip
+
+
+def computing_threads() -> dict[str, str]:
+    """By backend, since each computes with threads of its own."""
+    import torch
+
+    from brigade.backends.cpu.library import find_kernels
+    from brigade.backends.cpu.threads import describe_pool
+    from brigade.errors import UserError
+
+    try:
+        pool = "none: the kernels were not built" if find_kernels() is None else f"{describe_pool()} (the kernels' own pool)"
+    except UserError as error:
+        pool = f"refused: {error}"
+    return {"the cpu backend computes with": pool, "the reference backend with": f"{torch.get_num_threads()} of torch"}
 
 
 def native() -> dict[str, str] | str:

@@ -11,16 +11,15 @@ from typing import Any
 from brigade.cli.options import (
     add_model_options,
     add_sampling_options,
-    check_writable,
     make_llm,
-    read_prompts_file,
-    read_stdin,
+    model_files,
     sampling_settings,
     with_defaults,
-    write_json,
 )  # fmt: skip
 from brigade.cli.progress import Progress
+from brigade.cli.prompts import read_prompts_file, read_stdin
 from brigade.errors import ConfigError, RequestError
+from brigade.output_files import check_outputs, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_writable(args.json)
+    check_outputs({"--json": args.json}, [args.prompts_file, *model_files(args.model)])
     prompts, settings = _prompts(args)
     if args.stream and (len(prompts) != 1 or settings[0].get("n", 1) != 1):
         raise ConfigError(f"--stream prints one text, but there are {len(prompts)} prompts or n above 1; drop --stream")

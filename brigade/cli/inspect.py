@@ -39,9 +39,8 @@ def run(args: argparse.Namespace) -> int:
     choices = Choices(args.dtype, args.backend, args.device, exact, quant=args.quant, skip_layers=args.skip_layers)
     backend, dtype = settle(source, choices)
     model = empty_model(source.config, backend)
-    held = getattr(backend, "weight_dtype", dtype)
     manifest = None if source.artifact is None else source.artifact.manifest
-    weights = model.num_parameters * held.itemsize if manifest is None else manifest.weight_bytes
+    weights = backend.packed_bytes(model, dtype) if manifest is None else manifest.weight_bytes
     config = make_engine_config(args.engine, engine_settings(args))
     try:
         width = backend.cache_dim(source.config.head_dim)
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
         "model": source.name, "family": source.config.family, "parameters": model.num_parameters,
-        "weights_bytes": weights, "numerics_id": backend.numerics_id,
+        "weights_bytes": weights, "numerics_id": backend.numerics_id, "formats": str(backend.number_formats(dtype)),
         "artifact": None if manifest is None else artifact_facts(manifest),
         "spec": spec_lines(source.config, backend), "memory": memory,
         "tokenizer": None if tokenizer is None else {
@@ -64,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if args.as_json:
         print(json.dumps(facts, indent=1))
         return 0
-    print(f"{source.name} ({source.config.family}): {model.num_parameters:,} parameters, {readable(facts['weights_bytes'])}")
+    print(f"{source.name} ({source.config.family}): {model.num_parameters:,} parameters, {readable(weights)} in memory")
+    print(facts["formats"])
     if manifest is not None:
         print(artifact_line(manifest, backend.numerics_id))
     print("\n".join(facts["spec"]))

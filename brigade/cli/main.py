@@ -50,19 +50,40 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()  # what cannot be written is said here, and not by Python at its end
+        return code
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has left: nothing to say, and nobody to say it to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_stdout()
             return 1
         if debug:
             raise
-        print(f"brigade: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"brigade: error: {' '.join(_words(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brigade: interrupted", file=sys.stderr)
         return 130
+
+
+def _words(error: UserError | OSError) -> str:
+    """A system's error with its file. One without a file is of standard output, if that cannot take what is left for it either."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _leave_stdout()
+        return f"cannot write to standard output: {error.strerror}; make room, or send it elsewhere"
+    return str(error)
+
+
+def _leave_stdout() -> None:
+    """What could not be written goes nowhere, so that Python does not try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
