@@ -55,7 +55,7 @@ def check_apart(outputs: Mapping[str, Path], reads: Iterable[str | Path | None])
         inside = next((folders[name] for name in _identities(_target(path).parent) if name in folders), None)
         if inside is not None:
             raise ConfigError(f"{option} {path} lies in {inside}, a folder that is read; choose another place")
-        known |= dict.fromkeys(own, f"that of {option} {path}")
+        known |= dict.fromkeys(own, f"{path}, which {option} writes")
 
 
 def write_json(path: Path, content: Any) -> None:

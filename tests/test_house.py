@@ -45,6 +45,15 @@ def test_arrows_point_down(path: Path) -> None:
         assert used is None or used >= own, f"{relative} reaches up to {name}"
 
 
+BESIDE = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_arrow_points_back_to_the_command_line(path: Path) -> None:
+    """`brigade bench peers` calls the harness beside the package; what lies there knows nothing of the command line."""
+    assert not [name for name in imports(path) if name.startswith("brigade.cli")]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_is_one_reading(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 500

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.bench.picture import draw
     from brigade.bench.weights import weights_of
 
-    check_outputs({"--svg": args.svg, "--json": args.json}, model_files(args.model))
+    check_outputs({"--json": args.json, "--svg": args.svg}, model_files(args.model))
     config = LatencyConfig(
         args.prompt_length, args.output_length, tuple(args.batch_sizes), args.repeats, args.warmup, args.seed
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from importlib import import_module
@@ -19,6 +20,8 @@ COMMANDS = {
     "eval": "perplexity and bits per byte of a text, and the distance from a reference",
     "bench": "measure: latency beside the machine's floor, throughput, the engine's own work, other engines beside this one",
 }
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -68,14 +71,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _words(error: UserError | OSError) -> str:
-    """A system's error with its file. One without a file is of standard output, if that cannot take what is left for it either."""
-    if not isinstance(error, OSError):
-        return str(error)
-    if error.filename is not None:
+    """A system's error with its file. What a command writes elsewhere names its file itself, so a full disk without one is that of
+    standard output."""
+    if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    try:
-        sys.stdout.flush()
-    except OSError:
+    if isinstance(error, OSError) and error.errno in FULL:
         _leave_stdout()
         return f"cannot write to standard output: {error.strerror}; make room, or send it elsewhere"
     return str(error)
