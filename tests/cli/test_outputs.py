@@ -16,6 +16,7 @@ import pytest
 from brigade.backends.cpu.library import find_kernels
 from brigade.checkpoint.load import EMBEDDED
 from brigade.cli.main import main
+from brigade.errors import ConfigError
 
 needs_kernels = pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
 OVERHEAD = ["bench", "overhead", "--requests", "1", "--steps", "1", "--json"]  # the quickest command that writes a file
@@ -199,3 +200,25 @@ def test_a_place_that_cannot_be_is_refused_before_the_work(case: str, place: Pat
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
     assert (place / "stdout").read_text() == ""
+
+
+def test_the_examples_keep_what_they_read(place: Path, monkeypatch, capsys) -> None:
+    from examples.train_mini import evaluate, export, plot
+
+    losses = place / "losses.json"
+    losses.write_text("[2.0, 1.0]")
+    (place / "link.svg").symlink_to(losses)
+    with pytest.raises(ConfigError, match="is the same file as"):
+        plot.main(losses, place / "link.svg")
+    plot.main(losses, place / "new.svg")
+    assert losses.read_text() == "[2.0, 1.0]" and "<svg" in (place / "new.svg").read_text()
+    with pytest.raises(ConfigError, match="is the same file as"):
+        export.export(place, place)
+    with pytest.raises(ConfigError, match="a folder that is read"):
+        export.export(place, place / "out")
+    config = place / "model" / "config.json"
+    before = config.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--model", str(place / "model"), "--json", str(config)])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "which is read; choose another place" in capsys.readouterr().err and config.read_bytes() == before
