@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -127,6 +128,21 @@ def one_peer(tmp_path: Path, monkeypatch, fakes) -> list[str]:
     argv = ["bench", "peers", "--model", str(tmp_path / "tiny.yaml"), "--work", str(tmp_path / "work"), "--works", "latency"]
     argv += ["--batch-sizes", "1", "--repeats", "5", "--json", str(tmp_path / "o.json"), "--markdown", str(tmp_path / "o.md")]
     return argv
+
+
+def test_an_output_is_checked_once(tmp_path: Path, monkeypatch, capsys) -> None:
+    opened = []
+    for owner in (os, Path):
+
+        def opens(path, *rest, really=owner.open, **settings):
+            opened.append(Path(path))
+            return really(path, *rest, **settings)
+
+        monkeypatch.setattr(owner, "open", opens)
+    (tmp_path / "out").mkdir()
+    assert main(["bench", "peers", "nobody", "--json", str(tmp_path / "out" / "o.json"), "--work", str(tmp_path)]) == 2
+    assert "no peer 'nobody'" in capsys.readouterr().err
+    assert len([path for path in opened if path.parent == tmp_path / "out"]) == 1
 
 
 def interrupt_at(turn: int, monkeypatch) -> None:
