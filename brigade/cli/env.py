@@ -58,7 +58,7 @@ def collect() -> dict[str, Any]:
 
 
 def computing_threads() -> dict[str, str]:
-    """By backend, since each computes with threads of its own."""
+    """By backend, since each computes with threads of its own; and which backend it is where nobody names one."""
     import torch
 
     from brigade.backends.cpu.library import find_kernels
@@ -66,10 +66,14 @@ def computing_threads() -> dict[str, str]:
     from brigade.errors import UserError
 
     try:
-        pool = "none: the kernels were not built" if find_kernels() is None else f"{describe_pool()} (the kernels' own pool)"
+        built = find_kernels() is not None
+        pool = f"{describe_pool()} (the kernels' own pool)" if built else "none (its kernels were not built)"
     except UserError as error:
-        pool = f"refused: {error}"
-    return {"the cpu backend computes with": pool, "the reference backend with": f"{torch.get_num_threads()} of torch"}
+        built, pool = False, f"refused: {error}"
+    return {
+        "cpu backend": pool, "reference backend": f"{torch.get_num_threads()} of torch",
+        "computing by default": "the cpu backend" if built else "the reference backend",
+    }  # fmt: skip
 
 
 def native() -> dict[str, str] | str:

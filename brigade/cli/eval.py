@@ -215,7 +215,7 @@ def _ranking(args: argparse.Namespace, llm: Any, text: EvalText, config: WindowC
     progress = Progress("layers")
     rows = rank_layers(llm, names, with_only, text.ids, config, progress)
     progress.close()
-    print(f"each layer alone in {args.quant}, against the model without, whose {llm.number_formats}; most harmful first")
+    print(f"each layer alone in {args.quant}, most harmful first, against the whole model ({llm.number_formats})")
     print("\n".join(ranking_lines(rows)))
     print(f"to keep the first three whole: --quant {args.quant} --skip-layers {','.join(row.name for row in rows[:3])}")
     return {

@@ -127,10 +127,13 @@ def with_defaults(llm: Any, settings: list[dict[str, Any]]) -> list[Any]:
 
 
 def model_files(name: str | None) -> list[Path]:
-    """What a model's name may stand for on the disk: a folder, or a recipe's file."""
+    """What a model's name stands for on the disk: a folder, or a recipe's file."""
     from brigade.checkpoint.load import EMBEDDED
     from brigade.checkpoint.recipes import find_recipe
 
     if name is None:
         return [EMBEDDED]
-    return [path for path in (Path(name), EMBEDDED if name == EMBEDDED.name else None, find_recipe(name)) if path is not None]
+    if Path(name).exists():
+        return [Path(name)]
+    found = EMBEDDED if name == EMBEDDED.name else find_recipe(name)
+    return [] if found is None else [found]

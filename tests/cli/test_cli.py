@@ -106,7 +106,8 @@ def test_env_names_the_kernels(capsys) -> None:
     assert found["pool"] == "1 thread, not pinned", "what the tests are run with"
     assert facts["backends"]["cpu"].startswith("cpu-1/bf16-")
     assert facts["threads"] == {
-        "the cpu backend computes with": "1 thread, not pinned (the kernels' own pool)", "the reference backend with": "1 of torch"
+        "cpu backend": "1 thread, not pinned (the kernels' own pool)", "reference backend": "1 of torch",
+        "computing by default": "the cpu backend",
     }  # fmt: skip
     assert "portable" in run(capsys, "env")[1]
 

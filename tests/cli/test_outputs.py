@@ -156,9 +156,9 @@ def test_on_a_full_disk_no_part_of_an_export_stays(tmp_path: Path, form: str) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_a_device_is_written_to_and_never_replaced(tmp_path: Path) -> None:
-    done = on_a_full_disk([*OVERHEAD, "/dev/full"], 100)
-    assert done.returncode == 2 and "cannot write /dev/full: No space left on device" in done.stderr
+def test_a_device_is_written_to_and_never_replaced(capsys) -> None:
+    assert main([*OVERHEAD, "/dev/full"]) == 2
+    assert "cannot write /dev/full: No space left on device" in capsys.readouterr().err
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
     assert main([*OVERHEAD, "/dev/null"]) == 0 and stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
@@ -192,14 +192,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_place_that_cannot_be_is_refused_before_the_work(case: str, place: Path) -> None:
-    (place / "loop").symlink_to("loop")
+def test_a_place_that_cannot_be_is_refused_before_the_work(case: str, place: Path, capfd) -> None:
+    (place / "loop").symlink_to("loop")  # and standard output is a file while `capfd` holds it
     name, words = WRONG[case]
-    with (place / "stdout").open("w") as out:
-        command = [sys.executable, "-m", "brigade.cli.main", *OVERHEAD, str(place / name)]
-        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
-    assert (place / "stdout").read_text() == ""
+    assert main([*OVERHEAD, str(place / name)]) == 2
+    shown, errors = capfd.readouterr()
+    assert shown == "" and words in errors and errors.count("\n") == 1
+
+
+def test_an_export_may_have_the_name_of_the_embedded_model(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "mini", "mini", "--format", "compressed-tensors"]) == 0 and (tmp_path / "mini" / "config.json").exists()
 
 
 def test_the_examples_keep_what_they_read(place: Path, monkeypatch, capsys) -> None:
