@@ -114,9 +114,9 @@ def check(name: str, model: str, seed: int) -> int:
         assert (cached > 0) == (scenario.name == "prefix hits"), "the scenario must be what its name says"
         differ = sum(not torch.equal(row, expected[key]) for key, row in found.items())
         note = f", {preempted} preemptions" * (preempted > 0) + f", {cached} ids from the cache" * (cached > 0)
-        print(f"  {scenario.name:<30}{len(found):>6} rows of {llm.config.vocab_size}{differ:>6} differ{note}", flush=True)
+        print(f"  {scenario.name:<30}  {len(found):>6} rows of {llm.config.vocab_size}, {differ:>6} differ{note}", flush=True)
         total, wrong = total + len(found), wrong + differ
-    print(f"  {'all':<30}{total:>6} rows{'':<9}{wrong:>6} differ, {time.perf_counter() - begun:.0f} s", flush=True)
+    print(f"  {'all':<30}  {total:>6} rows, {wrong:>6} differ, {time.perf_counter() - begun:.0f} s", flush=True)
     return wrong
 
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "brigade"
 # From the top floor to the ground; a room may use those below it.
 FLOORS = [
     "cli", "bench", "evaluate", "api", "assembly", "engine", "training", "checkpoint", "artifact", "model", "backends", "tokenizer",
-    "batch", "config", "errors",
+    "batch", "config", "output_files", "text_table", "errors",
 ]  # fmt: skip
 
 
@@ -43,6 +43,15 @@ def test_arrows_point_down(path: Path) -> None:
     for name in imports(path):
         used = floor(name)
         assert used is None or used >= own, f"{relative} reaches up to {name}"
+
+
+BESIDE = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_arrow_points_back_to_the_command_line(path: Path) -> None:
+    """`brigade bench peers` calls the harness beside the package; what lies there knows nothing of the command line."""
+    assert not [name for name in imports(path) if name.startswith("brigade.cli")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

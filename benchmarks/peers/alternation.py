@@ -4,7 +4,7 @@ falls on all of them alike."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,29 +47,31 @@ def alternate(
     plan: Plan,
     wanted: Callable[[str, Cell], bool] = lambda label, cell: True,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Measured]:
-    """A worker that fails in a cell is spared the rest of that cell; one that is lost, the rest of the run."""
+) -> Iterator[dict[str, Measured]]:
+    """What is known after each round, the same object every time. A round counts once all had their turn in it, so that an
+    interruption takes away nothing but the round it came into. A worker that fails in a cell is spared the rest of that cell; one
+    that is lost, the rest of the run."""
     found = {label: Measured() for label in workers}
     rounds = [(cell, number) for cell in plan.cells for number in range(plan.warmup + plan.repeats)]
     for done, (cell, number) in enumerate(rounds):
         request = {"do": "generate", "prompts": make_prompts(cell, number, plan.vocab_size), "new_tokens": cell.new}
+        samples: dict[str, Sample] = {}
         for label, worker in workers.items():
             measured = found[label]
             if measured.lost or cell in measured.failures or not wanted(label, cell):
                 continue
             try:
-                reply = worker.ask(request, plan.limit)
+                samples[label] = _sample(worker.ask(request, plan.limit))
             except WorkerLost as error:
                 measured.lost = f"{cell.name}: {error}"
-                continue
             except WorkerError as error:
                 measured.failures[cell] = str(error)
-                continue
-            if number >= plan.warmup:
-                measured.samples[cell].append(_sample(reply))
+        if number >= plan.warmup:
+            for label, sample in samples.items():
+                found[label].samples[cell].append(sample)
         if progress is not None:
             progress(done + 1, len(rounds))
-    return found
+        yield found
 
 
 def _sample(reply: Mapping[str, Any]) -> Sample:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -42,10 +43,15 @@ def write_checkpoint(config: ModelConfig, seed: int, folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(_tensors(config, seed), part / "model.safetensors", metadata={"format": "pt"})
-    _write(part / "config.json", _settings(config))
-    _write_tokenizer(config, part)
-    part.rename(folder)
+    try:
+        save_file(_tensors(config, seed), part / "model.safetensors", metadata={"format": "pt"})
+        _write(part / "config.json", _settings(config))
+        _write_tokenizer(config, part)
+        part.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"cannot write {folder}: {error}; make room, or choose another --work") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:

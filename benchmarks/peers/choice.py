@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.peers.catalogue import BRIGADE, PEERS, Peer, Variant
 from brigade.errors import ConfigError
+from brigade.text_table import columns
 
 
 def choose(names: Sequence[str], variants: Sequence[str]) -> list[tuple[Peer, Variant]]:
@@ -28,4 +29,5 @@ def choose(names: Sequence[str], variants: Sequence[str]) -> list[tuple[Peer, Va
 
 
 def listing() -> list[str]:
-    return [f"{peer.label(variant):<32} {variant.bits:>2} bits" for peer in (BRIGADE, *PEERS.values()) for variant in peer.variants]
+    pairs = [(peer, variant) for peer in (BRIGADE, *PEERS.values()) for variant in peer.variants]
+    return columns([(peer.label(variant), f"{variant.bits} bits") for peer, variant in pairs])

@@ -1,4 +1,4 @@
-"""The run behind `brigade bench peers`, from its arguments to its report."""
+"""The run behind `brigade bench peers`, from its arguments to its report. What only the command line knows is handed in."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import datetime
 import math
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from benchmarks.peers.alternation import Measured, Plan, alternate
-from benchmarks.peers.catalogue import BRIGADE, Peer, Variant
+from benchmarks.peers.catalogue import BRIGADE, PEERS, Peer, Variant
 from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
 from benchmarks.peers.choice import choose, listing
 from benchmarks.peers.figures import Figures
@@ -21,14 +22,23 @@ from benchmarks.peers.report import as_json, company, grids
 from benchmarks.peers.works import Cell, cells
 from brigade.backends.cpu.threads import check_threads
 from brigade.checkpoint.load import open_model
-from brigade.cli.options import check_writable, write_json
-from brigade.cli.progress import Progress
+from brigade.checkpoint.recipes import find_recipe
 from brigade.errors import ConfigError
+from brigade.output_files import check_outputs, write_file, write_json
 
 LEAST = {"repeats": 1, "warmup": 0, "seed": 0, "limit": 1}
 
 
-def run(args: argparse.Namespace) -> int:
+class Progress(Protocol):
+    """Shows how far a heat is."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def run(args: argparse.Namespace, processor: Callable[[], str], progress: Callable[[str], Progress]) -> int:
+    """`processor()` describes the machine in a line; `progress(what)` begins to show how far something is."""
     if args.list and args.peers:
         raise ConfigError(f"--list names all peers, {' '.join(args.peers)} or not; drop one of both")
     if args.list:
@@ -41,52 +51,80 @@ def run(args: argparse.Namespace) -> int:
     longest = max(cell.prompt + cell.new for cell in wanted)
     if longest > config.max_positions:
         raise ConfigError(f"a request has {longest} positions, but {args.model} was made for {config.max_positions}; take another")
-    folder = args.work.resolve()
+    folder, checkpoint = _places(args)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{open_model(args.model).name}-{args.seed}"
     if not checkpoint.exists():
         _say("checkpoint: writing")
         write_checkpoint(config, args.seed, checkpoint)
-    facts = _facts(args)
+    facts = _facts(args, processor())
     plan = Plan(wanted, args.repeats, args.warmup, config.vocab_size, args.limit)
     harbour = Harbour(folder, checkpoint, args.model, args.seed, args.threads, args.limit)
+    figures = None
     with closing(Fleet(harbour, _say)) as fleet:
-        for figures in heats(fleet, chosen, plan):
-            _write(args, figures, fleet, wanted, facts)
-    print(_headline(facts, figures))
-    print("\n\n".join("\n".join(grid.text()) for grid in grids(figures, fleet, wanted)))
+        try:
+            for figures in heats(fleet, chosen, plan, progress):
+                _write(args, figures, fleet, wanted, facts | {"finished": False})
+        except KeyboardInterrupt:
+            if figures is None:
+                raise
+            facts["interrupted"] = datetime.datetime.now().isoformat(timespec="seconds")
+            _report(args, figures, fleet, wanted, facts | {"finished": False})
+            raise
+        assert figures is not None
+        _report(args, figures, fleet, wanted, facts | {"finished": True})
     return 0
 
 
-def heats(fleet: Fleet, chosen: Sequence[tuple[Peer, Variant]], plan: Plan) -> Iterator[Figures]:
+def heats(
+    fleet: Fleet, chosen: Sequence[tuple[Peer, Variant]], plan: Plan, progress: Callable[[str], Progress] | None = None
+) -> Iterator[Figures]:
     """One peer after another beside ours, which stays: all of them at once would not fit into a small machine's memory. After
-    each, everything that is known by then: a run may take an hour, and what is measured should outlive an interruption."""
+    each round, everything that is known by then: a run may take an hour, and what is measured should outlive an interruption."""
     groups = {peer: [variant for other, variant in chosen if other is peer] for peer in dict(chosen)}
     ours = fleet.launch(BRIGADE, groups.pop(BRIGADE, []))
     found: dict[str, dict[str, Measured]] = {}
+
+    def figures() -> Figures:
+        return Figures(found, {label: variant.bits for label, variant in fleet.variants.items()})
+
     for peer, variants in groups.items():
         theirs = fleet.launch(peer, variants)
         if theirs:
-            progress = Progress(f"{peer.name}: rounds")
+            shown = None if progress is None else progress(f"{peer.name}: rounds")
             does = {label: fleet.variants[label].works for label in (*ours, *theirs)}
-            found[peer.name] = alternate(ours | theirs, plan, lambda label, cell, does=does: cell.work in does[label], progress)
-            progress.close()
+            try:
+                for known in alternate(ours | theirs, plan, lambda label, cell, does=does: cell.work in does[label], shown):
+                    found[peer.name] = known
+                    yield figures()
+            finally:
+                if shown is not None:
+                    shown.close()
             fleet.land(list(theirs))
-        yield Figures(found, {label: variant.bits for label, variant in fleet.variants.items()})
+        else:
+            yield figures()
+
+
+def _report(args: argparse.Namespace, figures: Figures, fleet: Fleet, cells: Sequence[Cell], facts: dict[str, Any]) -> None:
+    """On the screen as well, at the end or at an interruption."""
+    _write(args, figures, fleet, cells, facts)
+    print(_headline(facts, figures))
+    print("\n\n".join("\n".join(grid.text()) for grid in grids(figures, fleet, cells)), flush=True)
 
 
 def _write(args: argparse.Namespace, figures: Figures, fleet: Fleet, cells: Sequence[Cell], facts: dict[str, Any]) -> None:
     if args.markdown is not None:
         tables = ("\n".join(grid.markdown()) for grid in grids(figures, fleet, cells))
-        args.markdown.write_text("\n\n".join([_headline(facts, figures), *tables]) + "\n", encoding="utf-8")
+        write_file(args.markdown, "\n\n".join([_headline(facts, figures), *tables]) + "\n")
     if args.json is not None:
         write_json(args.json, as_json(figures, fleet, cells, facts))
 
 
 def _headline(facts: dict[str, Any], figures: Figures) -> str:
+    state = "" if facts["finished"] else "NOT FINISHED: the rounds of a run so far; "
     return (
-        f"{facts['model']}, random weights {facts['random_weights']}, {facts['threads']} threads, {facts['repeats']} repetitions "
-        f"after {facts['warmup']}, in alternation, {facts['date']}, {facts['processor']};\n{company(figures)}"
+        f"{state}{facts['model']}, random weights {facts['random_weights']}, {facts['threads']} threads, "
+        f"{facts['repeats']} repetitions after {facts['warmup']}, in alternation, {facts['date']}, {facts['processor']}; "
+        f"weights, arithmetic and cache of each engine: in the first table;\n{company(figures)}"
     )
 
 
@@ -99,18 +137,21 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"batch-sizes is {args.batch_sizes}; give each once, 1 to 32")
     if args.work.exists() and not args.work.is_dir():
         raise ConfigError(f"--work {args.work} is a file; give a folder")
-    check_writable(args.json)
-    check_writable(args.markdown, args.json)
+    folder, checkpoint = _places(args)
+    reads = [find_recipe(args.model), checkpoint, *(folder / name for name in (BRIGADE.name, *PEERS))]
+    check_outputs({"--json": args.json, "--markdown": args.markdown}, reads)
 
 
-def _facts(args: argparse.Namespace) -> dict[str, Any]:
-    from brigade.cli.env import collect
+def _places(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The folder of everything, and in it the model that peers read."""
+    folder = args.work.resolve()
+    return folder, folder / f"{open_model(args.model).name}-{args.seed}"
 
-    machine = collect()
+
+def _facts(args: argparse.Namespace, processor: str) -> dict[str, Any]:
     return {
         "model": args.model, "random_weights": args.seed, "threads": args.threads, "repeats": args.repeats, "warmup": args.warmup,
-        "date": datetime.date.today().isoformat(), "python": platform.python_version(),
-        "processor": f"{machine['cores']} cores, {machine['processor']}, {machine['instructions']}",
+        "date": datetime.date.today().isoformat(), "python": platform.python_version(), "processor": processor,
     }  # fmt: skip
 
 

@@ -24,7 +24,9 @@ def converted(peer: Peer, variant: Variant, python: Path, checkpoint: Path, fold
     module = f"benchmarks.peers.converters.{peer.module}"
     try:
         logged([str(python), "-m", module, str(checkpoint), str(part), variant.model], log, peer.run, ROOT)
+        part.rename(out)
     except NotPossible as error:
         raise NotPossible(f"not convertible: {error}") from None
-    part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # what a failure or an interruption leaves
     return out

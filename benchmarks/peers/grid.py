@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from brigade.text_table import columns
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -13,17 +15,9 @@ class Grid:
     rows: Sequence[Sequence[str]]
 
     def text(self) -> list[str]:
-        """The first column to the left, figures to the right, and words in the last to the left where there are any."""
-        lines = [self.head, *self.rows]
-        widths = [max(len(line[k]) for line in lines) for k in range(len(self.head))]
-        wordy = [any(any(letter.isalpha() for letter in row[k]) for row in self.rows) for k in range(len(self.head))]
-        shown = [
-            "  ".join(
-                f"{cell:<{width}}" if words else f"{cell:>{width}}" for cell, width, words in zip(line, widths, wordy, strict=True)
-            )
-            for line in lines
-        ]
-        return [self.title, *(line.rstrip() for line in shown)]
+        """Columns with words to the left, and figures to the right."""
+        wordy = [k for k in range(len(self.head)) if any(any(letter.isalpha() for letter in row[k]) for row in self.rows)]
+        return [self.title, *columns([self.head, *self.rows], left=wordy)]
 
     def markdown(self) -> list[str]:
         rows = [self.head, ["---"] * len(self.head), *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]

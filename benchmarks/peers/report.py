@@ -22,6 +22,7 @@ QUIET = 0.05  # of the machine, in the middle of all samples
 
 def grids(figures: Figures, fleet: Fleet, cells: Sequence[Cell]) -> list[Grid]:
     found = [
+        _engines(figures, fleet),
         _absolute(figures, cells),
         _first(figures, cells),
         _ratios(figures, cells),
@@ -39,6 +40,14 @@ def company(figures: Figures) -> str:
     middle = statistics.median(shares)
     said = f"other processes took {middle:.0%} of the machine (median of all samples; at most {max(shares):.0%})"
     return said + (": it was busy, so read neither times nor ratios as this machine's" if middle > QUIET else "")
+
+
+def _engines(figures: Figures, fleet: Fleet) -> Grid:
+    """As each engine says it of itself; peers choose their arithmetic and cache, and few of them say which."""
+    rows = [[label, str(figures.bits[label]), fleet.about.get(label, NONE)] for label in figures.labels]
+    return Grid(
+        "Engines: bits of a weight; weights, arithmetic and cache as far as they are told", ["engine", "bits", "about"], rows
+    )
 
 
 def _absolute(figures: Figures, cells: Sequence[Cell]) -> Grid:

@@ -49,7 +49,12 @@ class Worker:
             self._process.stdin.flush()
         except OSError:
             raise self._lost() from None
-        reply = json.loads(self._line(limit))
+        line = self._line(limit)
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            self.close()
+            raise WorkerLost(f"answered {line[:SHOWN].decode(errors='replace')!r}, which is no JSON; killed") from None
         self._stop()
         if "error" in reply:
             raise WorkerError(reply["error"])

@@ -59,7 +59,7 @@ class LLM:
         self.blueprint, self.model, self.tokenizer = made.parts.blueprint, made.parts.model, made.parts.tokenizer
         self.source, self.backend, self.dtype = self.blueprint.source, self.blueprint.backend, self.blueprint.dtype
         self.name, self.config = self.source.name, self.source.config
-        self.numerics_id = self.blueprint.numerics_id
+        self.numerics_id, self.number_formats = self.blueprint.numerics_id, self.blueprint.number_formats
         self.sampling_defaults, self.params = self.blueprint.sampling_defaults, self.blueprint.params
         self.default_params = self.params()
         self.thread = EngineThread(self.engine)
@@ -149,5 +149,3 @@ class LLM:
         inbox: SimpleQueue[Any] = SimpleQueue()
         ids = self.thread.submit(prepared, inbox.put, deltas)
         return {name: number for number, name in enumerate(ids)}, inbox
-
-

@@ -34,6 +34,7 @@ from brigade.backends.cpu.matrix import FORMAT as PACKED_FORMAT
 from brigade.backends.cpu.packer import PackedModel
 from brigade.config import ModelConfig
 from brigade.errors import ConfigError
+from brigade.output_files import cannot_write
 
 Made = TypeVar("Made")
 PAGE, LINE = 4096, 64
@@ -111,8 +112,8 @@ def in_one_step(out: Path, fill: Callable[[Path], Made]) -> Made:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise ConfigError(f"{out} was made by somebody else meanwhile; choose another place") from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ConfigError(f"cannot write {out}: {error.strerror}; make room, or choose another place") from error
+        if isinstance(error, OSError) and (error.filename is None or str(partial) in str(error.filename)):
+            raise cannot_write(out, error) from error
         raise
     _sync(out.parent)
     return made

@@ -12,6 +12,7 @@ import torch
 
 from brigade.artifact.reader import DTYPES  # float16 weights are read and held as float32: the reference arithmetic is
 from brigade.backends.base import Backend
+from brigade.backends.cpu.quant import Quant, skip_list
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.load import ModelSource
 from brigade.engine.config import EngineConfig
@@ -45,6 +46,11 @@ def resolve_dtype(wanted: str, own: str) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"dtype is {name!r}; it must be auto, {' or '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def quantisation(choices: Choices, num_layers: int) -> Quant:
+    """How matrices are to be held, for whoever quantises without a backend."""
+    return Quant(choices.quant or "none", skip_list(_names(choices.skip_layers), num_layers))
 
 
 def settle(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]:

@@ -20,6 +20,7 @@ import torch
 from brigade.assembly.choices import Choices, settle, settle_engine
 from brigade.backends.base import Backend
 from brigade.backends.kv_cache import KVCache
+from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
 from brigade.checkpoint.load import ModelSource, load_model, open_model
 from brigade.engine.config import EngineConfig
@@ -61,7 +62,7 @@ class Blueprint:
         """Of all weights as the backend holds them."""
         if self.source.artifact is not None:
             return self.source.artifact.manifest.weight_bytes
-        return self.network.num_parameters * self.backend.held_dtype(self.dtype).itemsize
+        return self.backend.packed_bytes(self.network, self.dtype)
 
     def params(self, **given: Any) -> SamplingParams:
         """Sampling parameters, and the checkpoint's own defaults where `given` is silent."""
@@ -70,6 +71,11 @@ class Blueprint:
     @property
     def numerics_id(self) -> str:
         return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def number_formats(self) -> NumberFormats:
+        """Weights, arithmetic and cache, in words."""
+        return self.backend.number_formats(self.dtype)
 
     def plan(self, config: EngineConfig | None = None, held: int = 0) -> MemoryPlan:
         """`config`: of another engine over the same weights, of which `held` bytes are in memory already."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from brigade.backends.number_formats import NumberFormats
 from brigade.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -155,6 +156,15 @@ class Backend(ABC):
     def prepare(self, model: Any, ready: Any = None) -> None:
         """Called once after the weights are in place: pack or convert them here. `ready`: the packed weights of an artifact, where
         artifacts are exported for this backend."""
+
+    def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
+        """What the weights of this empty model will take once they are prepared, for the memory plan."""
+        return model.num_parameters * dtype.itemsize
+
+    def number_formats(self, dtype: torch.dtype) -> NumberFormats:
+        """What a table says of a model loaded with `dtype`."""
+        name = str(dtype).removeprefix("torch.")
+        return NumberFormats(name, f"that of the {self.name} backend", name)
 
     def adapt_layer(self, spec: Any, layer: int) -> Any:
         """Exchange a layer's spec for this backend's own; the default keeps it."""

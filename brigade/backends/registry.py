@@ -27,11 +27,14 @@ _said: set[str] = set()
 
 
 def best_backend(device: str = "cpu", exact: bool = True) -> str:
-    """The native kernels where they are built and asked for what they do, else the reference; said once if they are missing."""
+    """The native kernels where they are built and asked for what they do, else the reference; said once if they are missing.
+    `exact` off is for the reference alone: who asks for it must name that slower backend, and does not get it unawares."""
     from brigade.backends.cpu.library import find_kernels
 
-    if device != "cpu" or not exact:
+    if device != "cpu":
         return "reference"
+    if not exact:
+        raise ConfigError("exact is off, which only the slower reference backend knows; add backend reference, or drop exact")
     if find_kernels() is not None:
         return "cpu"
     if "missing" not in _said:

@@ -9,6 +9,7 @@ from typing import Any
 
 from brigade.bench.floor import Floor
 from brigade.bench.latency import Latency, Sample, Spread
+from brigade.text_table import grouped
 
 
 @dataclass(frozen=True)
@@ -55,32 +56,31 @@ COLUMNS = {
     "a token after it": ("median", "p90", "p99"),
 }
 SHOWN = {"median": "median", "low": "min", "high": "max", "p90": "p90", "p99": "p99"}
-WIDTH = 9
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Milliseconds, and the floor's share in percent."""
-    heads, names = [f"{'':>22}"], [f"{'batch':>5}{'GB/s':>8}{'GFLOP/s':>9}"]
-    for group, columns in COLUMNS.items():
-        cells = [SHOWN[column] for column in columns] + ["floor", "share"]
-        names.append("".join(f"{cell:>{WIDTH}}" for cell in cells))
-        heads.append(f"{f'{group}, ms':^{WIDTH * len(cells)}}")
-    return ["  |".join(heads).rstrip(), "  |".join(names), *("  |".join(_cells(row)) for row in rows)]
+    """Two lines of heads, and a line a batch size."""
+    groups = [("", [["batch", "GB/s", "GFLOP/s"], *(_machine(row) for row in rows)])]
+    for place, (group, columns) in enumerate(COLUMNS.items()):
+        head = [*(SHOWN[column] for column in columns), "floor", "share"]
+        groups.append((f"{group}, ms", [head, *(_times(row, place, columns) for row in rows)]))
+    return grouped(groups)
 
 
-def _cells(row: Row) -> list[str]:
+def _machine(row: Row) -> list[str]:
+    readings = row.latency.readings
+    speed = _range([reading.bandwidth / 1e9 for reading in readings])
+    rate = _range([reading.rate / 1e9 for reading in readings if reading.rate is not None])
+    return [str(row.latency.batch), speed, rate]
+
+
+def _times(row: Row, place: int, columns: Sequence[str]) -> list[str]:
     latency = row.latency
-    parts = (latency.total, row.total), (latency.first, row.first), (latency.per_token, row.per_token)
-    speed = _range([reading.bandwidth / 1e9 for reading in latency.readings])
-    rate = _range([reading.rate / 1e9 for reading in latency.readings if reading.rate is not None])
-    cells = [f"{latency.batch:>5}{speed:>8}{rate:>9}"]
-    for columns, (spread, share) in zip(COLUMNS.values(), parts, strict=True):
-        if spread is None or share is None:
-            cells.append(f"{'-':>{WIDTH}}" * (len(columns) + 2))
-            continue
-        times = [getattr(spread, column) for column in columns] + [share.floor]
-        cells.append("".join(f"{_milliseconds(time):>{WIDTH}}" for time in times) + f"{f'{share.share:.1%}':>{WIDTH}}")
-    return cells
+    spread, share = ((latency.total, row.total), (latency.first, row.first), (latency.per_token, row.per_token))[place]
+    if spread is None or share is None:
+        return ["-"] * (len(columns) + 2)
+    times = [getattr(spread, column) for column in columns] + [share.floor]
+    return [*map(_milliseconds, times), f"{share.share:.1%}"]
 
 
 def _range(values: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine
 from brigade.engine.sampling.params import SamplingParams
+from brigade.text_table import columns
 from brigade.tokenizer import Tokenizer
 
 PROMPT, LIMIT = 64, 1024
@@ -81,3 +83,8 @@ def measure_all(tokenizer: Tokenizer, requests: int = 32, steps: int = 300) -> l
         measure("greedy, no tokenizer", SamplingParams(**greedy), 50304, None, requests, steps),
         measure("top_p, no tokenizer", SamplingParams(top_p=0.9, **drawn), 50304, None, requests, steps),
     ]
+
+
+def overhead_lines(results: Sequence[Overhead]) -> list[str]:
+    rows = [(one.name, str(one.vocab_size), f"{one.median * 1e3:.3f}", f"{one.p99 * 1e3:.3f}") for one in results]
+    return columns([("sampling", "vocabulary", "median, ms", "p99, ms"), *rows], indent="  ")

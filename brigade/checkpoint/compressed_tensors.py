@@ -50,6 +50,8 @@ def write_compressed_tensors(
     whole = tuple(name for name, width in widths.items() if quant.scheme == "int4" and width % GROUPS[-1])
     group = next(g for g in GROUPS if g == GROUPS[-1] or all(width % g == 0 for name, width in widths.items() if name not in whole))
     chosen = set(wanted) - set(whole)
+    if quant.scheme != "none" and not chosen:
+        raise ConfigError(f"nothing of {source.name} is left to quantise beside skip_layers and the head; name fewer layers")
 
     def fill(folder: Path) -> Written:
         shards = _Shards(folder)
@@ -73,6 +75,8 @@ def _check(source: ModelSource, quant: Quant) -> None:
         raise ConfigError(f"{source.name} is a recipe, which has no names that other engines know; give a model folder")
     if quant.scheme == "none":
         return
+    if "head" in quant.skip:
+        raise ConfigError("skip_layers names head, which compressed-tensors never quantises; drop it from the list")
     if quant.scheme not in BITS:
         raise ConfigError(f"--quant {quant.scheme} is a scheme of ours, which others do not know; use {', '.join(BITS)} or none")
     if source.config.moe is not None:
@@ -157,9 +161,13 @@ class _Shards:
         self._bytes, self._total = self._bytes + tensor.nbytes, self._total + tensor.nbytes
 
     def _flush(self) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        save_file(self._held, self.folder / f"shard-{len(self._shards)}", metadata={"format": "pt"})
+        try:
+            save_file(self._held, self.folder / f"shard-{len(self._shards)}", metadata={"format": "pt"})
+        except SafetensorError as error:  # its own word for what the system said
+            raise OSError(str(error)) from error
         self._shards.append(list(self._held))
         self._held, self._bytes = {}, 0
 

@@ -9,6 +9,7 @@ from typing import Any
 from brigade.config import ModelConfig, RopeConfig
 from brigade.errors import CheckpointError
 
+DTYPE = "bfloat16"  # of a recipe that names none: what such models are deployed in
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 _NAMES = {field.name for field in dataclasses.fields(ModelConfig)} - {"family", "moe", "rope_local"}
 
@@ -43,7 +44,7 @@ def read_recipe(path: Path) -> tuple[ModelConfig, str]:
 
 
 def _build(content: dict[str, Any], path: Path) -> tuple[ModelConfig, str]:
-    dtype = content.pop("dtype", "float32")
+    dtype = content.pop("dtype", DTYPE)
     unknown = sorted(set(content) - _NAMES)
     if unknown:
         raise CheckpointError(f"recipe {path} has unknown keys {unknown}; known: {', '.join(sorted(_NAMES))}, dtype")

@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from brigade.cli import bench_latency, bench_peers
-from brigade.cli.options import (
-    add_model_options,
-    check_writable,
-    engine_settings,
-    make_llm,
-    read_prompts_file,
-    write_json,
-)  # fmt: skip
+from brigade.cli.options import add_model_options, engine_settings, make_llm, model_files
 from brigade.cli.progress import Progress
+from brigade.cli.prompts import read_prompts_file
 from brigade.errors import ConfigError
+from brigade.output_files import check_outputs, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_writable(args.json)
     kinds = {"throughput": _throughput, "overhead": _overhead, "latency": bench_latency.run, "peers": bench_peers.run}
     return kinds[args.kind](args)
 
@@ -56,6 +50,7 @@ def _throughput(args: argparse.Namespace) -> int:
     from brigade.bench.runner import run_workload
     from brigade.bench.workload import WorkloadConfig, simulate
 
+    check_outputs({"--json": args.json}, [args.prompts_file, *model_files(args.model)])
     prompts: list[Any] = list(args.prompts)
     if args.prompts_file is not None:
         prompts += read_prompts_file(args.prompts_file, {})[0]
@@ -74,7 +69,8 @@ def _throughput(args: argparse.Namespace) -> int:
     workload = simulate(config, llm.config.vocab_size, prompts)
     settings = engine_settings(args)
     print(
-        f"{llm.name} {llm.numerics_id} | engine {args.engine} | {len(workload)} requests, {config.source}, output "
+        f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | engine {args.engine} | "
+        f"{len(workload)} requests, {config.source}, output "
         f"{config.output_length[0]} to {config.output_length[1]} ({config.lengths}) | batch up to "
         f"{llm.engine.config.max_batch_size} | KV {llm.plan.kv / 2**20:.0f} MiB in {llm.plan.num_blocks} blocks",
         flush=True,
@@ -90,7 +86,8 @@ def _throughput(args: argparse.Namespace) -> int:
             engine.check()
     for kind in kinds:
         print("\n".join(text_report(runs[kind][-1])))
-    facts: dict[str, Any] = {"model": llm.name, "numerics_id": llm.numerics_id, "memory_plan": llm.plan.as_dict()}
+    facts: dict[str, Any] = {"model": llm.name, "numerics_id": llm.numerics_id, "formats": str(llm.number_formats)}
+    facts["memory_plan"] = llm.plan.as_dict()
     facts["runs"] = [json_report(run) for each in zip(*runs.values(), strict=True) for run in each]
     if len(kinds) == 2:
         ratios = [d.output_rate / s.output_rate for s, d in zip(runs["static"], runs["dynamic"], strict=True)]
@@ -115,19 +112,19 @@ def _refuse_useless(args: argparse.Namespace, prompts: list[Any]) -> None:
 
 
 def _overhead(args: argparse.Namespace) -> int:
-    from brigade.bench.overhead import measure_all
+    from brigade.bench.overhead import measure_all, overhead_lines
     from brigade.checkpoint.load import EMBEDDED
     from brigade.tokenizer import Tokenizer
 
     if args.requests < 1 or args.steps < 1 or args.steps > 900:
         raise ConfigError(f"requests is {args.requests} and steps {args.steps}; they must be 1 or more, steps at most 900")
+    check_outputs({"--json": args.json}, [EMBEDDED])
     results = measure_all(Tokenizer.from_folder(EMBEDDED), args.requests, args.steps)
-    print(f"the engine's own work in one step, {args.requests} running requests, fake model, {args.steps} steps")
-    for result in results:
-        print(
-            f"  {result.name:<22} vocabulary {result.vocab_size:>6}: median {result.median * 1e3:.3f} ms, "
-            f"p99 {result.p99 * 1e3:.3f} ms"
-        )
+    print(
+        f"the engine's own work in one step, {args.requests} running requests, {args.steps} steps; "
+        "weights: none, a fake model; arithmetic: float32 of the sampler; cache: none"
+    )
+    print("\n".join(overhead_lines(results)))
     if args.json is not None:
         from dataclasses import asdict
 

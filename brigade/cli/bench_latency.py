@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brigade.cli.options import add_model_options, check_writable, make_llm, write_json
+from brigade.cli.options import add_model_options, make_llm, model_files
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
+from brigade.output_files import check_outputs, write_file, write_json
 
 if TYPE_CHECKING:
     from brigade.bench.latency import LatencyConfig
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.bench.picture import draw
     from brigade.bench.weights import weights_of
 
-    check_writable(args.svg, args.json)
+    check_outputs({"--json": args.json, "--svg": args.svg}, model_files(args.model))
     config = LatencyConfig(
         args.prompt_length, args.output_length, tuple(args.batch_sizes), args.repeats, args.warmup, args.seed
     )  # fmt: skip
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     check_room(config, llm.engine)
     weights, threads = weights_of(llm), getattr(llm.backend, "threads", torch.get_num_threads())
     print(
-        f"{llm.name} {llm.numerics_id} | engine {args.engine} | {config.prompt_length} ids in, {config.output_length} out, "
+        f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | engine {args.engine} | "
+        f"{config.prompt_length} ids in, {config.output_length} out, "
         f"greedy | {config.repeats} runs after {config.warmup} | steps of up to {llm.engine.config.max_step_tokens} tokens",
         flush=True,
     )
@@ -83,10 +85,11 @@ def run(args: argparse.Namespace) -> int:
     if args.svg is not None:
         title = f"{llm.name}: {config.prompt_length} ids in, {config.output_length} out, {llm.numerics_id}"
         rates = f"{ceilings.bandwidth / 1e9:.0f} GB/s, {rate / 1e9:.0f} GFLOP/s, {threads} threads"
-        args.svg.write_text(draw(rows, title, f"floor: {note}; {rates}"), encoding="utf-8")
+        write_file(args.svg, draw(rows, title, f"floor: {note}; {rates}"))
     if args.json is not None:
         facts = {
-            "model": llm.name, "numerics_id": llm.numerics_id, "engine": args.engine, "config": asdict(config),
+            "model": llm.name, "numerics_id": llm.numerics_id, "formats": str(llm.number_formats), "engine": args.engine,
+            "config": asdict(config),
             "engine_config": asdict(llm.engine.config), "ceilings": asdict(ceilings), "weights": asdict(weights),
             "memory_plan": llm.plan.as_dict(), "rows": [as_json(row) for row in rows],
         }  # fmt: skip

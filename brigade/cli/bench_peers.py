@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,4 +38,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("bench peers needs the folder benchmarks/peers, which no installed package has; run it from a checkout")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    return import_module("benchmarks.peers.command").run(args)
+    return import_module("benchmarks.peers.command").run(args, _processor, Progress)
+
+
+def _processor() -> str:
+    from brigade.cli.env import collect
+
+    machine = collect()
+    return f"{machine['cores']} cores, {machine['processor']}, {machine['instructions']}"

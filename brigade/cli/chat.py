@@ -68,12 +68,17 @@ def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop
             messages.pop()
             print(f"{error} (or /reset, or start with --drop-oldest)", file=sys.stderr)
             return
-    said = []
+    said, error = [], None
     try:
         for delta in stream:
             said.append(delta.text)
+            error = delta.error
             print(delta.text, end="", flush=True)
     except KeyboardInterrupt:  # ends the answer, not the conversation
         stream.close()
     print()
+    if error is not None:
+        messages.pop()
+        print(f"{error} (the question is forgotten)", file=sys.stderr)
+        return
     messages.append({"role": "assistant", "content": "".join(said)})

@@ -51,9 +51,28 @@ def collect() -> dict[str, Any]:
         "brigade": __version__, "python": sys.version.split()[0], "system": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES}, "processor": _processor(),
         "instructions": " ".join(_flags()) or "unknown", "cores": psutil.cpu_count(logical=True),
-        "threads": torch.get_num_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
+        "threads": computing_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
         "cuda": ", ".join(cuda) or "none", "MKL_CBWR": os.environ.get("MKL_CBWR", "not set"), "backends": numerics,
         "kernels": native(),
+    }  # fmt: skip
+
+
+def computing_threads() -> dict[str, str]:
+    """By backend, since each computes with threads of its own; and which backend it is where nobody names one."""
+    import torch
+
+    from brigade.backends.cpu.library import find_kernels
+    from brigade.backends.cpu.threads import describe_pool
+    from brigade.errors import UserError
+
+    try:
+        built = find_kernels() is not None
+        pool = f"{describe_pool()} (the kernels' own pool)" if built else "none (its kernels were not built)"
+    except UserError as error:
+        built, pool = False, f"refused: {error}"
+    return {
+        "cpu backend": pool, "reference backend": f"{torch.get_num_threads()} of torch",
+        "computing by default": "the cpu backend" if built else "the reference backend",
     }  # fmt: skip
 
 

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brigade.cli.options import add_model_options, check_writable, engine_settings, make_llm, write_json
+from brigade.cli.options import add_model_options, engine_settings, make_llm, model_files
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError, RequestError
+from brigade.output_files import check_outputs, write_json
 
 if TYPE_CHECKING:
     from brigade.evaluate.divergence import Divergence
@@ -41,13 +42,15 @@ def run(args: argparse.Namespace) -> int:
     from brigade.evaluate.evaltext import read_text
     from brigade.evaluate.windows import cut_windows
 
-    check_writable(args.json, args.text)
     _refuse_useless(args)
+    reference = [] if args.against is None else model_files(args.against)
+    check_outputs({"--json": args.json}, [args.text, *model_files(args.model), *reference])
     text, config = _prepare(args, read_text(args.text))
     windows = cut_windows(len(text.ids), config)
     llm = _load(_alike(args, quant=None) if args.rank_layers else args, "loading the model")
     print(
-        f"{llm.name} {llm.numerics_id} | {args.text.name}: {text.num_bytes} bytes, {len(text.ids) - 1} tokens scored | "
+        f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | "
+        f"{args.text.name}: {text.num_bytes} bytes, {len(text.ids) - 1} tokens scored | "
         f"{len(windows)} windows of up to {config.size}, stride {config.stride}",
         flush=True,
     )
@@ -55,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if not text.is_restored:
         print("the tokens do not give the text back byte for byte (a tokenizer that normalises): read bits per byte with care")
     facts: dict[str, Any] = {
-        "model": llm.name, "numerics_id": llm.numerics_id, "text": str(args.text), "bytes": text.num_bytes,
+        "model": llm.name, "numerics_id": llm.numerics_id, "formats": str(llm.number_formats), "text": str(args.text),
+        "bytes": text.num_bytes,
         "scored_bytes": text.scored_bytes, "restored": text.is_restored, "first_token": text.first_token,
         "window": asdict(config), "windows": len(windows),
     }  # fmt: skip
@@ -123,12 +127,26 @@ def _prepare(args: argparse.Namespace, text: str) -> tuple[EvalText, WindowConfi
                 "--against needs a model of the same vocabulary"
             )
         check_same_ids(ids, other_ids, tokenizer, other_tokenizer)
+    _settle_all(args, *(source for source, _, _ in read))
     size = min(limits) if args.window is None else args.window
     if size > min(limits):
         raise ConfigError(f"window is {size}, but no more than {min(limits)} positions are there; lower --window")
     lead = read[0][2].every_window_starts
     stride = max(size // 2, 1) if args.stride is None else args.stride
     return read[0][2], WindowConfig(size, stride, lead)
+
+
+def _settle_all(args: argparse.Namespace, source: Any, other: Any = None) -> None:
+    """What cannot be computed with, of either model, is refused before the first is loaded."""
+    from brigade.assembly.choices import Choices, settle
+
+    for each, wanted in ((source, args), (other, None if other is None else _reference(args, source, other))):
+        if wanted is not None:
+            given = Choices(
+                wanted.model, wanted.dtype, wanted.backend, wanted.device, wanted.exact == "on", None, wanted.quant,
+                wanted.skip_layers,
+            )  # fmt: skip
+            settle(each, given)
 
 
 def _load(args: argparse.Namespace, what: str) -> Any:
@@ -149,32 +167,32 @@ def _alone(llm: Any, text: EvalText, windows: list[Window]) -> dict[str, Any]:
 
 
 def _against(args: argparse.Namespace, llm: Any, text: EvalText, windows: list[Window]) -> dict[str, Any]:
+    from brigade.checkpoint.load import open_model
     from brigade.evaluate.divergence import DIRECTION, compare
     from brigade.evaluate.score import logits_of
 
-    other = _load(_reference(args, llm), "loading the reference")
+    other = _load(_reference(args, llm.source, open_model(args.against)), "loading the reference")
     progress = Progress("windows")
     found = compare(logits_of(llm), logits_of(other), text.ids, windows, progress)
     progress.close()
     print(_score_line(f"Q {llm.name}", found.model, text))
-    print(f"{_score_line(f'P {other.name}', found.reference, text)} ({other.numerics_id})")
+    print(f"{_score_line(f'P {other.name}', found.reference, text)} ({other.number_formats}; {other.numerics_id})")
     change = _changes(found, text)
     print(f"Q beside P: perplexity {change['perplexity']:+.4f}%, bits per byte {change['bits_per_byte']:+.4f}%")
     print(f"{DIRECTION}, in nats: mean {found.mean_kl:.4e}, maximum {found.max_kl:.4e} at token {found.max_kl_token}")
     print(f"the most likely token is the same at {found.same_top:.4%} of {found.model.tokens} positions")
     return _score_facts(found.model, text) | {
-        "against": {"model": other.name, "numerics_id": other.numerics_id} | _score_facts(found.reference, text),
+        "against": {"model": other.name, "numerics_id": other.numerics_id, "formats": str(other.number_formats)}
+        | _score_facts(found.reference, text),
         "percent": change,
         "kl": {"direction": DIRECTION, "mean": found.mean_kl, "max": found.max_kl, "max_token": found.max_kl_token},
         "same_top1": found.same_top,
     }
 
 
-def _reference(args: argparse.Namespace, llm: Any) -> argparse.Namespace:
+def _reference(args: argparse.Namespace, source: Any, other: Any) -> argparse.Namespace:
     """What loads OTHER. An artifact, of either side, brings its own dtype and backend, and asks nothing of the other one."""
-    from brigade.checkpoint.load import open_model
-
-    apart = llm.source.artifact is not None or open_model(args.against).artifact is not None
+    apart = source.artifact is not None or other.artifact is not None
     dtype, backend = ("auto", "auto") if apart else (args.dtype, args.backend)
     return _alike(
         args, model=args.against, dtype=args.against_dtype or dtype, quant=args.against_quant,
@@ -197,7 +215,7 @@ def _ranking(args: argparse.Namespace, llm: Any, text: EvalText, config: WindowC
     progress = Progress("layers")
     rows = rank_layers(llm, names, with_only, text.ids, config, progress)
     progress.close()
-    print(f"each layer alone in {args.quant}, against the model without; most harmful first")
+    print(f"each layer alone in {args.quant}, most harmful first, against the whole model ({llm.number_formats})")
     print("\n".join(ranking_lines(rows)))
     print(f"to keep the first three whole: --quant {args.quant} --skip-layers {','.join(row.name for row in rows[:3])}")
     return {

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from brigade.cli.options import add_quant_options
+from brigade.cli.options import add_quant_options, model_files
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
+from brigade.output_files import check_apart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +30,14 @@ def run(args: argparse.Namespace) -> int:
     from brigade.engine.memory_plan import readable
 
     check_free(args.out)
+    check_apart({"OUT": args.out}, model_files(args.model))
     source = open_model(args.model)
     if source.artifact is not None:
         raise ConfigError(f"{source.name} is an artifact already; export the model that it was made from")
     choices = Choices(args.model, args.dtype, "cpu", quant=args.quant, skip_layers=args.skip_layers)
-    backend, dtype = settle(source, choices)
     if args.format == "compressed-tensors":
-        return _for_others(args, source, dtype, backend.quant)
+        return _for_others(args, source, choices)
+    backend, dtype = settle(source, choices)
     begun, loading = time.perf_counter(), Progress("packing")
     model: Any = load_model(source, backend, dtype, args.random_weights, progress=loading)
     loading.close()
@@ -52,11 +54,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _for_others(args: argparse.Namespace, source: Any, dtype: Any, quant: Any) -> int:
+def _for_others(args: argparse.Namespace, source: Any, choices: Any) -> int:
+    """Only what quantises needs the kernels: tensors that stay whole are copied."""
+    from brigade.assembly.choices import quantisation, resolve_dtype
+    from brigade.backends.cpu.library import kernels
     from brigade.checkpoint.compressed_tensors import write_compressed_tensors
 
     if args.random_weights is not None:
         raise ConfigError("--random-weights has no effect on --format compressed-tensors, which takes a model folder; drop it")
+    dtype, quant = resolve_dtype(choices.dtype, source.dtype), quantisation(choices, source.config.num_layers)
+    if quant.scheme != "none":
+        kernels()  # refused now where they were not built
     writing = Progress("writing")
     written = write_compressed_tensors(source, args.out, dtype, quant, writing)
     writing.close()

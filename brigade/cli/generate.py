@@ -11,16 +11,15 @@ from typing import Any
 from brigade.cli.options import (
     add_model_options,
     add_sampling_options,
-    check_writable,
     make_llm,
-    read_prompts_file,
-    read_stdin,
+    model_files,
     sampling_settings,
     with_defaults,
-    write_json,
 )  # fmt: skip
 from brigade.cli.progress import Progress
+from brigade.cli.prompts import read_prompts_file, read_stdin
 from brigade.errors import ConfigError, RequestError
+from brigade.output_files import check_outputs, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_writable(args.json)
+    check_outputs({"--json": args.json}, [args.prompts_file, *model_files(args.model)])
     prompts, settings = _prompts(args)
     if args.stream and (len(prompts) != 1 or settings[0].get("n", 1) != 1):
         raise ConfigError(f"--stream prints one text, but there are {len(prompts)} prompts or n above 1; drop --stream")
@@ -51,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
     outputs = _stream(llm, prompts[0], params[0]) if args.stream else _whole(llm, prompts, params)
     if args.json is not None:
         write_json(args.json, report(llm, outputs, params, time.perf_counter() - begun))
-    return 0
+    failed = [(output, sample) for output in outputs for sample in output.samples if sample.error is not None]
+    for output, sample in failed:
+        print(f"brigade: error: prompt {output.request_id}, sample {sample.index}: {sample.error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _prompts(args: argparse.Namespace) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -126,7 +128,8 @@ def request_report(llm: Any, output: Any, params: Any) -> dict[str, Any]:
     samples = [
         {
             "index": sample.index, "text": sample.text, "token_ids": sample.token_ids, "seed": sample.seed,
-            "finish_reason": sample.finish_reason, "stop_reason": sample.stop_reason, "latency": sample.metrics.latency,
+            "finish_reason": sample.finish_reason, "stop_reason": sample.stop_reason, "error": sample.error,
+            "latency": sample.metrics.latency,
             "ttft": sample.metrics.ttft, "steps": sample.metrics.steps, "preemptions": sample.metrics.preemptions,
             "cached_tokens": sample.metrics.cached_tokens, "logprobs": logprobs(sample.logprobs),
         }

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     facts = {
         "model": source.name, "family": source.config.family, "parameters": model.num_parameters,
         "weights_bytes": blueprint.weight_bytes, "numerics_id": backend.numerics_id,
+        "formats": str(blueprint.number_formats),
         "artifact": None if manifest is None else artifact_facts(manifest),
         "spec": spec_lines(source.config, backend), "memory": memory,
         "tokenizer": None if tokenizer is None else {
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     if args.as_json:
         print(json.dumps(facts, indent=1))
         return 0
-    print(f"{source.name} ({source.config.family}): {model.num_parameters:,} parameters, {readable(facts['weights_bytes'])}")
+    size = readable(blueprint.weight_bytes)
+    print(f"{source.name} ({source.config.family}): {model.num_parameters:,} parameters, {size} in memory")
+    print(facts["formats"])
     if manifest is not None:
         print(artifact_line(manifest, backend.numerics_id))
     print("\n".join(facts["spec"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from importlib import import_module
@@ -19,6 +20,8 @@ COMMANDS = {
     "eval": "perplexity and bits per byte of a text, and the distance from a reference",
     "bench": "measure: latency beside the machine's floor, throughput, the engine's own work, other engines beside this one",
 }
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -50,19 +53,37 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()  # what cannot be written is said here, and not by Python at its end
+        return code
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has left: nothing to say, and nobody to say it to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_stdout()
             return 1
         if debug:
             raise
-        print(f"brigade: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"brigade: error: {' '.join(_words(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brigade: interrupted", file=sys.stderr)
         return 130
+
+
+def _words(error: UserError | OSError) -> str:
+    """A system's error with its file. What a command writes elsewhere names its file itself, so a full disk without one is that of
+    standard output."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        _leave_stdout()
+        return f"cannot write to standard output: {error.strerror}; make room, or send it elsewhere"
+    return str(error)
+
+
+def _leave_stdout() -> None:
+    """What could not be written goes nowhere, so that Python does not try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

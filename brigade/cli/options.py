@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from brigade.errors import ConfigError, RequestError
 
 ENGINE_SETTINGS = (
     "max_batch_size", "block_size", "kv_blocks", "kv_memory", "max_step_tokens", "prefill_chunk", "max_model_len",
@@ -38,12 +35,16 @@ def add_model_options(
     said |= defaults or {}
     group = parser.add_argument_group("model")
     group.add_argument("--model", help="a Hugging Face folder, an artifact, or a recipe (default: the embedded model)")
-    group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: the checkpoint's own)")
+    group.add_argument(
+        "--dtype", default="auto", help="auto, float32 or bfloat16 (default: the checkpoint's own, a recipe's bfloat16)"
+    )
     group.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")
     group.add_argument("--backend", default="auto", help="auto, cpu (native kernels) or reference")
     add_quant_options(group)
     group.add_argument("--device", default="cpu")
-    group.add_argument("--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch")
+    group.add_argument(
+        "--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch (reference)"
+    )
     group.add_argument("--threads", type=int, help="of the whole process (default: the processors it may use)")
     group.add_argument("--cpus", metavar="LIST", help="one thread on each of these processors, such as 0-3 (the cpu backend)")
     group = parser.add_argument_group("engine")
@@ -107,7 +108,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def _bias(text: str) -> dict[int, float]:
     try:
         return {int(token): bias for token, bias in json.loads(text).items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of ids and numbers") from None
 
 
@@ -125,66 +126,14 @@ def with_defaults(llm: Any, settings: list[dict[str, Any]]) -> list[Any]:
     return [llm.params(**one) for one in settings]
 
 
-def check_writable(path: Path | None, *others: Path | None) -> None:
-    """Before the long work, not after it. An existing file keeps its content until there is something to write. `others`: what
-    is read, or written too."""
-    if path is None:
-        return
-    if any(other is not None and other.resolve() == path.resolve() for other in others):
-        raise ConfigError(f"{path} is named twice, as what is written and as another file; choose another place")
-    target = path if path.exists() else path.parent
-    if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK) or not _opens(path):
-        raise ConfigError(f"cannot write {path}; choose a file in a folder that exists and is writable")
+def model_files(name: str | None) -> list[Path]:
+    """What a model's name stands for on the disk: a folder, or a recipe's file."""
+    from brigade.checkpoint.load import EMBEDDED
+    from brigade.checkpoint.recipes import find_recipe
 
-
-def _opens(path: Path) -> bool:
-    existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-    except OSError:
-        return False
-    if not existed:
-        path.unlink()
-    return True
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_prompts_file(path: str, base: dict[str, Any]) -> tuple[list[Any], list[dict[str, Any]]]:
-    """One JSON object a line: `text` (or `prompt`) or `token_ids`, and any sampling parameter."""
-    prompts, settings = [], []
-    allowed = {"text", "prompt", "token_ids", "logit_bias", *SAMPLING}
-    for number, raw in enumerate(Path(path).read_bytes().splitlines(), start=1):
-        if not raw.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            line = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise RequestError(f"{where} is not UTF-8 (byte {raw[error.start]:#04x} at column {error.start}); mend it") from error
-        except json.JSONDecodeError as error:
-            raise RequestError(f"{where} is not valid JSON ({error.msg} at column {error.colno}); mend the line") from error
-        if not isinstance(line, dict) or set(line) - allowed:
-            unknown = sorted(set(line) - allowed) if isinstance(line, dict) else "no object"
-            raise RequestError(f"{where} has {unknown}; a line is an object with text or token_ids, and sampling parameters")
-        given = [line.pop(key) for key in ("text", "prompt", "token_ids") if key in line]
-        if len(given) != 1 or not isinstance(given[0], (str, list)):
-            raise RequestError(f"{where} must have exactly one of text, prompt or token_ids")
-        if "logit_bias" in line:
-            line["logit_bias"] = {int(token): bias for token, bias in line["logit_bias"].items()}
-        prompts.append(given[0])
-        settings.append(base | line)
-    if not prompts:
-        raise RequestError(f'{path} holds no prompt; write one JSON object a line, such as {{"text": "def f("}}')
-    return prompts, settings
-
-
-def read_stdin() -> str:
-    raw = sys.stdin.buffer.read()
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"standard input is not UTF-8 (byte {raw[error.start]:#04x} at {error.start}); mend it") from error
+    if name is None:
+        return [EMBEDDED]
+    if Path(name).exists():
+        return [Path(name)]
+    found = EMBEDDED if name == EMBEDDED.name else find_recipe(name)
+    return [] if found is None else [found]

@@ -116,9 +116,7 @@ class Engine:
         most = self.config.max_waiting
         waiting = self.num_waiting + coming
         if waiting + count > most:
-            raise RequestError(
-                f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it"
-            )
+            raise RequestError(f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it")
 
     def add(self, submission: Submission, request_id: str | None = None) -> str:
         """Queue what was prepared, one request for each sample."""

@@ -12,6 +12,7 @@ from brigade.errors import ConfigError
 from brigade.evaluate.divergence import Divergence, compare
 from brigade.evaluate.score import Logits, logits_of
 from brigade.evaluate.windows import WindowConfig, cut_windows
+from brigade.text_table import columns
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,9 @@ def rank_layers(
 
 
 def ranking_lines(rows: Sequence[LayerHarm]) -> list[str]:
-    width = max(len(row.name) for row in rows)
-    lines = [f"{'layer':<{width}}  {'mean KL':>10}  {'max KL':>10}  {'same top-1':>10}  {'perplexity':>10}"]
+    lines = [("layer", "mean KL", "max KL", "same top-1", "perplexity")]
     for row in rows:
         found = row.divergence
-        lines.append(
-            f"{row.name:<{width}}  {found.mean_kl:>10.3e}  {found.max_kl:>10.3e}  {found.same_top:>10.2%}  "
-            f"{found.model.perplexity:>10.4f}"
-        )
-    return lines
+        harm = f"{found.mean_kl:.3e}", f"{found.max_kl:.3e}", f"{found.same_top:.2%}"
+        lines.append((row.name, *harm, f"{found.model.perplexity:.4f}"))
+    return columns(lines)

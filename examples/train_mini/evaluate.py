@@ -7,7 +7,6 @@ half a window before it. xz is given the same files, one by one and all in one s
 from __future__ import annotations
 
 import argparse
-import json
 import lzma
 import math
 from pathlib import Path
@@ -15,7 +14,10 @@ from pathlib import Path
 import torch
 
 from brigade import LLM
+from brigade.checkpoint.load import EMBEDDED
 from brigade.engine.sampling.logprobs import log_softmax
+from brigade.errors import ConfigError
+from brigade.output_files import check_outputs, write_json
 from examples.train_mini.data import SourceFile, read_sources
 
 
@@ -62,11 +64,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model folder (default: the embedded one)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    try:
+        check_outputs({"--json": args.json}, [args.model or EMBEDDED])
+    except ConfigError as error:
+        parser.error(str(error))
     found = evaluate(LLM(args.model, kv_blocks=32, prefix_cache=False, max_step_tokens=1024, prefill_chunk=1024))
     for name, value in found.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
     if args.json is not None:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(args.json, found)
 
 
 if __name__ == "__main__":

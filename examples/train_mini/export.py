@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from brigade.artifact.writer import in_one_step
+from brigade.errors import ConfigError
+from brigade.output_files import check_apart
 from examples.train_mini.tokenizer import END
 from examples.train_mini.train import CONFIG
 
@@ -37,7 +40,14 @@ def to_hugging_face(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def export(work: Path, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    """`out` is a folder that is not there yet, or is empty; it appears whole or not at all."""
+    check_apart({"OUT": out}, [work])
+    state, size = in_one_step(out, lambda folder: _fill(work, folder))
+    print(f"{out}: {size} bytes, step {state['step']}")
+
+
+def _fill(work: Path, out: Path) -> tuple[dict, int]:
+    """The checkpoint, and how many bytes were written."""
     state = torch.load(work / "checkpoint.pt", weights_only=True)
     save_file(to_hugging_face(state["model"]), out / "model.safetensors", metadata={"format": "pt"})
     shutil.copy(work / "tokenizer.json", out / "tokenizer.json")
@@ -58,8 +68,11 @@ def export(work: Path, out: Path) -> None:
         "generation_config.json": {"bos_token_id": end, "eos_token_id": end},
     }.items():
         (out / name).write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{out}: {sum(f.stat().st_size for f in out.iterdir())} bytes, step {state['step']}")
+    return state, sum(file.stat().st_size for file in out.iterdir())
 
 
 if __name__ == "__main__":
-    export(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        export(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")

@@ -6,6 +6,9 @@ import json
 import sys
 from pathlib import Path
 
+from brigade.errors import ConfigError
+from brigade.output_files import check_outputs, write_file
+
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 360, 50, 40
 SMOOTH = 20  # steps of the running mean
 
@@ -42,5 +45,13 @@ def draw(losses: list[float]) -> str:
     )
 
 
+def main(losses: Path, picture: Path) -> None:
+    check_outputs({"the picture": picture}, [losses])
+    write_file(picture, draw(json.loads(losses.read_text())))
+
+
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(draw(json.loads(Path(sys.argv[1]).read_text())))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")

@@ -6,7 +6,6 @@ Data order, initial weights and schedule are functions of the seed; an interrupt
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from brigade.backends.training import TrainingBackend
 from brigade.config import ModelConfig, RopeConfig
 from brigade.model.gpt_model import GPTModel
+from brigade.output_files import write_file, write_json
 from brigade.training.step import TrainingConfig, initialise, make_optimizer, train_step
 from examples.train_mini.data import fingerprint, read_sources
 from examples.train_mini.tokenizer import END, VOCABULARY, train_tokenizer
@@ -32,7 +32,7 @@ def token_stream(seed: int, out: Path) -> np.ndarray:
     """All training files in one shuffled row of ids, each ended by the end-of-text id."""
     train, held_out = read_sources()
     tokenizer = train_tokenizer(file.text for file in train)
-    tokenizer.save(str(out / "tokenizer.json"))
+    write_file(out / "tokenizer.json", tokenizer.to_str(pretty=True))
     end = tokenizer.token_to_id(END)
     order = np.random.default_rng(seed).permutation(len(train))
     encoded = tokenizer.encode_batch([train[i].text for i in order])
@@ -43,7 +43,7 @@ def token_stream(seed: int, out: Path) -> np.ndarray:
         "held_out_bytes": sum(len(f.text.encode()) for f in held_out), "held_out_fingerprint": fingerprint(held_out),
         "train_tokens": int(ids.size), "seed": seed,
     }  # fmt: skip
-    (out / "data.json").write_text(json.dumps(facts, indent=1))
+    write_json(out / "data.json", facts)
     return ids
 
 
@@ -85,7 +85,7 @@ def main() -> None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses, "step": step + 1}
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
-            (args.out / "losses.json").write_text(json.dumps([round(loss, 4) for loss in losses]))
+            write_json(args.out / "losses.json", [round(loss, 4) for loss in losses])
 
 
 if __name__ == "__main__":

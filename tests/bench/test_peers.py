@@ -13,16 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
-from benchmarks.peers import fleet as fleets
 from benchmarks.peers.alternation import Measured, Plan, Sample, alternate
 from benchmarks.peers.bars import Bar, bars, judge
-from benchmarks.peers.catalogue import BRIGADE, PEERS, Peer, Variant
-from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
-from benchmarks.peers.choice import choose
-from benchmarks.peers.command import heats
-from benchmarks.peers.environment import NotPossible, environment
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
 from benchmarks.peers.grid import Grid
@@ -31,10 +24,7 @@ from benchmarks.peers.protocol import Answer, answer_all
 from benchmarks.peers.report import as_json, company, grids
 from benchmarks.peers.worker import Worker, WorkerError, WorkerLost, last_line
 from benchmarks.peers.works import WORKS, Cell, cells, make_prompts
-from brigade.api.llm import LLM
 from brigade.cli import bench_peers
-from brigade.cli.main import main
-from brigade.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 ONE, TWO = Cell("latency", 1, 4, 2), Cell("latency", 2, 4, 2)
@@ -168,7 +158,7 @@ class Scripted:
     def ask(self, request, limit):
         self.calls.append((self.name, len(request["prompts"]), request["prompts"][0][0]))
         answer = self.answers.pop(0) if self.answers else 1.0
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return {"seconds": answer, "first": None, "others": 0.0, "ids": [[1] * request["new_tokens"]] * len(request["prompts"])}
 
@@ -177,9 +167,15 @@ def plan(repeats: int = 2, warmup: int = 1) -> Plan:
     return Plan([ONE, TWO], repeats, warmup, 1000, LIMIT)
 
 
+def all_rounds(*args) -> dict[str, Measured]:
+    """What is known after the last one."""
+    *_, found = alternate(*args)
+    return found
+
+
 def test_engines_take_turns_within_every_repetition_of_every_cell() -> None:
     calls: list = []
-    found = alternate({name: Scripted(name, calls, [9.0, 1.0, 2.0, 9.0, 3.0, 4.0]) for name in "abc"}, plan())
+    found = all_rounds({name: Scripted(name, calls, [9.0, 1.0, 2.0, 9.0, 3.0, 4.0]) for name in "abc"}, plan())
     assert [name for name, _, _ in calls] == list("abc") * 6
     assert [batch for _, batch, _ in calls] == [1] * 9 + [2] * 9
     firsts = [first for _, _, first in calls]
@@ -192,21 +188,32 @@ def test_engines_take_turns_within_every_repetition_of_every_cell() -> None:
 
 def test_one_that_is_lost_does_not_sink_the_run() -> None:
     calls: list = []
-    found = alternate({"a": Scripted("a", calls), "b": Scripted("b", calls, [1.0, WorkerLost("died of SIGSEGV")])}, plan())
+    found = all_rounds({"a": Scripted("a", calls), "b": Scripted("b", calls, [1.0, WorkerLost("died of SIGSEGV")])}, plan())
     assert found["b"].lost == "batch 1: died of SIGSEGV" and [name for name, _, _ in calls].count("b") == 2
     assert len(found["a"].samples[ONE]) == len(found["a"].samples[TWO]) == 2 and not found["a"].lost
 
 
 def test_one_that_fails_in_a_cell_is_asked_again_in_the_next() -> None:
     calls: list = []
-    found = alternate({"a": Scripted("a", calls, [WorkerError("too wide")])}, plan())
+    found = all_rounds({"a": Scripted("a", calls, [WorkerError("too wide")])}, plan())
     assert found["a"].failures == {ONE: "too wide"} and len(found["a"].samples[TWO]) == 2 and len(calls) == 4
 
 
 def test_work_an_engine_does_not_do_is_not_asked_of_it() -> None:
     calls: list = []
-    alternate({"a": Scripted("a", calls)}, plan(), lambda label, cell: cell == TWO)
+    all_rounds({"a": Scripted("a", calls)}, plan(), lambda label, cell: cell == TWO)
     assert {batch for _, batch, _ in calls} == {2}
+
+
+def test_a_round_counts_once_all_had_their_turn() -> None:
+    """A Ctrl-C in the turn of the second: the first one's sample of that round is dropped, what came before stays."""
+    interrupted = [9.0, 1.0, KeyboardInterrupt()]
+    calls, found = [], {}
+    with pytest.raises(KeyboardInterrupt):
+        for known in alternate({"a": Scripted("a", calls), "b": Scripted("b", calls, interrupted)}, plan()):
+            found = known
+    assert [name for name, _, _ in calls] == list("ababab")
+    assert {label: len(measured.samples[ONE]) for label, measured in found.items()} == {"a": 1, "b": 1}
 
 
 def test_the_works() -> None:
@@ -289,10 +296,12 @@ def empty_fleet(tmp_path: Path) -> Fleet:
 def test_the_tables(figures: Figures, tmp_path: Path) -> None:
     fleet = empty_fleet(tmp_path)
     fleet.skipped["gone/int4"] = "not installable: no such | version"
+    fleet.about["brigade/int8"] = "weights: int8; arithmetic: exact; cache: bfloat16"
     figures.heats["slow"]["slow/fp32"].lost = "stream: died of SIGKILL"
     shown = grids(figures, fleet, [ONE, STREAM])
-    assert [grid.head[0] for grid in shown] == ["engine", "engine", "peer", "cell", "engine"]
-    absolute, _, ratios, judged, missing = shown
+    assert [grid.head[0] for grid in shown] == ["engine", "engine", "engine", "peer", "cell", "engine"]
+    engines, absolute, _, ratios, judged, missing = shown
+    assert ["brigade/int8", "8", "weights: int8; arithmetic: exact; cache: bfloat16"] in engines.rows
     assert ["brigade/int8", "750", "-", "100%"] in absolute.rows and ["slow/bf16", "1200", "1.50", "100%"] in absolute.rows
     assert ["fast/int8", "1.80", "-"] in ratios.rows and ["slow/bf16", "1.20", "1.50"] in ratios.rows
     assert [row[-1] for row in judged.rows] == ["missed", "holds", "holds", "not measured", "not measured"]
@@ -315,164 +324,3 @@ def test_a_busy_machine_is_named(figures: Figures) -> None:
         found = Measured()
         found.samples[ONE] = [Sample(1.0, None, ((1,),), share) for share in shares]
         assert words in company(Figures({"x": {"x/bf16": found}}, {"x/bf16": 16}))
-
-
-# Environments, conversions and a whole run, with fakes
-
-
-def test_a_peer_that_cannot_be_installed_says_why(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    nowhere = Peer("nowhere", (str(tmp_path / "no-such-folder"),), (Variant("bf16", 16),))
-    with pytest.raises(NotPossible, match="not installable: .*no-such-folder"):
-        environment(nowhere, tmp_path / "nowhere")
-
-
-def test_an_environment_is_reused_until_its_packages_change(tmp_path: Path, monkeypatch) -> None:
-    made = []
-
-    def pretend(command, log, extra=None, cwd=None) -> None:
-        made.append(command)
-        (tmp_path / "env" / "bin").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "env" / "bin" / "python").touch()
-
-    monkeypatch.setattr("benchmarks.peers.environment.logged", pretend)
-    peer = Peer("p", ("one",), (), without=("two",))
-    assert environment(peer, tmp_path) == environment(peer, tmp_path) == tmp_path / "env" / "bin" / "python"
-    assert [command[3] if "-m" in command[1:2] else "" for command in made] == [made[0][3], "install", "uninstall"]
-    environment(Peer("p", ("one", "more"), ()), tmp_path)
-    assert len(made) == 5
-
-
-def fake_peer(name: str, how: str) -> Peer:
-    return Peer(name, (), (Variant("bf16", 16, {"how": how}), Variant("old", 8, {"refuse": True})))
-
-
-@pytest.fixture
-def fakes(monkeypatch) -> None:
-    """Every engine is the fake one: ours works, the others do what their names say."""
-    monkeypatch.setattr(fleets, "environment", lambda peer, folder: Path(sys.executable))
-
-    def start(command, log, variables, root) -> Worker:
-        assert variables["OMP_NUM_THREADS"] == "2"
-        how = command[-1].rpartition(".")[2]
-        return Worker([command[0], "-m", "tests.bench.peer_worker", how], log, variables, root)
-
-    monkeypatch.setattr(fleets, "Worker", start)
-
-
-def test_a_whole_run_with_one_that_dies_and_one_that_hangs(tmp_path: Path, fakes) -> None:
-    peers = [fake_peer(name, name) for name in ("works", "dies", "hangs")]
-    chosen = [(BRIGADE, BRIGADE.variants[0]), *((peer, variant) for peer in peers for variant in peer.variants)]
-    fleet = empty_fleet(tmp_path)
-    with closing(fleet):
-        after = list(heats(fleet, chosen, Plan([ONE, TWO], 2, 1, 100, 5.0)))
-        assert len(after) == 3
-        figures = after[-1]
-        assert list(fleet.workers) == ["brigade/bf16"], "a peer's workers go when its heat is over"
-    assert len(figures.samples("works/bf16", TWO)) == 2 and len(figures.samples("brigade/bf16", TWO)) == 6
-    assert "ended with code 3" in figures.heats["dies"]["dies/bf16"].lost
-    assert "killed" in figures.heats["hangs"]["hangs/bf16"].lost and len(figures.samples("hangs/bf16", ONE)) == 2
-    assert set(fleet.skipped) == {"works/old", "dies/old", "hangs/old"}
-    assert fleet.skipped["works/old"] == "not loadable: RuntimeError: this processor is too old"
-    assert not fleet.workers
-
-
-RECIPE = """
-num_layers: 2
-hidden_size: 32
-num_heads: 4
-num_kv_heads: 4
-head_dim: 8
-ffn_size: 96
-vocab_size: 300
-max_positions: 64
-norm: layernorm
-activation: gelu_tanh
-gated: false
-position: learned
-qkv_bias: true
-out_bias: true
-mlp_bias: true
-tied_head: true
-"""
-
-
-def test_the_checkpoint_is_the_recipes_own_model_and_transformers_reads_it(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    write_checkpoint(gpt2_config(str(tmp_path / "tiny.yaml")), 3, tmp_path / "model")
-    ids = list(range(40, 60))
-    from_recipe = LLM(tmp_path / "tiny.yaml", random_weights=3, backend="reference").logits([ids])[0]
-    assert torch.equal(LLM(tmp_path / "model", backend="reference").logits([ids])[0], from_recipe)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)(torch.tensor([ids])).logits[0]
-    torch.testing.assert_close(theirs, from_recipe, atol=1e-4, rtol=1e-4)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    assert len(tokenizer) == 300 and tokenizer.eos_token_id == 299 and tokenizer.decode(tokenizer("ab c").input_ids) == "ab c"
-
-
-def test_a_recipe_of_another_shape_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other.yaml").write_text(RECIPE.replace("gelu_tanh", "silu"))
-    with pytest.raises(ConfigError, match="no GPT-2 in its activation"):
-        gpt2_config(str(tmp_path / "other.yaml"))
-
-
-# The command
-
-
-def test_everybody_is_chosen_unless_somebody_is_named() -> None:
-    assert {peer.name for peer, _ in choose([], [])} == {"brigade", *PEERS}
-    assert {peer.name for peer, _ in choose(["ctranslate2"], [])} == {"brigade", "ctranslate2"}
-    few = choose(["transformers"], ["brigade/int8", "fp32"])
-    assert [peer.label(variant) for peer, variant in few] == ["brigade/int8", "transformers/fp32"]
-    assert len(choose(["transformers"], ["fp32"])) == len(BRIGADE.variants) + 1, "without one of ours named, all of ours run"
-
-
-@pytest.mark.parametrize("peer", PEERS.values(), ids=lambda peer: peer.name)
-def test_every_peer_has_its_worker_and_its_converter(peer: Peer) -> None:
-    assert (ROOT / "benchmarks/peers/workers" / f"{peer.module}.py").exists()
-    needs = any(variant.model for variant in peer.variants)
-    assert (ROOT / "benchmarks/peers/converters" / f"{peer.module}.py").exists() == needs
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/peers").rglob("*.py")), ids=lambda path: path.stem)
-def test_files_are_one_reading(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
-
-
-def test_the_list(capsys) -> None:
-    assert main(["bench", "peers", "--list"]) == 0
-    assert "openvino-genai/static-int8" in capsys.readouterr().out
-
-
-BAD = {
-    "unknown name": (["lama.cpp"], "no peer 'lama.cpp'; peers are transformers, openvino-genai, ctranslate2"),
-    "unknown variant": (["transformers", "--variants", "int3"], "no variant 'int3'"),
-    "only ours": (["--variants", "brigade/int8"], "leaves no peer to compare with"),
-    "unknown work": (["--works", "sleep"], "invalid choice: 'sleep'"),
-    "no batch": (["--batch-sizes", "0"], "give each once, 1 to 32"),
-    "twice": (["--batch-sizes", "2", "2"], "give each once, 1 to 32"),
-    "no repeats": (["--repeats", "0"], "repeats is 0; it must be 1 or more"),
-    "no time": (["--limit", "0"], "limit is 0"),
-    "no number": (["--limit", "nan"], "limit is nan; it must be 1 or more"),
-    "negative seed": (["--seed", "-1"], "seed is -1; it must be 0 or more"),
-    "too many threads": (["--threads", "4096"], "threads is 4096; this process may use"),
-    "a list of one": (["transformers", "--list"], "--list names all peers"),
-    "unwritable": (["--markdown", "nowhere/at/all.md"], "cannot write"),
-    "unknown recipe": (["--model", "gpt-9"], "no model 'gpt-9'"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_wrong_input_is_one_line_and_code_2(case: str, capsys, tmp_path: Path) -> None:
-    argv, expected = BAD[case]
-    assert main(["bench", "peers", *argv, "--work", str(tmp_path)]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("brigade: error: ") and expected in captured.err and captured.err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_a_checkout_it_says_so(capsys, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bench_peers, "ROOT", tmp_path)
-    assert main(["bench", "peers"]) == 2
-    assert "run it from a checkout" in capsys.readouterr().err

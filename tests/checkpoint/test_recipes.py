@@ -39,6 +39,19 @@ def test_the_12b_is_the_modern_one() -> None:
     assert 11e9 < empty_model(config, get_backend("reference")).num_parameters < 13e9
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_runs_in_bfloat16_as_it_is_deployed(name: str) -> None:
+    assert open_model(name).dtype == "bfloat16"
+
+
+def test_a_recipe_of_your_own_runs_in_bfloat16_unless_it_says_otherwise(tmp_path: Path) -> None:
+    file, text = tmp_path / "own.yaml", Path(__file__).parents[2].joinpath("brigade/recipes/gpt-345m.yaml").read_text()
+    file.write_text(text.replace("dtype: bfloat16\n", ""))
+    assert "dtype" not in file.read_text() and open_model(file).dtype == "bfloat16"
+    file.write_text(text.replace("dtype: bfloat16", "dtype: float32"))
+    assert open_model(file).dtype == "float32"
+
+
 def test_all_eight_are_there() -> None:
     assert recipe_names() == sorted(f"gpt-{size}" for size in ("345m", "357m", "583m", "1.3b", "6.7b", "12b", "13b", "175b"))
 

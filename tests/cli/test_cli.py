@@ -59,6 +59,20 @@ def test_ids_in_ids_out_without_a_tokenizer(capsys, tmp_path: Path) -> None:
     assert code == 0 and len(text.split()) == 4 and all(word.isdigit() for word in text.split())
 
 
+def test_an_inexact_backend_is_named(capsys) -> None:
+    ask = ["generate", "x", "--exact", "off", "--backend", "reference", "--max-tokens", "1", "--json", "/dev/null", *SMALL]
+    assert run(capsys, *ask)[0] == 0
+
+
+def test_a_recipe_runs_in_bfloat16_and_the_first_line_of_its_table_says_so(capsys, tmp_path: Path) -> None:
+    load = ["--num-requests", "1", "--prompt-length", "2", "2", "--output-length", "1", "1"]
+    argv = ["bench", "throughput", "--model", _recipe(tmp_path), "--random-weights", "1", *load]
+    first = run(capsys, *argv)[1].splitlines()[0]
+    assert "weights: bfloat16" in first and "cache: bfloat16" in first
+    first = run(capsys, *argv, "--dtype", "float32")[1].splitlines()[0]
+    assert "weights: float32; arithmetic: float32; cache: float32" in first
+
+
 def test_chat_through_a_pipe(capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("sort a list\n/reset\n/nonsense\n/exit\n"))
     code, text, _ = run(capsys, "chat", "--max-tokens", "6", "--seed", "1", *SMALL)
@@ -91,6 +105,10 @@ def test_env_names_the_kernels(capsys) -> None:
     assert found["path"] == found["of"].split()[0] and found["of"].split()[-1] == "portable"
     assert found["pool"] == "1 thread, not pinned", "what the tests are run with"
     assert facts["backends"]["cpu"].startswith("cpu-1/bf16-")
+    assert facts["threads"] == {
+        "cpu backend": "1 thread, not pinned (the kernels' own pool)", "reference backend": "1 of torch",
+        "computing by default": "the cpu backend",
+    }  # fmt: skip
     assert "portable" in run(capsys, "env")[1]
 
 
@@ -134,6 +152,8 @@ BAD = {
     "unknown option": (words("generate", "x", "--colour"), "--colour"),
     "unknown command": (words("paint"), "paint"),
     "no command": (words(), "COMMAND"),
+    "an inexact backend that nobody named": (words("generate", "x", "--exact", "off"), "add backend reference, or drop exact"),
+    "an inexact cpu": (words("generate", "x", "--exact", "off", "--backend", "cpu"), "exact off has no effect on the cpu backend"),
     "bad ids": (words("generate", "--token-ids", "1 b"), "no list of integers"),
     "id outside": (words("generate", "--token-ids", "99999"), "vocabulary of 4096"),
     "stream of two": (words("generate", "a", "b", "--stream"), "--stream"),

@@ -145,4 +145,35 @@ def test_the_text_is_not_overwritten(capsys, tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("hello there\n")
     assert main(["eval", "--text", str(text), "--json", str(tmp_path / "." / "a.txt")]) == 2
-    assert "is named twice" in capsys.readouterr().err and text.read_text() == "hello there\n"
+    assert "which is read; choose another place" in capsys.readouterr().err and text.read_text() == "hello there\n"
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--against-quant", "int3"], "quant is 'int3'; it must be one of none, int8"),
+        (["--against-dtype", "int8"], "dtype is 'int8'"),
+        (["--against-backend", "none"], "unknown backend 'none'"),
+        (["--against-backend", "reference", "--against-quant", "int8"], "keeps weights whole"),
+        (["--quant", "int8", "--skip-layers", "9"], "skip_layers names '9'"),
+    ],
+)
+def test_a_wrong_reference_is_refused_before_the_first_model_is_loaded(capsys, text: str, monkeypatch, argv, words: str) -> None:
+    monkeypatch.setattr("brigade.assembly.line.load_model", lambda *args, **settings: pytest.fail("a model was loaded"))
+    code, shown, errors = run(capsys, "--text", text, "--against", str(EMBEDDED), *argv)
+    assert code == 2 and shown == "" and words in errors and errors.count("\n") == 1
+
+
+@needs_kernels
+def test_a_wrong_scheme_to_rank_is_refused_before_the_model_is_loaded(capsys, text: str, monkeypatch) -> None:
+    monkeypatch.setattr("brigade.assembly.line.load_model", lambda *args, **settings: pytest.fail("a model was loaded"))
+    code, _, errors = run(capsys, "--text", text, "--rank-layers", "--quant", "int3")
+    assert code == 2 and "quant is 'int3'" in errors
+
+
+def test_the_first_line_says_the_formats_of_the_model_and_a_later_one_those_of_the_reference(capsys, text: str) -> None:
+    backend = ["--backend", "reference", "--against", str(EMBEDDED), "--against-dtype", "float32"]
+    code, shown, _ = run(capsys, "--text", text, *backend)
+    assert code == 0 and "weights: bfloat16, held as float32; arithmetic: float32; cache: bfloat16" in shown.splitlines()[0]
+    assert "weights: float32; arithmetic: float32; cache: float32" in shown

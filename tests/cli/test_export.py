@@ -98,7 +98,7 @@ BAD = {
     "random weights": (["--random-weights", "1"], "drop random_weights"),
     "skip": (["--skip-layers", "1"], "drop skip_layers"),
     "reference": (["--backend", "reference"], "packed for the kernels of the cpu backend; drop"),
-    "exact off": (["--exact", "off"], "drop backend, device and exact"),
+    "exact off": (["--exact", "off"], "or drop exact"),
 }
 
 
@@ -120,6 +120,23 @@ REFUSED = {
     "a name too long": (["mini", "@/" + 250 * "x"], "cannot write"),
     "no such layer": (["mini", "@/out", "--quant", "int8", "--skip-layers", "7"], "names '7'; the model has layers 0 to 6"),
     "no such part": (["mini", "@/out", "--quant", "int8", "--skip-layers", "3.gate"], "qkv, out, up, down"),
+    "nothing left": (["mini", "@/out", "--quant", "int8", "--skip-layers", "0,1,2,3,4,5,6,head"], "leaves nothing to quantise"),
+    "nothing left, part by part": (
+        ["mini", "@/out", "--quant", "int4", "--skip-layers", "head,0.qkv,0.out,0.up,0.down,1,2,3,4,5,6"],
+        "leaves nothing",
+    ),
+    "nothing left for others": (
+        ["mini", "@/out", "--quant", "int8", "--skip-layers", "0,1,2,3,4,5,6", "--format", "compressed-tensors"],
+        "is left to quantise",
+    ),
+    "a head that others never quantise": (
+        ["mini", "@/out", "--quant", "int8", "--skip-layers", "1,head", "--format", "compressed-tensors"],
+        "skip_layers names head, which compressed-tensors never quantises",
+    ),
+    "others, skip without quant": (
+        ["mini", "@/out", "--skip-layers", "1", "--format", "compressed-tensors"],
+        "no effect without quant",
+    ),
     "no tokens of a list": (["mini", "@/out", "--quant", "int8", "--skip-layers", "head,-1"], "names '-1'"),
     "bad dtype": (["mini", "@/out", "--dtype", "int8"], "dtype is 'int8'"),
     "artifact": (["%", "@/out"], "is an artifact already"),
@@ -146,3 +163,23 @@ def test_into_the_folder_one_stands_in_and_through_a_link(capsys, tmp_path: Path
     (tmp_path / "link").symlink_to("target")
     code, shown, errors = run(capsys, "export", "mini", "link")
     assert code == 0 and (tmp_path / "target" / "manifest.json").is_file() and (tmp_path / "link").is_symlink(), errors
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """As on a machine where the kernels could not be built."""
+    from brigade.backends.cpu import library
+
+    library.kernels.cache_clear()
+    monkeypatch.setattr(library, "find_kernels", lambda: None)
+    yield
+    monkeypatch.undo()
+    library.kernels.cache_clear()
+
+
+def test_tensors_are_copied_for_others_without_a_compiler(capsys, tmp_path: Path, no_compiler) -> None:
+    code, shown, errors = run(capsys, "export", "mini", str(tmp_path / "out"), "--format", "compressed-tensors")
+    assert code == 0 and "0 of 65 tensors in none" in shown, errors
+    code, _, errors = run(capsys, "export", "mini", str(tmp_path / "q"), "--format", "compressed-tensors", "--quant", "int8")
+    assert code == 2 and "the cpu backend was not built" in errors and errors.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}

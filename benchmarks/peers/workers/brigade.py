@@ -20,7 +20,7 @@ class Ours:
             recipe, random_weights=seed, dtype="bfloat16", quant=setup.settings["quant"], engine="dynamic", threads=setup.threads,
             max_batch_size=MOST, max_model_len=LENGTH, max_step_tokens=MOST * PROMPT, prefill_chunk=PROMPT, prefix_cache=False,
         )  # fmt: skip
-        self.about = f"{self._llm.numerics_id}, dynamic engine"
+        self.about = f"{self._llm.number_formats}; {self._llm.numerics_id}, dynamic engine"
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Answer:
         engine, begun, first = self._llm.engine, time.perf_counter(), None

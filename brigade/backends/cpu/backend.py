@@ -13,13 +13,16 @@ from torch import Tensor
 
 from brigade.backends.base import AttentionParams, Backend, G, Step
 from brigade.backends.cpu.ahead import chain
+from brigade.backends.cpu.formats import number_formats
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
+from brigade.backends.cpu.packed_size import packed_bytes
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
 from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
 from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
+from brigade.backends.number_formats import NumberFormats
 from brigade.batch import Batch, Wanted
 from brigade.config import Activation, NormKind
 from brigade.errors import CheckpointError, ConfigError
@@ -79,6 +82,12 @@ class CpuBackend(Backend):
     def quantise(self, scheme: str, skip_layers: Iterable[str] = (), num_layers: int = 0) -> None:
         """How matrices are held from the next model on; word table, norms, biases and routers keep their type."""
         self.quant = Quant(scheme, skip_list(skip_layers, num_layers))
+
+    def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
+        return packed_bytes(model, self.quant, dtype)
+
+    def number_formats(self, dtype: torch.dtype) -> NumberFormats:
+        return number_formats(self.quant, _name(dtype))
 
     def cache_dim(self, head_dim: int) -> int:
         return -(-head_dim // 32) * 32
@@ -219,4 +228,8 @@ class CpuBackend(Backend):
 
 
 def _own_scheme(weight: Tensor) -> str:
-    return str(weight.dtype).removeprefix("torch.")
+    return _name(weight.dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

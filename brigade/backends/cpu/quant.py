@@ -60,7 +60,11 @@ def skip_list(names: Iterable[str], num_layers: int) -> tuple[str, ...]:
     for layer in sorted({layer for layer, part in chosen if part}):
         parts = [part for part in PARTS if (layer, part) in chosen]
         skip += [str(layer)] if len(parts) == len(PARTS) else [f"{layer}.{part}" for part in parts]
-    return (*skip, "head") if (num_layers, "") in chosen else tuple(skip)
+    if (num_layers, "") not in chosen:
+        return tuple(skip)
+    if skip == [str(layer) for layer in range(num_layers)]:
+        raise ConfigError("skip_layers names every layer and the head, which leaves nothing to quantise; name fewer, or drop quant")
+    return (*skip, "head")
 
 
 def _places(name: str, num_layers: int) -> set[tuple[int, str]]:

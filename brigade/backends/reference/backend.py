@@ -7,6 +7,7 @@ torch keeps its rows bit-identical in bfloat16 on every processor, and rounding 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from brigade.backends.base import AttentionParams, Backend, G, Step
 from brigade.backends.exact_math import ACTIVATIONS, halving_sum, pair_tree, tree_width
 from brigade.backends.kv_cache import KVCache
+from brigade.backends.number_formats import NumberFormats
 from brigade.backends.reference.attention import KV_TILE, attend, plan_attention, store
 from brigade.backends.reference.matmul import DirectMatmul, choose_matmul
 from brigade.backends.reference.strict import ask_for_strict_order
@@ -37,6 +39,12 @@ class ReferenceBackend(Backend):
 
     def held_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float32
+    def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
+        return super().packed_bytes(model, torch.float32)
+
+    def number_formats(self, dtype: torch.dtype) -> NumberFormats:
+        name = str(dtype).removeprefix("torch.")
+        return NumberFormats(name if dtype == torch.float32 else f"{name}, held as float32", "float32", name)
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
         assert cache is not None and KV_TILE % cache.block_size == 0

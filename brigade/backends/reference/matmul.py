@@ -85,5 +85,5 @@ def choose_matmul(device: torch.device) -> Matmul:
             return candidate
     raise ConfigError(
         f"the matrix products of torch {torch.__version__} on {device} change with the number of rows, in every way this "
-        "backend knows; results would depend on the batch. Start with --exact off to accept that"
+        "backend knows; results would depend on the batch. Start with --backend reference --exact off to accept that"
     )

@@ -32,6 +32,13 @@ def test_numbers_that_four_bits_can_say_are_kept() -> None:
     assert torch.equal(pack(torch.zeros(3, 64), None, "int4", tree=True).unpack(), torch.zeros(3, 64))
 
 
+def test_a_skip_list_that_leaves_nothing_is_refused() -> None:
+    assert skip_list(["head", "0", "1.qkv", "1.up", "1.down"], 2) == ("0", "1.qkv", "1.up", "1.down", "head")
+    for every in (["0", "1", "head"], ["head", "1", "0.up", "0.down", "0.out", "0.qkv"]):
+        with pytest.raises(UserError, match="leaves nothing to quantise"):
+            skip_list(every, 2)
+
+
 def test_a_skip_list_is_put_in_one_order() -> None:
     assert skip_list(["head", "3.down", "1.qkv", "1.out", "1.up", "1.down", "3.down"], 4) == ("1", "3.down", "head")
     assert Quant("int8", ("1", "3.down")).label == "int8-skip-1+3.down"

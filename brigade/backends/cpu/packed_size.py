@@ -1,0 +1,47 @@
+"""How much memory a model's weights will take once they are packed, known before any of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from brigade.backends.cpu.layer import fits
+from brigade.backends.cpu.matrix import ARRAYS, Layout
+from brigade.backends.cpu.packer import LINEARS, plain_tensors
+from brigade.backends.cpu.quant import Quant
+
+
+def packed_bytes(model: Any, quant: Quant, dtype: torch.dtype) -> int:
+    """Of all packed matrices and of the tensors used as they are; `model` has shapes and need have no weights. A test holds it
+    against what `prepare` makes."""
+    own = str(dtype).removeprefix("torch.")
+    plain = sum(tensor.numel() for tensor in plain_tensors(model).values()) * dtype.itemsize
+    return plain + sum(_bytes(Layout(quant.of(name, own), n, k, **how), bias) for name, n, k, bias, how in _matrices(model))
+
+
+def _bytes(layout: Layout, has_bias: bool) -> int:
+    *arrays, bias = zip(layout.counts(), ARRAYS.values(), strict=True)
+    return sum(count * _itemsize(kind) for count, kind in arrays) + has_bias * bias[0] * _itemsize(bias[1])
+
+
+def _itemsize(kind: Any) -> int:
+    return kind().itemsize
+
+
+def _matrices(model: Any) -> Iterator[tuple[str, int, int, bool, dict[str, Any]]]:
+    """Name, outputs, inputs, whether there is a bias, and how it is packed, of every matrix that `prepare` packs."""
+    native = {f"layers.{index}.mlp.up": layer.mlp for index, layer in enumerate(model.layers) if fits(layer)}
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind in LINEARS:
+            mlp = native.get(name)
+            gate = {} if mlp is None else {"gated": mlp.gated, "activation": mlp.activation}
+            yield name, *module.weight.shape, module.bias is not None, {"tree": kind == "RowLinear", **gate}
+        elif kind == "ExpertWeights":
+            for part, tree in (("up", False), ("down", True)):
+                experts, *shape = getattr(module, part).shape
+                yield from ((f"{name}.{part}.{expert}", *shape, False, {"tree": tree}) for expert in range(experts))
+    if model.head is None:
+        yield "head", *model.embedding.word.shape, False, {"tree": False}
