@@ -60,7 +60,9 @@ static inline void in_passes(int rows, F f) {
         row += now;
     }
 }
-static inline const uint8_t* row_of(const uint8_t* a, int64_t group_bytes, int row) { return a + (row / 16) * group_bytes + (row % 16) * LINE; }
+static inline const uint8_t* row_of(const uint8_t* a, int64_t group_bytes, int row) {
+    return a + (row / 16) * group_bytes + (row % 16) * LINE;
+}
 
 // What becomes of a product. y = act(product + bias), times up where gated; then y + first, then that + second.
 struct Finish {
