@@ -30,9 +30,7 @@ void store_all(const BrAttention& a, const BrStep& s, const Pick& pick, const He
     parallel((int64_t)runs.size() * a.kv_heads, few ? a.kv_heads : 4, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++) {
             const Run& run = items[i / a.kv_heads];
-            const int head = (int)(i % a.kv_heads);
-            const int64_t from = (int64_t)run.row * h.kv_stride + head * a.dim;
-            path().store_kv(a, s, run.block, run.offset, run.count, head, h.k + from, h.v + from, h.kv_stride);
+            path().store_kv(a, s, h, run.row, run.block, run.offset, run.count, (int)(i % a.kv_heads));
         }
     });
 }
@@ -70,7 +68,9 @@ void attend_all(const BrAttention& a, const BrStep& s, const Pick& pick, const H
 using namespace brigade;
 
 extern "C" {
-void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out) {
-    attend_all(*a, *s, {nullptr, s->rows}, {q, k, v, a->heads * a->dim, a->kv_heads * a->dim, out, a->heads * a->dim, nullptr});
+void br_attend(const BrAttention* a, const BrStep* s, uint8_t* keys, uint8_t* values, const float* q, const float* k, const float* v,
+               float* out) {
+    const int width = a->heads * a->dim;
+    attend_all(*a, *s, {nullptr, s->rows}, {{keys, values}, q, k, v, width, a->kv_heads * a->dim, out, width, nullptr});
 }
 }

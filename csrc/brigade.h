@@ -1,7 +1,8 @@
 // The C interface of Brigade's CPU kernels: plain structs and raw pointers, called through ctypes.
 //
 // Letters: T rows (tokens), K summed axis, N outputs, H width of the residual stream, D head dimension.
-// One rule holds everywhere: row t of a result depends on row t of the arguments alone, bit for bit.
+// One rule holds everywhere: row t of a result depends on row t of the arguments alone, bit for bit. Calls read what describes a
+// model and never write to it, so any number of threads may compute with one model, each with a cache of its own.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -46,7 +47,6 @@ struct BrAttention {
     int32_t interleaved, norm_heads;
     const float *cos, *sin;  // [positions, rotary]
     const BrNorm *q_norm, *k_norm;
-    uint8_t *keys, *values;  // this layer's cache
 };
 
 // One step, the same for all layers.
@@ -91,10 +91,13 @@ void br_rotate(float* x, int rows, int heads, int dim, const int32_t* positions,
 void br_activate(int kind, const float* x, int64_t count, float* out);
 void br_softcap(float* x, int64_t count, float cap);
 void br_softmax(const float* x, int rows, int width, float* out);
-void br_attend(const BrAttention* a, const BrStep* s, const float* q, const float* k, const float* v, float* out);
-void br_layer(const BrLayer* layer, const BrStep* step, float* x);  // x [rows, H], in place
+// `keys` and `values`: the layer's part of the caller's cache.
+void br_attend(const BrAttention* a, const BrStep* s, uint8_t* keys, uint8_t* values, const float* q, const float* k, const float* v,
+               float* out);
+void br_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_t* values, float* x);  // x [rows, H], in place
 // Of rows that nothing reads afterwards only keys and values are made. `wanted` [count] in order, out [count, H].
-void br_last_layer(const BrLayer* layer, const BrStep* step, const float* x, const int32_t* wanted, int count, float* out);
+void br_last_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_t* values, const float* x, const int32_t* wanted,
+                   int count, float* out);
 // Rows of logits to weights, and each row's total mass; `weights` may be null.
 void br_weigh(const float* logits, int rows, int width, const float* greatest, const float* temperature, float* weights, int64_t* totals);
 // One token a row. `bits`: the row's uniform number, in units of 2^-53. top_k 0, top_p 1 and min_p 0 are off.

@@ -62,7 +62,8 @@ void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
 }
 
 // x's attention, before the residual is added; straight into `f`, which has the picked rows alone, if there is no second norm.
-void attention_part(const BrLayer& l, const BrStep& s, const Pick& pick, const float* x, const BrNorm* norm, const Finish& f) {
+void attention_part(const BrLayer& l, const BrStep& s, const Cache& cache, const Pick& pick, const float* x, const BrNorm* norm,
+                    const Finish& f) {
     Room& m = room();
     const BrAttention& a = l.attention;
     const int width = l.qkv.k, row = l.qkv.n;
@@ -76,7 +77,7 @@ void attention_part(const BrLayer& l, const BrStep& s, const Pick& pick, const f
     const Rows mixed = make_rows(l.out, pick.count, m.mixed, m.mixed_scale);
     const bool straight = !pick.rows && takes_packed(l.out) && a.dim % 16 == 0;
     float* heads = straight ? nullptr : (float*)m.heads.get((int64_t)s.rows * q_size * 4);
-    attend_all(a, s, pick, {qkv, qkv + q_size, qkv + q_size + kv_size, row, row, heads, q_size, straight ? &mixed : nullptr});
+    attend_all(a, s, pick, {cache, qkv, qkv + q_size, qkv + q_size + kv_size, row, row, heads, q_size, straight ? &mixed : nullptr});
     if (!straight)
         parallel(pick.count, 4, [&](int64_t first, int64_t last) {
             for (int64_t r = first; r < last; r++) path().put_row(mixed, (int)r, heads + (int64_t)pick[(int)r] * q_size);
@@ -133,13 +134,13 @@ struct Slice {
 };
 
 // `x` is what comes in, of all rows; `y` is where the picked rows are and stay: x itself if that is all of them.
-void layer(const BrLayer& l, const BrStep& s, const Pick& pick, const float* x, float* y) {
+void layer(const BrLayer& l, const BrStep& s, const Cache& cache, const Pick& pick, const float* x, float* y) {
     Room& m = room();
     const int rows = pick.count;
     const int64_t count = (int64_t)rows * l.qkv.k;
     float* part = (float*)m.part.get(count * 4);
     if (l.norm_after) {
-        attention_part(l, s, pick, x, nullptr, {y, nullptr, y, nullptr});
+        attention_part(l, s, cache, pick, x, nullptr, {y, nullptr, y, nullptr});
         norm_all(l.attention_norm, y, rows, y);
         if (!l.has_mlp) return;
         mlp_part(l, rows, y, nullptr, {y, nullptr, y, nullptr});
@@ -147,16 +148,16 @@ void layer(const BrLayer& l, const BrStep& s, const Pick& pick, const float* x, 
         return;
     }
     if (l.parallel) {
-        attention_part(l, s, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
+        attention_part(l, s, cache, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
         mlp_part(l, rows, y, &l.mlp_norm, {part, y, y, nullptr});
         return;
     }
     if (l.has_attention_post) {
-        attention_part(l, s, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
+        attention_part(l, s, cache, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
         norm_all(l.attention_post, part, rows, part);
         add_into(y, part, count);
     } else {
-        attention_part(l, s, pick, x, &l.attention_norm, {y, nullptr, y, nullptr});
+        attention_part(l, s, cache, pick, x, &l.attention_norm, {y, nullptr, y, nullptr});
     }
     if (!l.has_mlp) return;
     if (l.has_mlp_post) {
@@ -181,15 +182,16 @@ int br_threads(int count, int first_cpu) {
 int br_pin(const int32_t* cpus, int count) { return pool_resize(count < 1 ? 1 : count, cpus); }
 int br_pool_size(void) { return pool_size(); }
 
-void br_layer(const BrLayer* l, const BrStep* s, float* x) {
+void br_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* values, float* x) {
     for (int row = 0; row < s->rows; row += SLICE_ROWS) {
         const Slice slice(*s, row, std::min(row + SLICE_ROWS, s->rows));
         float* y = x + (int64_t)row * l->qkv.k;
-        layer(*l, slice.step, {nullptr, slice.step.rows}, y, y);
+        layer(*l, slice.step, {keys, values}, {nullptr, slice.step.rows}, y, y);
     }
 }
 
-void br_last_layer(const BrLayer* l, const BrStep* s, const float* x, const int32_t* wanted, int count, float* out) {
+void br_last_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* values, const float* x, const int32_t* wanted, int count,
+                   float* out) {
     const int64_t width = l->qkv.k;
     for (int i = 0; i < count; i++) std::memcpy(out + i * width, x + wanted[i] * width, sizeof(float) * (size_t)width);
     std::vector<int32_t> rows;
@@ -199,7 +201,7 @@ void br_last_layer(const BrLayer* l, const BrStep* s, const float* x, const int3
         rows.clear();
         float* y = out + at * width;
         for (; at < count && wanted[at] < row + slice.step.rows; at++) rows.push_back(wanted[at] - row);
-        layer(*l, slice.step, {rows.data(), (int)rows.size()}, x + (int64_t)row * width, y);
+        layer(*l, slice.step, {keys, values}, {rows.data(), (int)rows.size()}, x + (int64_t)row * width, y);
     }
 }
 

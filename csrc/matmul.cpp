@@ -24,7 +24,21 @@ int64_t panel_bytes(const BrMatrix& m) {
 uint16_t to_bf16(float x) {
     uint32_t u;
     std::memcpy(&u, &x, 4);
+    if (std::isnan(x)) return 0x7fc0;
     return (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16);
+}
+
+// The greatest number without its sign. By their bits, where NaN is above all others: a scale made from it is NaN as well.
+float greatest(const float* x, int64_t count) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t u;
+        std::memcpy(&u, x + i, 4);
+        most = std::max(most, u & 0x7fffffffu);
+    }
+    float found;
+    std::memcpy(&found, &most, 4);
+    return found;
 }
 
 // The source row of padded column n, or -1: gated panels hold 16 gate rows, then the 16 up rows that belong to them.
@@ -73,8 +87,8 @@ float* scale_at(const BrMatrix& m, float* scale, int n, int64_t k) {
 float best_scale(const float* from, int count) {
     constexpr int LANES = 8, CANDIDATES = 20;
     constexpr float ROUND = 12582912.0f;  // adding and taking it away rounds to the nearest integer, the even one of two
-    float most = 0, best = 0, least = 0;
-    for (int i = 0; i < count; i++) most = std::max(most, std::fabs(from[i]));
+    const float most = greatest(from, count);
+    float best = most, least = 0;
     for (int c = 0; most > 0 && c < CANDIDATES; c++) {
         const float s = most / 7.0f * (1.0f - 0.025f * (float)c);
         const float over = 1.0f / s;
@@ -107,7 +121,7 @@ float pack_times(const BrMatrix& m, const float* from, uint8_t* panel, int colum
     };
     std::vector<float> best((size_t)groups_of(m));
     for (size_t g = 0; g < best.size(); g++) best[g] = best_scale(run((int64_t)g).first, run((int64_t)g).second);
-    const float unit = *std::max_element(best.begin(), best.end()) / MOST;
+    const float unit = greatest(best.data(), (int64_t)best.size()) / MOST;
     *total = 0;
     for (int64_t g = 0; g < (int64_t)best.size(); g++) {
         const float times = unit > 0 ? std::max(1.0f, std::min(MOST, std::nearbyint(best[(size_t)g] / unit))) : 1.0f;
@@ -136,7 +150,6 @@ Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
 // Items are (chunk of rows, panel) in that order, so that of many rows each thread has its own, and of few its own run of weights:
 // those come from memory, which likes long runs.
 void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
-    if (m.ahead && a.rows <= FEW_ROWS) pool_ahead(*m.ahead);
     const Path& p = path();
     const int64_t panels = padded_columns(m) / PANEL;
     const int64_t chunk = std::max<int64_t>(LEFT_BYTES / a.group_bytes() * GROUP_ROWS / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);
@@ -155,7 +168,7 @@ void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
             for (int64_t r = row; r < end; r += BLOCK_ROWS)
                 p.panel(p.products, m, a, (int)r, (int)std::min<int64_t>(BLOCK_ROWS, end - r), panel, expanded, f);
         }
-    });
+    }, a.rows <= FEW_ROWS ? m.ahead : nullptr);
 }
 }  // namespace brigade
 
@@ -184,9 +197,7 @@ void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int3
                 const float steps = m->kind == BR_W4 ? 7.0f : 127.0f, lowest = m->kind == BR_W4 ? -8.0f : -127.0f;
                 const int run = m->kind == BR_W4 ? m->group : length;
                 if (m->kind == BR_I8 || m->kind == BR_W8) {
-                    float most = 0;
-                    for (int k = 0; row >= 0 && k < m->k; k++) most = std::max(most, std::fabs(from[k]));
-                    scale[n] = most / steps;
+                    scale[n] = greatest(from, row < 0 ? 0 : m->k) / steps;
                 }
                 int32_t total = 0;
                 for (int b = 0; b < m->blocks; b++)

@@ -35,6 +35,35 @@ struct Rows {
     int64_t group_bytes() const { return (int64_t)blocks * block_k / tile_k(kind) * TILE; }
 };
 
+// Passes over a run of weights: `MOST` rows in each, and what is left of sixteen in one, whatever its number. Calls f(first row, how
+// many of them as a constant, which pass).
+template <int R> struct Count { static constexpr int rows = R; };
+template <int MOST, class F>
+static inline void in_passes(int rows, F f) {
+    static_assert(MOST <= 12);
+    for (int row = 0, pass = 0; row < rows; pass++) {
+        const int left = (rows < 16 || row >= 16 ? rows : 16) - row, now = left < MOST ? left : MOST;
+        switch (now) {
+            case 1: f(row, Count<1>(), pass); break;
+            case 2: f(row, Count<2>(), pass); break;
+            case 3: f(row, Count<3>(), pass); break;
+            case 4: f(row, Count<4>(), pass); break;
+            case 5: f(row, Count<MOST < 5 ? MOST : 5>(), pass); break;
+            case 6: f(row, Count<MOST < 6 ? MOST : 6>(), pass); break;
+            case 7: f(row, Count<MOST < 7 ? MOST : 7>(), pass); break;
+            case 8: f(row, Count<MOST < 8 ? MOST : 8>(), pass); break;
+            case 9: f(row, Count<MOST < 9 ? MOST : 9>(), pass); break;
+            case 10: f(row, Count<MOST < 10 ? MOST : 10>(), pass); break;
+            case 11: f(row, Count<MOST < 11 ? MOST : 11>(), pass); break;
+            default: f(row, Count<MOST>(), pass);
+        }
+        row += now;
+    }
+}
+static inline const uint8_t* row_of(const uint8_t* a, int64_t group_bytes, int row) {
+    return a + (row / 16) * group_bytes + (row % 16) * LINE;
+}
+
 // What becomes of a product. y = act(product + bias), times up where gated; then y + first, then that + second.
 struct Finish {
     const float *first, *second;  // [rows, n]
@@ -68,8 +97,11 @@ struct Products {
 // one token, whose key and value are in the cache only when its portion has come to their place.
 struct Portion { int span, head, heads, first, count; bool stores; };
 
-// A step's rows of queries, keys and values, so many floats apart, and what attention makes of them.
+struct Cache { uint8_t *keys, *values; };  // of one layer
+
+// A step's rows of queries, keys and values, so many floats apart, where earlier ones lie, and what attention makes of them.
 struct Heads {
+    Cache cache;
     const float *q, *k, *v;
     int q_stride, kv_stride;
     float* out;
@@ -93,8 +125,7 @@ struct Path {
     int64_t (*weigh)(const float* x, int count, float greatest, float temperature, float* weights);
     int (*find)(const float* x, int count, float least, int32_t* found);
     void (*add)(const float* a, const float* b, int64_t count, float* out);
-    void (*store_kv)(const BrAttention&, const BrStep&, int block, int offset, int count, int head, const float* k, const float* v,
-                     int stride);
+    void (*store_kv)(const BrAttention&, const BrStep&, const Heads&, int row, int block, int offset, int count, int head);
     void (*attend)(const Products&, const BrAttention&, const BrStep&, const Portion&, const Portion* next, const Heads&);
 };
 

@@ -118,7 +118,7 @@ int pool_resize(int threads, const int32_t* cpus) {
 
 int pool_size() { return pool().size; }
 
-void pool_run(int64_t items, int64_t piece, Work work, void* context) {
+void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAhead* ahead) {
     if (items <= 0) return;
     Pool& p = pool();
     if (p.size == 1 || items <= piece) return work(context, 0, items);
@@ -127,6 +127,7 @@ void pool_run(int64_t items, int64_t piece, Work work, void* context) {
     p.piece = piece;
     p.work = work;
     p.context = context;
+    p.ahead = ahead ? *ahead : BrAhead{};
     for (int i = 0; i < p.size; i++) {
         p.shares[(size_t)i].next.store(items * i / p.size, std::memory_order_relaxed);
         p.shares[(size_t)i].end = items * (i + 1) / p.size;
@@ -135,12 +136,5 @@ void pool_run(int64_t items, int64_t piece, Work work, void* context) {
     p.announce();
     p.take(0);
     while (p.busy.load(std::memory_order_acquire)) Pool::pause();
-    p.ahead.count = 0;
-}
-
-void pool_ahead(const BrAhead& ahead) {
-    Pool& p = pool();
-    std::lock_guard<std::mutex> guard(p.running);
-    p.ahead = ahead;
 }
 }  // namespace brigade

@@ -11,11 +11,11 @@ using Work = void (*)(void* context, int64_t first, int64_t last);
 
 int pool_resize(int threads, const int32_t* cpus);  // cpus: one for each thread, the caller's first, which stays unpinned; or null
 int pool_size();
-void pool_run(int64_t items, int64_t piece, Work work, void* context);
-void pool_ahead(const BrAhead& ahead);  // while a thread waits after the next piece of work, it fetches its share of this
+// `ahead`, or null: while a thread waits after this work, it fetches its share of it.
+void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAhead* ahead);
 
 template <class Body>
-void parallel(int64_t items, int64_t piece, const Body& body) {  // body(first, last)
-    pool_run(items, piece, [](void* c, int64_t f, int64_t l) { (*static_cast<const Body*>(c))(f, l); }, (void*)&body);
+void parallel(int64_t items, int64_t piece, const Body& body, const BrAhead* ahead = nullptr) {  // body(first, last)
+    pool_run(items, piece, [](void* c, int64_t f, int64_t l) { (*static_cast<const Body*>(c))(f, l); }, (void*)&body, ahead);
 }
 }  // namespace brigade

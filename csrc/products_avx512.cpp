@@ -68,28 +68,6 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
         for (int j = 0; j < 2; j++) _mm512_storeu_si512(c + r * PANEL + j * 16, acc[r][j]);
 }
 
-// Passes over a run of weights: `MOST` rows in each, and what is left of sixteen in one, whatever its number. Calls f(first row, how
-// many of them as a constant, which pass).
-template <int R> struct Count { static constexpr int rows = R; };
-template <int MOST, class F>
-inline void in_passes(int rows, F f) {
-    for (int row = 0, pass = 0; row < rows; pass++) {
-        const int left = (rows < 16 || row >= 16 ? rows : 16) - row, now = left < MOST ? left : MOST;
-        switch (now) {
-            case 1: f(row, Count<1>(), pass); break;
-            case 2: f(row, Count<2>(), pass); break;
-            case 3: f(row, Count<3>(), pass); break;
-            case 4: f(row, Count<4>(), pass); break;
-            case 5: f(row, Count<MOST < 5 ? MOST : 5>(), pass); break;
-            case 6: f(row, Count<MOST < 6 ? MOST : 6>(), pass); break;
-            case 7: f(row, Count<MOST < 7 ? MOST : 7>(), pass); break;
-            default: f(row, Count<MOST>(), pass);
-        }
-        row += now;
-    }
-}
-inline const uint8_t* row_of(const uint8_t* a, int64_t group_bytes, int row) { return a + (row / 16) * group_bytes + (row % 16) * LINE; }
-
 // Of many rows all passes go over a part of the panel before the next part is begun, which stays in the first-level cache meanwhile;
 // sums are carried from part to part in the same chain.
 constexpr int PART = 16;  // tiles of K

@@ -1,6 +1,15 @@
 // Sixteen floats. Every instruction set computes the same bits: only IEEE operations and fused multiply-adds, lane by lane.
 // Included inside a namespace of its own by each path, so that no two paths share an inline function.
+//
+// NaN is never turned into a number. Where one operand of `vmax` or `vmin` is NaN the result is the second operand, so what is
+// computed stands second and a constant first.
 struct alignas(64) Lanes { float x[16]; };
+
+// `higher`: of two numbers without sign the greater. Their bits have the same order as integers, where NaN is above all others.
+#if defined(BR_AVX512) || defined(BR_AVX2)
+static inline __m256 higher8(__m256 a, __m256 b) { return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b))); }
+static inline __m128 higher4(__m128 a, __m128 b) { return _mm_castsi128_ps(_mm_max_epi32(_mm_castps_si128(a), _mm_castps_si128(b))); }
+#endif
 
 #if defined(BR_AVX512)
 struct F { __m512 v; };
@@ -23,6 +32,7 @@ static inline F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
 static inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 static inline F vmax(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline F vmin(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline F higher(F a, F b) { return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))}; }
 static inline F rint(F a) { return {_mm512_roundscale_ps(a.v, 8)}; }
 static inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
 // where a < b then x else y
@@ -44,9 +54,10 @@ static inline W dot8(W acc, W a, W b) {  // four signed byte products a word
     const __m512i bl = _mm512_srai_epi16(_mm512_slli_epi16(b.v, 8), 8), bh = _mm512_srai_epi16(b.v, 8);
     return {_mm512_add_epi32(acc.v, _mm512_add_epi32(_mm512_madd_epi16(al, bl), _mm512_madd_epi16(ah, bh)))};
 }
-static inline __m512i rounded(F a) {  // to bf16, in the upper halves: to nearest even; finite or infinite numbers
+static inline __m512i rounded(F a) {  // to bf16, in the upper halves: to nearest even; rounding up could turn a NaN into 0
     const __m512i u = _mm512_castps_si512(a.v);
-    return _mm512_add_epi32(u, _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff)));
+    const __m512i up = _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+    return _mm512_mask_add_epi32(_mm512_set1_epi32(0x7fc00000), _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q), u, up);
 }
 static inline void st_bf16(uint16_t* p, F a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(a), 16))); }
 static inline void st_i8(int8_t* p, F a, int flip) {
@@ -69,6 +80,7 @@ BR_TWO(add, _mm256_add_ps) BR_TWO(sub, _mm256_sub_ps) BR_TWO(mul, _mm256_mul_ps)
 BR_TWO(vmax, _mm256_max_ps) BR_TWO(vmin, _mm256_min_ps)
 #undef BR_TWO
 static inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+static inline F higher(F x, F y) { return {higher8(x.a, y.a), higher8(x.b, y.b)}; }
 static inline F rint(F x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }
 static inline F abs(F x) { const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)); return {_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)}; }
 static inline F lt(F p, F q, F x, F y) {
@@ -93,10 +105,15 @@ static inline __m256i dot8_half(__m256i acc, __m256i a, __m256i b) {
     return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(al, bl), _mm256_madd_epi16(ah, bh)));
 }
 static inline W dot8(W acc, W a, W b) { return {dot8_half(acc.a, a.a, b.a), dot8_half(acc.b, a.b, b.b)}; }
+static inline __m256i rounded_half(__m256 x) {
+    const __m256i u = _mm256_castps_si256(x);
+    const __m256i up = _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+    const __m256 y = _mm256_castsi256_ps(_mm256_add_epi32(u, up)), none = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+    return _mm256_castps_si256(_mm256_blendv_ps(y, none, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+}
 static inline void st_bf16(uint16_t* p, F v) {
-    alignas(64) uint32_t t[16];
-    st((float*)t, v);
-    for (int i = 0; i < 16; i++) p[i] = (uint16_t)((t[i] + ((t[i] >> 16) & 1) + 0x7fff) >> 16);
+    const __m256i w = _mm256_packus_epi32(_mm256_srli_epi32(rounded_half(v.a), 16), _mm256_srli_epi32(rounded_half(v.b), 16));
+    _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(w, 0xd8));  // packing goes by halves
 }
 static inline void st_i8(int8_t* p, F v, int flip) {
     alignas(64) int32_t t[16];
@@ -125,6 +142,13 @@ static inline F div(F a, F b) { BR_EACH a.x[i] = a.x[i] / b.x[i]; return a; }
 static inline F fma(F a, F b, F c) { BR_EACH c.x[i] = __builtin_fmaf(a.x[i], b.x[i], c.x[i]); return c; }
 static inline F vmax(F a, F b) { BR_EACH a.x[i] = a.x[i] > b.x[i] ? a.x[i] : b.x[i]; return a; }
 static inline F vmin(F a, F b) { BR_EACH a.x[i] = a.x[i] < b.x[i] ? a.x[i] : b.x[i]; return a; }
+static inline float higher_one(float a, float b) {
+    int32_t x, y;
+    __builtin_memcpy(&x, &a, 4);
+    __builtin_memcpy(&y, &b, 4);
+    return x > y ? a : b;
+}
+static inline F higher(F a, F b) { BR_EACH a.x[i] = higher_one(a.x[i], b.x[i]); return a; }
 static inline F rint(F a) { BR_EACH a.x[i] = __builtin_rintf(a.x[i]); return a; }
 static inline F abs(F a) { BR_EACH a.x[i] = __builtin_fabsf(a.x[i]); return a; }
 static inline F lt(F a, F b, F x, F y) { BR_EACH y.x[i] = a.x[i] < b.x[i] ? x.x[i] : y.x[i]; return y; }
@@ -139,16 +163,24 @@ static inline F as_float(W w) { F r; __builtin_memcpy(r.x, w.x, 64); return r; }
 static inline F bf_lo(W w) { BR_EACH w.x[i] = (int32_t)((uint32_t)w.x[i] << 16); return as_float(w); }
 static inline F bf_hi(W w) { BR_EACH w.x[i] = (int32_t)((uint32_t)w.x[i] & 0xffff0000u); return as_float(w); }
 static inline F to_float(W w) { F r; BR_EACH r.x[i] = (float)w.x[i]; return r; }
-static inline W to_int(F a) { W r; BR_EACH r.x[i] = (int32_t)__builtin_rintf(a.x[i]); return r; }
+static inline int32_t to_int_one(float a) {  // what fits into no integer is the least one, as the instructions have it
+    const float v = __builtin_rintf(a);
+    return v >= -0x1p31f && v < 0x1p31f ? (int32_t)v : INT32_MIN;
+}
+static inline W to_int(F a) { W r; BR_EACH r.x[i] = to_int_one(a.x[i]); return r; }
 static inline W dot8(W acc, W a, W b) {
     BR_EACH for (int j = 0; j < 32; j += 8) acc.x[i] += (int8_t)((uint32_t)a.x[i] >> j) * (int8_t)((uint32_t)b.x[i] >> j);
     return acc;
 }
 static inline void st_bf16(uint16_t* p, F a) {
-    BR_EACH { uint32_t u; __builtin_memcpy(&u, &a.x[i], 4); p[i] = (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16); }
+    BR_EACH {
+        uint32_t u;
+        __builtin_memcpy(&u, &a.x[i], 4);
+        p[i] = (u & 0x7fffffff) > 0x7f800000 ? (uint16_t)0x7fc0 : (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16);
+    }
 }
 static inline void st_i8(int8_t* p, F a, int flip) {
-    BR_EACH { int v = (int)__builtin_rintf(a.x[i]); p[i] = (int8_t)((v > 127 ? 127 : v < -128 ? -128 : v) ^ flip); }
+    BR_EACH { const int32_t v = to_int_one(a.x[i]); p[i] = (int8_t)((v > 127 ? 127 : v < -128 ? -128 : v) ^ flip); }
 }
 static inline F ld_bf16(const uint16_t* p) { F r; BR_EACH { uint32_t u = (uint32_t)p[i] << 16; __builtin_memcpy(&r.x[i], &u, 4); } return r; }
 #undef BR_EACH
@@ -219,6 +251,7 @@ static inline __m256 high_half(F x) { return x.b; }
     }
 BR_TREE(sum, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
 BR_TREE(peak, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
+BR_TREE(highest, higher8, higher4, higher4)  // of numbers without sign
 #undef BR_TREE
 #else
 static inline float sum(F a) {
@@ -231,12 +264,17 @@ static inline float peak(F a) {
         for (int i = 0; i < half; i++) a.x[i] = a.x[i] > a.x[i + half] ? a.x[i] : a.x[i + half];
     return a.x[0];
 }
+static inline float highest(F a) {  // of numbers without sign
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.x[i] = higher_one(a.x[i], a.x[i + half]);
+    return a.x[0];
+}
 #endif
 
 // e^x to about 1 ulp; exactly 1 at 0, about the least normal number for anything below its logarithm.
 static inline F exp_not_zero(F x) {
-    const F c = vmin(vmax(x, set1(-87.3f)), set1(88.7f));
-    const F n = vmin(rint(mul(c, set1(1.44269504f))), set1(127.0f));
+    const F c = vmin(set1(88.7f), vmax(set1(-87.3f), x));
+    const F n = vmin(rint(mul(c, set1(1.44269504f))), set1(127.0f));  // a whole number even of NaN, which r carries on
     F r = fma(n, set1(-0.693359375f), c);
     r = fma(n, set1(2.12194440e-4f), r);
     F p = set1(1.9875691500e-4f);
@@ -248,7 +286,8 @@ static inline F exp_not_zero(F x) {
     return times_pow2(add(fma(mul(r, r), p, r), set1(1.0f)), n);
 }
 static inline F exp(F x) { return lt(x, set1(-87.3f), zero(), exp_not_zero(x)); }
-// The same for x of 0 or less in single operations, none of them fused: numpy finds the same bits with the same steps.
+// The same for x of 0 or less in single operations, none of them fused: numpy finds the same bits with the same steps. For the
+// sampler alone, which is given finite rows.
 static inline F exp_unfused(F x) {
     const F low = set1(-87.3f), c = vmax(x, low), n = rint(mul(c, set1(1.44269504f)));
     const F r = add(sub(c, mul(n, set1(0.693359375f))), mul(n, set1(2.12194440e-4f)));
@@ -270,6 +309,8 @@ static inline F tanh(F x) {  // 1 - 2 / (e^2x + 1), and a short series near 0, w
     p = fma(p, s, set1(-0.333333333f));
     return lt(abs(x), set1(0.25f), fma(mul(p, s), x, x), far);
 }
+// cap tanh(x / cap). An infinity would look like any large number afterwards: of it, as of NaN, x - x is NaN, and 0 otherwise.
+static inline F softcapped(F x, float cap) { return sub(mul(tanh(div(x, set1(cap))), set1(cap)), sub(x, x)); }
 static inline F erf(F x) {  // Abramowitz and Stegun 7.1.26, and its series near 0
     const F a = abs(x), t = div(set1(1.0f), fma(set1(0.3275911f), a, set1(1.0f)));
     F p = set1(1.061405429f);
@@ -297,7 +338,7 @@ static inline F activate(F x) {
         const F u = mul(mul(x, set1(-1.59576912f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
         return div(x, add(set1(1.0f), exp_not_zero(u)));  // 1 and so little is 1
     }
-    if (KIND == BR_RELU) return vmax(x, zero());
+    if (KIND == BR_RELU) return add(vmax(zero(), x), zero());  // the sum: -0 becomes 0
     if (KIND == BR_SILU) return div(x, add(set1(1.0f), exp_not_zero(sub(zero(), x))));
     return x;
 }

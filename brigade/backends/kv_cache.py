@@ -47,6 +47,10 @@ class KVCache:
     def block_size(self) -> int:
         return self.keys[0].shape[2]
 
+    def address(self, layer: int) -> tuple[int, int]:
+        """Where a layer's keys and values begin, for native code."""
+        return self.keys[layer].data_ptr(), self.values[layer].data_ptr()
+
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.keys + self.values)

@@ -206,13 +206,13 @@ class CpuBackend(Backend):
         q, k, v = (x.float().contiguous() for x in (q_TND, k_TGD, v_TGD))
         native = BrAttention(
             heads=q.shape[1], kv_heads=k.shape[1], dim=q.shape[2], window=params.window or 0, scale=params.scale,
-            softcap=params.softcap or 0.0, keys=step.cache.keys[params.layer].data_ptr(),
-            values=step.cache.values[params.layer].data_ptr(),
+            softcap=params.softcap or 0.0,
         )  # fmt: skip
         out = torch.empty_like(q)
         kernels().br_attend(
-            ctypes.byref(native), ctypes.byref(step.attention.struct), q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()
-        )
+            ctypes.byref(native), ctypes.byref(step.attention.struct), *step.cache.address(params.layer),
+            q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(),
+        )  # fmt: skip
         return out
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:

@@ -28,7 +28,10 @@ class NativeNorm(nn.Module):
 
 
 class NativeLayer(nn.Module):
-    """Takes the place of a `TransformerLayer` once its weights are there. Experts stay in Python, around native products."""
+    """Takes the place of a `TransformerLayer` once its weights are there. Experts stay in Python, around native products.
+
+    A call changes nothing in here: several threads may drive one model, each with a cache of its own.
+    """
 
     reads_rotary = False  # angles are looked up by position inside
 
@@ -81,16 +84,15 @@ class NativeLayer(nn.Module):
 
     def forward(self, x_TH: Tensor, step: Step, rotary: dict) -> Tensor:
         assert step.cache is not None
-        attention = self.native.attention
-        attention.keys = step.cache.keys[self.params.layer].data_ptr()
-        attention.values = step.cache.values[self.params.layer].data_ptr()
+        keys, values = step.cache.address(self.params.layer)
         native, plan = ctypes.byref(self.native), ctypes.byref(step.attention.struct)
         if self.last and step.logit_rows is not None:
             rows, all_TH = step.attention.wanted, x_TH
             x_TH = torch.empty(rows.size, all_TH.shape[1])
-            kernels().br_last_layer(native, plan, all_TH.data_ptr(), rows.ctypes.data, rows.size, x_TH.data_ptr())
+            wanted = (all_TH.data_ptr(), rows.ctypes.data, rows.size)
+            kernels().br_last_layer(native, plan, keys, values, *wanted, x_TH.data_ptr())
         else:
-            kernels().br_layer(native, plan, x_TH.data_ptr())
+            kernels().br_layer(native, plan, keys, values, x_TH.data_ptr())
         if self.moe is None:
             return x_TH
         y_TH = self.moe(self.mlp_norm(x_TH))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from brigade.errors import ConfigError
 
+HERE = Path(__file__).parent
 PATHS = ("amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable")
 
 
@@ -37,7 +38,7 @@ BrMatrix = _struct("BrMatrix", "i:kind,n,k,blocks,block_k,group,gated,activation
 BrNorm = _struct("BrNorm", "i:kind,size f:eps i:pad p:weight,bias")
 BrAttention = _struct(
     "BrAttention",
-    "i:heads,kv_heads,dim,window f:scale,softcap,clip i:rotary,interleaved,norm_heads p:cos,sin,q_norm,k_norm,keys,values",
+    "i:heads,kv_heads,dim,window f:scale,softcap,clip i:rotary,interleaved,norm_heads p:cos,sin,q_norm,k_norm",
 )
 BrStep = _struct("BrStep", "i:rows,spans,block_size,kv_bf16 p:positions,span_row,span_table,blocks")
 BrLayer = _struct(
@@ -61,9 +62,9 @@ SIGNATURES = {
     "br_activate": ([_I, _P, _L, _P], None),
     "br_softcap": ([_P, _L, _F], None),
     "br_softmax": ([_P, _I, _I, _P], None),
-    "br_attend": ([_P, _P, _P, _P, _P, _P], None),
-    "br_layer": ([_P, _P, _P], None),
-    "br_last_layer": ([_P, _P, _P, _P, _I, _P], None),
+    "br_attend": ([_P, _P, _P, _P, _P, _P, _P, _P], None),
+    "br_layer": ([_P, _P, _P, _P, _P], None),
+    "br_last_layer": ([_P, _P, _P, _P, _P, _P, _I, _P], None),
     "br_weigh": ([_P, _I, _I, _P, _P, _P, _P], None),
     "br_draw": ([_P, _I, _I, _P, _P, _P], None),
     "br_embed": ([_P, _P, _I, _P, _I, _I, _P], None),
@@ -83,7 +84,7 @@ def find_kernels() -> Path | None:
         if not Path(other).is_file():
             raise ConfigError(f"BRIGADE_KERNELS is {other!r}, which is no file; name a build of the kernels, or unset it")
         return Path(other)
-    return next(iter(sorted(Path(__file__).parent.glob("_kernels*.so"))), None)
+    return next(iter(sorted(HERE.glob("_kernels*.so"))), None)
 
 
 @functools.cache
@@ -97,8 +98,8 @@ def kernels() -> c.CDLL:
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, result
     except (OSError, AttributeError) as error:
-        named = os.environ.get("BRIGADE_KERNELS")
-        remedy = "name a build of these sources in BRIGADE_KERNELS, or unset it" if named else "install brigade again"
+        own = path.parent == HERE
+        remedy = "install brigade again" if own else "name a build of these sources in BRIGADE_KERNELS, or unset it"
         raise ConfigError(f"{path} holds no kernels of this version ({error}); {remedy}") from error
     return library
 

@@ -4,6 +4,7 @@ The keys of a sequence are cut into tiles of `KV_TILE` positions, counted from p
 few rows. A work item is one (query tile, key tile) pair. For every item: scores, then weights relative to the row's maximum
 over *all* its tiles (a maximum is exact in any order), then the tile's sum and weighted values; the tiles are added in order
 of position. Tiles that a row may not see add exact zeros, so neither the chunk nor the company of a row shows in its result.
+Where a result is not finite, the group is computed again with values that hidden positions cannot spoil: see `_product_seen`.
 """
 
 from __future__ import annotations
@@ -136,12 +137,12 @@ def attend(q_TND: Tensor, cache: KVCache, plan: AttentionPlan, params: Attention
     keys, values = cache.keys[params.layer], cache.values[params.layer]
     scaled_TND = q_TND * params.scale
     for group in plan.groups[params.window]:
-        out_QMND = _attend_group(scaled_TND, keys, values, group, params, softcap)
-        out_TND[group.flat_rows] = out_QMND[group.keep_QM]
+        out_TND[group.flat_rows] = _attend_group(scaled_TND, keys, values, group, params, softcap)
     return out_TND
 
 
-def _attend_group(q_TND: Tensor, keys: Tensor, values: Tensor, group: TileGroup, params: AttentionParams, softcap):
+def _attend_group(q_TND: Tensor, keys: Tensor, values: Tensor, group: TileGroup, params: AttentionParams, softcap) -> Tensor:
+    """The group's real rows, in the order of `flat_rows`."""
     tiles, height = group.rows_QM.shape
     kv_heads, dim = keys.shape[1], keys.shape[3]
     share = q_TND.shape[1] // kv_heads  # query heads of one key-value head
@@ -161,14 +162,21 @@ def _attend_group(q_TND: Tensor, keys: Tensor, values: Tensor, group: TileGroup,
     peak_QGR.masked_fill_(peak_QGR == float("-inf"), 0.0)  # rows of padding see nothing
     weights = torch.exp(scores - peak_QGR[group.item_tile_I].unsqueeze(-1))
     sums_IGR = halving_sum(weights).squeeze(-1)
-    mixed_IGRD = _product_values(weights, values, group)
     total_QGR = torch.zeros_like(peak_QGR)
-    mixed_QGRD = torch.zeros_like(q_QGRD)
     for owners, items in group.rounds:
         total_QGR[owners] += sums_IGR[items]
-        mixed_QGRD[owners] += mixed_IGRD[items]
-    out = mixed_QGRD / total_QGR.unsqueeze(-1)
-    return out.view(tiles, kv_heads, height, share, dim).transpose(1, 2).reshape(tiles, height, kv_heads * share, dim)
+
+    def mixed(product) -> Tensor:
+        mixed_IGRD = product(weights, values, group)
+        mixed_QGRD = torch.zeros_like(q_QGRD)
+        for owners, items in group.rounds:
+            mixed_QGRD[owners] += mixed_IGRD[items]
+        out = mixed_QGRD / total_QGR.unsqueeze(-1)
+        out = out.view(tiles, kv_heads, height, share, dim).transpose(1, 2).reshape(tiles, height, kv_heads * share, dim)
+        return out[group.keep_QM]
+
+    out = mixed(_product_values)
+    return out if out.isfinite().all() else mixed(_product_seen)
 
 
 def _tiles(cache: Tensor, group: TileGroup) -> Tensor:
@@ -198,13 +206,33 @@ def _product_keys(q_IGRD: Tensor, keys: Tensor, group: TileGroup) -> Tensor:
     return out
 
 
-def _product_values(weights_IGRK: Tensor, values: Tensor, group: TileGroup) -> Tensor:
+def _product_values(weights_IGRK: Tensor, values: Tensor, group: TileGroup, clean: bool = False) -> Tensor:
+    """`clean`: with 0 in place of what is not finite."""
+
+    def taken(v: Tensor) -> Tensor:
+        return v.nan_to_num(0.0, 0.0, 0.0) if clean else v
+
     items, heads, rows, _ = weights_IGRK.shape
     dim = values.shape[3]
     if not _in_place(values, group):
-        v = _tiles(values, group)
+        v = taken(_tiles(values, group))
         return torch.bmm(weights_IGRK.view(-1, rows, KV_TILE), v.view(-1, KV_TILE, dim)).view(items, heads, rows, dim)
     out = weights_IGRK.new_empty(items, heads, rows, dim)
     for item, (block,) in enumerate(group.blocks):
-        torch.bmm(weights_IGRK[item], values[block], out=out[item])
+        torch.bmm(weights_IGRK[item], taken(values[block]), out=out[item])
+    return out
+
+
+def _product_seen(weights_IGRK: Tensor, values: Tensor, group: TileGroup) -> Tensor:
+    """The same where some values are not finite: such a value makes a NaN of the rows that see it, and of those alone.
+
+    A hidden one meets a weight of 0, but 0 times NaN or infinity is NaN: a later token's broken value would reach the rows before
+    it, and through the prefix cache other requests.
+    """
+    out = _product_values(weights_IGRK, values, group, clean=True)
+    share = weights_IGRK.shape[2] // group.hidden_IMK.shape[1]
+    for item, own in enumerate(group.blocks):
+        broken_GKD = (~values[own].isfinite()).transpose(0, 1).flatten(1, 2).float()
+        seen_RK = (~group.hidden_IMK[item]).repeat_interleave(share, 0).float()
+        out[item].masked_fill_(torch.matmul(seen_RK, broken_GKD) > 0, float("nan"))
     return out

@@ -105,7 +105,7 @@ class ReferenceBackend(Backend):
         return attend(q_TND, step.cache, step.attention, params, self.softcap)
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:
-        return torch.tanh(x / cap) * cap
+        return torch.tanh(x / cap) * cap - (x - x)  # NaN for an infinity, which would look like any large number afterwards
 
     def softmax(self, x_TE: Tensor) -> Tensor:
         weights = torch.exp(x_TE.float() - x_TE.float().amax(dim=-1, keepdim=True))

@@ -13,10 +13,11 @@ static const uint8_t weights[1 << 16] = {};
 
 static bool sums_up() {
     std::vector<int64_t> out(997, 0);
-    brigade::pool_ahead({{weights, weights}, {sizeof weights, 5000}, 2});  // fetched by those who are done first
-    brigade::parallel(997, 3, [&](int64_t first, int64_t last) {
+    const BrAhead ahead{{weights, weights}, {sizeof weights, 5000}, 2};  // fetched by those who are done first
+    const auto body = [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++) out[(size_t)i] += i;  // each place by one thread, once
-    });
+    };
+    brigade::parallel(997, 3, body, &ahead);
     int64_t total = 0;
     for (int64_t x : out) total += x;
     return total == 997 * 996 / 2;

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -63,3 +69,37 @@ def test_a_model_is_read_from_its_first_layer_to_its_head() -> None:
     found = [packed[name] for name in (*order, "head")]
     for matrix, then in zip(found, found[1:] + found[:1], strict=True):
         assert followers(matrix)[:1] == addresses([then])
+
+
+LOCKS = """
+import ctypes, torch
+from brigade.backends.cpu.ahead import chain
+from brigade.backends.cpu.library import find_kernels, kernels
+from brigade.backends.cpu.matrix import pack
+kernels().br_threads(2, -1)
+counter = ctypes.CDLL(None).locks_of_this_thread
+linear = ctypes.PyDLL(str(find_kernels())).br_linear  # without giving up the interpreter's lock, which would count as well
+linear.argtypes = kernels().br_linear.argtypes
+x, out, counts = torch.zeros(1, 64), torch.zeros(1, 2048), []
+with_next = pack(torch.zeros(2048, 64), None, "float32", tree=False)
+chain([with_next, with_next])
+for address in (with_next.struct.ahead, None):
+    with_next.struct.ahead = address
+    before = counter()
+    linear(ctypes.byref(with_next.struct), x.data_ptr(), 1, out.data_ptr())
+    counts.append(counter() - before)
+print(*counts)
+"""
+
+
+def test_saying_what_comes_next_takes_no_lock_of_its_own(tmp_path: Path) -> None:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("no C compiler on this machine")
+    counter = tmp_path / "counter.so"
+    source = Path(__file__).with_name("lock_counter.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", str(source), "-o", str(counter), "-ldl"], check=True)
+    environment = os.environ | {"LD_PRELOAD": f"{counter} {os.environ.get('LD_PRELOAD', '')}".strip()}
+    done = subprocess.run([sys.executable, "-c", LOCKS], env=environment, capture_output=True, text=True, check=True)
+    with_next, without = map(int, done.stdout.split())
+    assert with_next == without > 0

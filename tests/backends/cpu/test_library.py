@@ -20,3 +20,26 @@ def test_a_library_that_is_none_of_ours_is_refused_in_one_line(kind: str, tmp_pa
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "BRIGADE_KERNELS" in done.stderr and "or unset it" in done.stderr
+
+
+ASKED_ONCE = """
+import os
+from brigade.backends.cpu.library import find_kernels, kernels
+from brigade.errors import ConfigError
+print(find_kernels())
+del os.environ["BRIGADE_KERNELS"]
+try:
+    kernels()
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_the_environment_is_read_once(tmp_path: Path) -> None:
+    """What is said of a library fits the library that was looked for, whatever the environment says by then."""
+    named = tmp_path / "kernels.so"
+    named.write_text("plain text")
+    environment = os.environ | {"BRIGADE_KERNELS": str(named)}
+    done = subprocess.run([sys.executable, "-c", ASKED_ONCE], env=environment, capture_output=True, text=True, check=True)
+    found, said = done.stdout.splitlines()
+    assert found == str(named) and "name a build of these sources in BRIGADE_KERNELS, or unset it" in said
