@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "brigade"
-# From the top floor to the ground; a room may use those below it.
-FLOORS = [
-    "cli", "bench", "evaluate", "api", "assembly", "engine", "training", "checkpoint", "artifact", "model", "backends", "tokenizer",
-    "batch", "config", "errors",
-]  # fmt: skip
+from docs.rooms import FLOORS, PACKAGE, imports, module_name, place
 
-
-def floor(name: str) -> int | None:
-    parts = name.split(".")
-    return FLOORS.index(parts[1]) if len(parts) > 1 and parts[0] == "brigade" and parts[1] in FLOORS else None
-
-
-def imports(path: Path) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found.append(node.module)
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return found
-
-
-FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+ROOT = PACKAGE.parent
+FRONT_DOOR = PACKAGE / "__init__.py"  # may name every room
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != FRONT_DOOR)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_arrows_point_down(path: Path) -> None:
-    relative = path.relative_to(PACKAGE).with_suffix("")
-    own = floor(".".join(["brigade", *relative.parts]))
-    if own is None:  # the package's front door may name every room
-        return
+    own = place(module_name(path))
+    assert own is not None, f"{path.name} belongs to no room; give it a line in docs/rooms.py"
     for name in imports(path):
-        used = floor(name)
-        assert used is None or used >= own, f"{relative} reaches up to {name}"
+        used = place(name)
+        assert used is None or used >= own, f"{module_name(path)} reaches up to {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_is_one_reading(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 500
+
+
+def test_every_room_of_the_map_is_there_and_explained() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    for name in FLOORS:
+        room = f"{name}/" if (PACKAGE / name / "__init__.py").exists() else f"{name}.py"
+        assert (PACKAGE / room).exists() and f"| `{room}`" in page, f"docs/architecture.md has no row for {room}"
 
 
 def test_the_readmes_four_steps_run(capsys) -> None:
