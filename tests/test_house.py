@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from brigade.cli.main import COMMANDS as CLI
+from brigade.cli.main import make_parser
 from docs.rooms import FLOORS, PACKAGE, imports, module_name, place
 
 ROOT = PACKAGE.parent
@@ -34,11 +38,35 @@ def test_every_room_of_the_map_is_there_and_explained() -> None:
         assert (PACKAGE / room).exists() and f"| `{room}`" in page, f"docs/architecture.md has no row for {room}"
 
 
-def test_the_readmes_four_steps_run(capsys) -> None:
-    text = (ROOT / "README.md").read_text()
-    block = text[text.index("from brigade import DynamicEngine") :].split("```")[0]
+README = (ROOT / "README.md").read_text()
+PYTHON = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "from brigade import" in block]
+COMMANDS = [line for line in README.splitlines() if line.startswith("brigade ")]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=["one object", "four steps"])
+def test_the_readmes_python_runs(capsys, block: str) -> None:
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_readmes_commands_are_understood(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    assert make_parser(words[0]).parse_args(words).command == words[0]
+
+
+def test_the_readme_names_every_command() -> None:
+    assert {line.split()[1] for line in COMMANDS} == set(CLI)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links between pages, and the paths of files that a page names."""
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for named in re.findall(r"`((?:tests|benchmarks|examples|docs|csrc|brigade)/[\w/.]*)`", text):
+        assert (ROOT / named).exists(), named
 
 
 def test_the_package_brings_its_data() -> None:
