@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "brigade"
@@ -65,6 +66,7 @@ def imports(path: Path) -> list[str]:
     return found
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Of each room the other rooms that it imports."""
     found: dict[str, set[str]] = {name: set() for name in FLOORS}
