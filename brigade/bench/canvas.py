@@ -1,4 +1,4 @@
-"""A sheet for drawing: texts, boxes and lines, and at the end the SVG of them all. Every picture of the project is drawn on one."""
+"""A sheet for drawing: texts, boxes and lines, and at the end the SVG of them all."""
 
 from __future__ import annotations
 
