@@ -1,0 +1,32 @@
+"""The canvas: what is put on it comes out as an SVG that any reader takes."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from brigade.bench.canvas import Canvas
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_texts_and_attributes_are_escaped() -> None:
+    sheet = Canvas(100, 50)
+    sheet.text(1, 2, "a <b> & c", "start", fill='"red"', font_size=11, class_="x")
+    (text,) = ElementTree.fromstring(sheet.svg()).iter(f"{SVG}text")
+    assert text.text == "a <b> & c" and text.get("fill") == '"red"' and text.get("font-size") == "11" and text.get("class") == "x"
+
+
+def test_shapes_come_in_the_order_of_drawing_on_a_ground() -> None:
+    sheet = Canvas(100, 50, ".a{fill:red}", class_="a")
+    sheet.box(0, 0, 10, 20, rx=3)
+    sheet.line((0, 0), (5, 5), (5, 9), stroke="#123")
+    sheet.shape((0, 0), (1, 0), (0, 1))
+    root = ElementTree.fromstring(sheet.svg())
+    assert root.get("viewBox") == "0 0 100 50"
+    assert [element.tag.removeprefix(SVG) for element in root] == ["style", "rect", "rect", "polyline", "polygon"]
+    assert root[1].get("class") == "a" and root[1].get("fill") is None
+    assert root[3].get("points") == "0.0,0.0 5.0,5.0 5.0,9.0" and root[3].get("fill") == "none"
+
+
+def test_the_ground_is_white_unless_told_otherwise() -> None:
+    assert next(ElementTree.fromstring(Canvas(1, 1).svg()).iter(f"{SVG}rect")).get("fill") == "white"
