@@ -50,6 +50,7 @@ class LLM:
         random_weights: int | None = None,
         quant: str | None = None,
         skip_layers: Iterable[str] = (),
+        numerics: str | None = None,
         threads: int | None = None,
         cpus: str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -59,7 +60,7 @@ class LLM:
         engine_config = make_engine_config(engine, engine_settings)
         source = open_model(model)
         self.source, self.name, self.config = source, source.name, source.config
-        choices = Choices(dtype, backend, device, exact, random_weights, quant, skip_layers)
+        choices = Choices(dtype, backend, device, exact, random_weights, quant, skip_layers, numerics)
         self.backend, self.dtype = settle(source, choices)
         self._sampler = sampler
         self.sampling_defaults = sampling_defaults(source.path)

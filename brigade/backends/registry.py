@@ -41,7 +41,8 @@ def best_backend(device: str = "cpu", exact: bool = True) -> str:
 
 
 def register_backend(name: str, make: Callable[..., Backend]) -> None:
-    """`make(device=..., exact=...)` returns the backend. A name is taken once."""
+    """`make(device=..., exact=...)` returns the backend. A name is taken once. `numerics` is not for it to choose: where one is asked
+    for, the backend's own numerics id must be that."""
     if name in _BACKENDS:
         raise ConfigError(f"a backend named {name!r} exists already; choose another name")
     _BACKENDS[name] = make
@@ -51,14 +52,20 @@ def backend_names() -> list[str]:
     return sorted(_BACKENDS)
 
 
-def get_backend(name: str, device: str = "cpu", exact: bool = True) -> Backend:
+def get_backend(name: str, device: str = "cpu", exact: bool = True, numerics: str | None = None) -> Backend:
+    """`numerics`: the bits that are wanted, as `backends/cpu/numerics.py` names them."""
     if name == "auto":
         name = best_backend(device, exact)
     if name not in _BACKENDS:
         raise ConfigError(f"unknown backend {name!r}; known: {', '.join(backend_names())}")
     if device != "cpu":
         _check_device(device)
-    return _BACKENDS[name](device=device, exact=exact)
+    if name == "cpu":
+        return _cpu(device=device, exact=exact, numerics=numerics)
+    made = _BACKENDS[name](device=device, exact=exact)
+    if numerics is not None and numerics.partition("/weights-")[0] != made.numerics_id:
+        raise ConfigError(f"numerics is {numerics!r}, but the {name} backend computes here as {made.numerics_id}; drop one of the two")
+    return made
 
 
 def _check_device(device: str) -> None:

@@ -179,7 +179,7 @@ def _reference(args: argparse.Namespace, llm: Any) -> argparse.Namespace:
     dtype, backend = ("auto", "auto") if apart else (args.dtype, args.backend)
     return _alike(
         args, model=args.against, dtype=args.against_dtype or dtype, quant=args.against_quant,
-        backend=args.against_backend or backend, skip_layers=(),
+        backend=args.against_backend or backend, skip_layers=(), numerics=None,
     )  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def _ranking(args: argparse.Namespace, llm: Any, text: EvalText, config: WindowC
     names = [*(str(i) for i in range(llm.config.num_layers)), "head"]
 
     def with_only(name: str) -> Any:
-        return make_llm(_alike(args, skip_layers=[other for other in names if other != name]))
+        return make_llm(_alike(args, skip_layers=[other for other in names if other != name], numerics=None))
 
     progress = Progress("layers")
     rows = rank_layers(llm, names, with_only, text.ids, config, progress)

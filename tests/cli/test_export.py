@@ -71,7 +71,7 @@ def test_inspect_reads_the_manifest_and_names_another_path(capsys, artifact: str
             shown = run(capsys, "inspect", artifact)[1]
         finally:
             choose_path("")
-        assert "exported for cpu-1/bf16-" in shown and "computes here as cpu-1/" in shown
+        assert "exported for cpu-2/bf16-" in shown and "computes here as cpu-2/" in shown
 
 
 def test_eval_and_bench(capsys, artifact: str, tmp_path: Path) -> None:
