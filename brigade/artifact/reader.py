@@ -148,4 +148,3 @@ class Artifact:
                 raise CheckpointError(f"{self.folder / NAME} gives {name} of {entry.name} another length than {wanted}; {AGAIN}")
             arrays.append(None if span is None else self._array(span, dtype))
         return PackedMatrix.over(layout, tuple(arrays))
-

@@ -100,8 +100,8 @@ class Backend(ABC):
         """Softmax of a short last axis (a router's experts), in fp32."""
 
     def hold(self, dtype: torch.dtype) -> None:
-        """Told once, before a model is made: the type of the cache, and of weights that nothing quantises. What depends on it in the
-        numerics id is known from then on."""
+        """Called once, before a model is made: the type of the cache, and of weights that nothing quantises. `numerics_id` may
+        depend on it."""
 
     def cache_dim(self, head_dim: int) -> int:
         """Channels of a head in the cache, where this backend keeps more than there are."""

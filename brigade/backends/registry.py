@@ -41,8 +41,8 @@ def best_backend(device: str = "cpu", exact: bool = True) -> str:
 
 
 def register_backend(name: str, make: Callable[..., Backend]) -> None:
-    """`make(device=..., exact=...)` returns the backend. A name is taken once. `numerics` is not for it to choose: where one is asked
-    for, the backend's own numerics id must be that."""
+    """`make(device=..., exact=...)` returns the backend. A name is taken once. Where `numerics` are asked for, they must be the
+    backend's own numerics id."""
     if name in _BACKENDS:
         raise ConfigError(f"a backend named {name!r} exists already; choose another name")
     _BACKENDS[name] = make
@@ -64,7 +64,7 @@ def get_backend(name: str, device: str = "cpu", exact: bool = True, numerics: st
         return _cpu(device=device, exact=exact, numerics=numerics)
     made = _BACKENDS[name](device=device, exact=exact)
     if numerics is not None and numerics.partition("/weights-")[0] != made.numerics_id:
-        raise ConfigError(f"numerics is {numerics!r}, but the {name} backend computes here as {made.numerics_id}; drop one of the two")
+        raise ConfigError(f"numerics is {numerics!r}, but the {name} backend computes as {made.numerics_id} here; drop one of them")
     return made
 
 

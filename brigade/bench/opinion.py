@@ -1,8 +1,8 @@
 """What stock torch's products reach: a second opinion on the ceilings.
 
-In a process of its own, since this one has asked its math library for strict order, which costs a part of the rate; and under a limit
-of time, since on some processors torch computes bfloat16 and int8 products a hundred times slower than they could be. Each arithmetic
-begins with a small product, and goes on to a large one where that is worth it and fits into the time.
+In a process of its own, since this one has asked its math library for strict order, which costs a part of the rate; and under a
+limit of time, since on some processors torch computes bfloat16 and int8 products a hundred times slower than they could be. Each
+arithmetic begins with a small product, and goes on to a large one where that is worth it and fits into the time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ARITHMETICS = ("float32", "bfloat16", "int8")
 
 
 def ask_torch(threads: int, device: str, known: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """Operations a second of each arithmetic, as far as `seconds` reach; of a device that is no processor also `bandwidth`, `reader`
-    and `buffer`. `known`: rates that a product should be worth beside."""
+    """Operations a second of each arithmetic, as far as `seconds` reach; of a device that is no processor also `bandwidth`,
+    `reader` and `buffer`. `known`: the rates that a product is held against."""
     environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
@@ -52,7 +52,9 @@ def _read(output: bytes) -> dict[str, Any]:
     return found
 
 
-def rates(device: str, known: Mapping[str, float], wait: Callable[[], None], until: float, say: Callable[[dict[str, float]], None]) -> None:
+def rates(
+    device: str, known: Mapping[str, float], wait: Callable[[], None], until: float, say: Callable[[dict[str, float]], None]
+) -> None:
     """Says each rate that is better than the one said before."""
     import torch
 

@@ -30,9 +30,12 @@ def make_readers(buffer: torch.Tensor, threads: int) -> dict[str, Reader]:
 
 
 def fastest_read(
-    readers: Mapping[str, Reader], seconds: float, wait: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, str]:  # fmt: skip
-    """The shortest read and what did it. The readers take turns until the time is over; the first read is done whatever it takes."""
+    readers: Mapping[str, Reader],
+    seconds: float,
+    wait: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, str]:
+    """The shortest read and what did it. The readers take turns until the time is over; the first read is done in any case."""
     ends, best, name = clock() + seconds, float("inf"), ""
     while True:
         for each, reader in readers.items():

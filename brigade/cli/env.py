@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for name, value in facts.items():
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            print(f"{name:>14}: {shown}")
+            print(f"{name:>17}: {shown}")
     return 0
 
 
@@ -51,10 +51,23 @@ def collect() -> dict[str, Any]:
         "brigade": __version__, "python": sys.version.split()[0], "system": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES}, "processor": _processor(),
         "instructions": " ".join(_flags()) or "unknown", "cores": psutil.cpu_count(logical=True),
-        "threads": torch.get_num_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
+        "computing threads": computing(torch.get_num_threads()),
+        "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
         "cuda": ", ".join(cuda) or "none", "MKL_CBWR": os.environ.get("MKL_CBWR", "not set"), "backends": numerics,
         "kernels": native(),
     }  # fmt: skip
+
+
+def computing(torch_threads: int) -> dict[str, str]:
+    """Whose threads compute, by backend: the other library's are there, but have nothing to do."""
+    from brigade.backends.cpu.library import find_kernels, kernels
+    from brigade.errors import UserError
+
+    shown = {"reference backend": f"{torch_threads} of torch"}
+    try:
+        return {"cpu backend": f"{kernels().br_pool_size()} of the kernels' pool", **shown} if find_kernels() else shown
+    except UserError:  # said beside the kernels
+        return shown
 
 
 def native() -> dict[str, str] | str:
@@ -69,8 +82,8 @@ def native() -> dict[str, str] | str:
 
         library = kernels()
         return {
-            "path": library.br_path().decode(), "of": " ".join(available_paths()), "on": library.br_describe().decode().strip(),
-            "pool": describe_pool(),
+            "path": library.br_path().decode(), "chosen by": "BRIGADE_PATH" if os.environ.get("BRIGADE_PATH") else "the processor",
+            "of": " ".join(available_paths()), "on": library.br_describe().decode().strip(), "pool": describe_pool(),
         }  # fmt: skip
     except UserError as error:
         return f"refused: {error}"

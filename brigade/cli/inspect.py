@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} has no effect on inspect, which computes nothing; drop it")
     source = open_model(args.model_name or args.model)
     exact = args.exact == "on"
-    choices = Choices(args.dtype, args.backend, args.device, exact, quant=args.quant, skip_layers=args.skip_layers, numerics=args.numerics)
+    choices = Choices(
+        args.dtype, args.backend, args.device, exact, quant=args.quant, skip_layers=args.skip_layers, numerics=args.numerics
+    )  # fmt: skip
     backend, dtype = settle(source, choices)
     model = empty_model(source.config, backend)
     held = getattr(backend, "weight_dtype", dtype)

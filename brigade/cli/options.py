@@ -44,7 +44,7 @@ def add_model_options(
     add_quant_options(group)
     group.add_argument("--device", default="cpu")
     group.add_argument("--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch")
-    group.add_argument("--numerics", metavar="ID", help="the bits to give, such as bf16-fma: by the fastest instructions that give them")
+    group.add_argument("--numerics", metavar="ID", help="bits to give, such as bf16-fma, by the fastest instructions for them")
     group.add_argument("--threads", type=int, help="of the whole process (default: the processors it may use)")
     group.add_argument("--cpus", metavar="LIST", help="one thread on each of these processors, such as 0-3 (the cpu backend)")
     group = parser.add_argument_group("engine")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from brigade.backends.cpu.library import find_kernels
+from brigade.backends.cpu.library import default_path, find_kernels
 from brigade.cli.main import main
 
 SMALL = ["--kv-blocks", "32"]
@@ -88,9 +88,10 @@ def test_inspect_and_env_as_json(capsys) -> None:
 def test_env_names_the_kernels(capsys) -> None:
     facts = json.loads(run(capsys, "env", "--as-json")[1])
     found = facts["kernels"]
-    assert found["path"] == found["of"].split()[0] and found["of"].split()[-1] == "portable"
+    assert found["path"] == default_path() and found["of"].split()[-1] == "portable"
+    assert facts["computing threads"]["cpu backend"] == "1 of the kernels' pool"
     assert found["pool"] == "1 thread, not pinned", "what the tests are run with"
-    assert facts["backends"]["cpu"].startswith("cpu-1/bf16-")
+    assert facts["backends"]["cpu"].startswith("cpu-2/bf16-")
     assert "portable" in run(capsys, "env")[1]
 
 

@@ -124,10 +124,9 @@ def default_path(library: c.CDLL | None = None) -> str:
     names, wanted = tuple(bf16_names(library)), os.environ.get("BRIGADE_PATH")
     if not wanted:
         return names[0]
-    if wanted not in PATHS:
-        raise ConfigError(f"BRIGADE_PATH is {wanted!r}, which is no path; this processor has {', '.join(names)}: name one, or unset it")
     if wanted not in names:
-        raise ConfigError(f"BRIGADE_PATH is {wanted!r}, which this processor or this build lacks; it has {', '.join(names)}: name one, or unset it")
+        reason = "which this processor or this build lacks" if wanted in PATHS else "which is no path"
+        raise ConfigError(f"BRIGADE_PATH is {wanted!r}, {reason}; there are {', '.join(names)}: name one, or unset it")
     return wanted
 
 

@@ -1,9 +1,9 @@
 """Which bits the kernels make, by name, and the one choice of a process among them.
 
 All paths agree but for products of bfloat16 numbers, which have an order of their own for each kind of instruction: `bf16-fma`,
-`bf16-avx512` and `bf16-amx`. So the numerics id names that kind where such products take part, and nothing else of the path. A user
-may ask for a kind (`bf16-fma`) or for a whole id as a report shows it; the fastest path that gives those bits is then taken, for the
-whole process: models made before would change their bits with it.
+`bf16-avx512` and `bf16-amx`. So the numerics id names that kind where such products take part, and nothing else of the path. A
+user may ask for a kind (`bf16-fma`) or for a whole id as a report shows it. The fastest path that gives those bits is then taken,
+and by the whole process, since the path is one for all of its models: a model made before would change its bits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def check_whole(wanted: str, own: str, dtype: torch.dtype) -> None:
     """Where a whole id was asked for, and not only a kind, `own` of the model must be that, with or without its weights' type."""
     whole = f"{own}/weights-{str(dtype).removeprefix('torch.')}"
     if "/" in wanted and wanted not in (own, whole):
-        raise ConfigError(f"numerics is {wanted!r}, but this model computes here as {whole}; change its quant or dtype, or numerics")
+        raise ConfigError(
+            f"numerics is {wanted!r}, but this model computes here as {whole}; change its quant or dtype, or drop numerics"
+        )
 
 
 def settle_numerics(wanted: str | None) -> None:
@@ -60,7 +62,8 @@ def _choose(wanted: str) -> None:
         return
     if _in_use:
         raise ConfigError(
-            f"numerics is {wanted!r}, but this process computes in {used} already; ask for one in all models, or start another process"
+            f"numerics is {wanted!r}, but this process computes in {used} already; "
+            "ask for the same in all models of a process, or start another one"
         )
     choose_path(kinds[kind])
 
