@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from brigade.backends.cpu.library import PATHS, available_paths, choose_path, default_path, find_kernels, kernels
+from brigade.backends.cpu import library
+from brigade.backends.cpu.library import PATHS, available_paths, choose_path, find_kernels, kernels
 from brigade.errors import ConfigError
 
 if find_kernels() is None:
@@ -39,7 +40,7 @@ def test_a_command_refuses_a_name_that_is_none_in_one_line() -> None:
 def test_a_name_that_is_unknown_or_not_there_is_refused_with_those_that_are(name: str, monkeypatch) -> None:
     monkeypatch.setenv("BRIGADE_PATH", name)
     with pytest.raises(ConfigError, match=f"BRIGADE_PATH is '{name}', .* {', '.join(available_paths())}: name one, or unset it"):
-        default_path()
+        library.default_path()
 
 
 def test_a_test_that_chose_a_path_returns_to_the_one_named(monkeypatch) -> None:
@@ -47,7 +48,7 @@ def test_a_test_that_chose_a_path_returns_to_the_one_named(monkeypatch) -> None:
         for name in available_paths():
             monkeypatch.setenv("BRIGADE_PATH", name)
             choose_path("")
-            assert kernels().br_path().decode() == default_path() == name
+            assert kernels().br_path().decode() == library.default_path() == name
             choose_path(available_paths()[0])
             assert kernels().br_path().decode() == available_paths()[0]
     finally:
@@ -58,7 +59,7 @@ def test_a_test_that_chose_a_path_returns_to_the_one_named(monkeypatch) -> None:
 def test_no_path_of_another_name_is_taken() -> None:
     with pytest.raises(ConfigError, match="no path 'avx3'; choose one of"):
         choose_path("avx3")
-    assert kernels().br_path().decode() == default_path()
+    assert kernels().br_path().decode() == library.default_path()
 
 
 def test_looking_at_all_paths_leaves_the_one_in_force() -> None:
