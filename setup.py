@@ -4,6 +4,7 @@ installs all the same, and the reference backend serves."""
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -38,7 +39,10 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext):
         try:
-            objects = [self._compile(source) for source in ext.sources]
+            first, *others = ext.sources
+            objects = [self._compile(first)]  # alone: it makes the folder
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects += pool.map(self._compile, others)
             self.compiler.link_shared_object(
                 objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread", *SANITIZE], target_lang="c++",
                 build_temp=self.build_temp,
