@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes as c
 import functools
 import os
+import threading
 from pathlib import Path
 
 from brigade.errors import ConfigError
 
+_once = threading.Lock()
 PATHS = ("amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable")
 
 
@@ -91,6 +93,12 @@ def find_kernels() -> Path | None:
 
 @functools.cache
 def kernels() -> c.CDLL:
+    with _once:  # two threads at the first call would both choose the path, the second perhaps after a model has chosen its own
+        return _load()
+
+
+@functools.cache
+def _load() -> c.CDLL:
     path = find_kernels()
     if path is None:
         raise ConfigError("the cpu backend was not built (no C++ compiler at install); install one and install brigade again")

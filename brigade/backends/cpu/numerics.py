@@ -9,6 +9,7 @@ and by the whole process, since the path is one for all of its models: a model m
 from __future__ import annotations
 
 import os
+import threading
 
 import torch
 
@@ -19,6 +20,7 @@ from brigade.errors import ConfigError
 
 GENERATION = "cpu-2"  # raised whenever the same model would give other bits on the same path
 _in_use = False
+_settling = threading.Lock()
 
 
 def numerics_id(quant: Quant, dtype: torch.dtype | None) -> str:
@@ -49,9 +51,10 @@ def check_whole(wanted: str, own: str, dtype: torch.dtype) -> None:
 def settle_numerics(wanted: str | None) -> None:
     """Called for each backend that is made: the first may choose, a later one must agree."""
     global _in_use
-    if wanted is not None:
-        _choose(wanted)
-    _in_use = True
+    with _settling:
+        if wanted is not None:
+            _choose(wanted)
+        _in_use = True
 
 
 def _choose(wanted: str) -> None:

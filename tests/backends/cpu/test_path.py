@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -70,3 +72,13 @@ def test_looking_at_all_paths_leaves_the_one_in_force() -> None:
             assert available_paths() and kernels().br_path().decode() == name
     finally:
         choose_path("")
+
+
+def test_threads_that_load_the_kernels_together_choose_the_path_once(monkeypatch) -> None:
+    chosen = []
+    monkeypatch.setattr(library, "_take", lambda *args: (time.sleep(0.05), chosen.append(args)))
+    library.kernels.cache_clear()
+    library._load.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        found = {id(each.result()) for each in [pool.submit(library.kernels) for _ in range(4)]}
+    assert len(found) == 1 and len(chosen) == 1
