@@ -4,6 +4,7 @@ installs all the same, and the reference backend serves."""
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -15,6 +16,10 @@ MORE = {
     "path_avx512.cpp": [AVX512],
     "products_avx512.cpp": [[*AVX512, "-mavx512vnni", "-mavx512bf16"], [*AVX512, "-mavx512vnni"]],
     "products_amx.cpp": [[*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"]],
+    "peak_avx2.cpp": [["-mavx2", "-mfma"]],
+    "peak_avx512.cpp": [AVX512],
+    "peak_products.cpp": [[*AVX512, "-mavx512vnni", "-mavx512bf16"], [*AVX512, "-mavx512vnni"]],
+    "peak_amx.cpp": [["-mamx-tile", "-mamx-bf16", "-mamx-int8"]],
 }
 COMMON = ["-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 COMMON += ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
@@ -23,8 +28,10 @@ SANITIZE = [f"-fsanitize={os.environ['BRIGADE_SANITIZE']}"] if os.environ.get("B
 COMMON += [*SANITIZE, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g", "-Wno-uninitialized"] if SANITIZE else []
 SOURCES = ["isa", "pool", "matmul", "attention", "layer", "sample"]
 SOURCES += ["path_portable", "path_avx2", "path_avx512", "products_avx512", "products_amx"]
+SOURCES += ["peak", "peak_portable", "peak_avx2", "peak_avx512", "peak_products", "peak_amx"]
 
 HEADERS = ["brigade.h", "path.h", "kernels.h", "pool.h", "vec.h", "path.inc", "rows.inc", "product.inc", "attention.inc"]
+HEADERS += ["peak.h", "peak.inc"]
 
 
 class BuildKernels(build_ext):
@@ -32,7 +39,10 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext):
         try:
-            objects = [self._compile(source) for source in ext.sources]
+            first, *others = ext.sources
+            objects = [self._compile(first)]  # alone: it makes the folder
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects += pool.map(self._compile, others)
             self.compiler.link_shared_object(
                 objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread", *SANITIZE], target_lang="c++",
                 build_temp=self.build_temp,

@@ -76,6 +76,7 @@ const char* br_describe(void);            // what this processor can do and what
 int br_choose_path(const char* name);     // 0 if taken; "" chooses the best
 const char* br_path(void);
 const char* br_bf16_name(void);            // decides the bits of bf16 products
+const char* br_bf16_of(const char* path);  // the same of a path that need not be in force; null if the processor lacks it
 int br_threads(int count, int first_cpu);    // size of the pool; first_cpu >= 0 pins from there on. Returns the size in force
 int br_pin(const int32_t* cpus, int count);  // one thread a processor; the caller, who works too, is left where it is
 int br_pool_size(void);
@@ -104,5 +105,9 @@ void br_weigh(const float* logits, int rows, int width, const float* greatest, c
 void br_draw(const float* logits, int rows, int width, const float* greatest, const BrDraw* draws, int64_t* tokens);
 // `onto`: added to what is in out.
 void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, int onto, float* out);
+// What the path in force can do at most, over about `seconds`: multiply-adds a second of BR_F32, BR_BF16 or BR_I8, of all threads
+// together; and cycles a second of each.
+double br_peak(int kind, int threads, double seconds);
+double br_clock(int threads, double seconds);
 double br_read_bandwidth(const uint8_t* data, int64_t bytes);  // seconds to read it once with the pool
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "peak.h"
 
 namespace brigade {
 namespace {
@@ -30,37 +31,59 @@ const Features& features() {
     return f;
 }
 
-Path chosen;
+constexpr const char* NAMES[] = {"amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable"};  // fastest first
+
+struct Choice { Path path; Peaks peaks; };
+
+// The path of that name, where the compiler could build it and the processor has it.
+bool find(const char* name, Choice& found) {
+    const Features& f = features();
+    const auto is = [&](const char* n) { return !std::strcmp(name, n); };
+    const auto take = [&](const Path* path, const Peaks* peaks) {
+        if (path && peaks) found = {*path, *peaks};
+        return path && peaks;
+    };
+    Path& p = found.path;
+    Peaks& k = found.peaks;
+    if (is("amx")) {
+        if (!f.amx || !amx_bf16 || !take(avx512_path, avx512_peaks)) return false;
+        p.name = "amx", p.bf16_name = "bf16-amx";
+        p.products = {p.products.f32, amx_bf16, amx_i8, nullptr, nullptr, 0};
+        k.bf16 = amx_bf16_peak, k.i8 = amx_i8_peak;
+    } else if (is("avx512-bf16")) {
+        if (!f.bf16 || !avx512_bf16 || !take(avx512_path, avx512_peaks)) return false;
+        p.name = "avx512-bf16", p.bf16_name = "bf16-avx512";
+        p.products = {p.products.f32, avx512_bf16, avx512_i8, avx512_w4, avx512_w4a8, 1};
+        k.bf16 = avx512_bf16_peak, k.i8 = avx512_i8_peak;
+    } else if (is("avx512-vnni")) {
+        if (!f.vnni || !avx512_i8 || !take(avx512_path, avx512_peaks)) return false;
+        p.name = "avx512-vnni";
+        p.products = {p.products.f32, p.products.bf16, avx512_i8, nullptr, avx512_w4a8, 1};
+        k.i8 = avx512_i8_peak;
+    } else if (is("avx512")) return f.avx512 && take(avx512_path, avx512_peaks);
+    else if (is("avx2")) return f.avx2 && take(avx2_path, avx2_peaks);
+    else if (is("portable")) return take(portable_path, portable_peaks);
+    else return false;
+    return true;
+}
+
+Choice chosen;
 bool is_chosen = false;
 
 bool choose(const char* name) {
-    const Features& f = features();
-    const bool any = !*name;
-    const auto wanted = [&](const char* n) { return any || !std::strcmp(name, n); };
-    if (wanted("amx") && f.amx && avx512_path && amx_bf16) {
-        chosen = *avx512_path;
-        chosen.name = "amx", chosen.bf16_name = "bf16-amx";
-        chosen.products = {chosen.products.f32, amx_bf16, amx_i8, nullptr, nullptr, 0};
-    } else if (wanted("avx512-bf16") && f.bf16 && avx512_path && avx512_bf16) {
-        chosen = *avx512_path;
-        chosen.name = "avx512-bf16", chosen.bf16_name = "bf16-avx512";
-        chosen.products = {chosen.products.f32, avx512_bf16, avx512_i8, avx512_w4, avx512_w4a8, 1};
-    } else if (wanted("avx512-vnni") && f.vnni && avx512_path && avx512_i8) {
-        chosen = *avx512_path;
-        chosen.name = "avx512-vnni";
-        chosen.products = {chosen.products.f32, chosen.products.bf16, avx512_i8, nullptr, avx512_w4a8, 1};
-    } else if (wanted("avx512") && f.avx512 && avx512_path) chosen = *avx512_path;
-    else if (wanted("avx2") && f.avx2 && avx2_path) chosen = *avx2_path;
-    else if (wanted("portable")) chosen = *portable_path;
-    else return false;
-    return is_chosen = true;
+    Choice found;
+    bool there = *name && find(name, found);
+    for (const char* each : NAMES) there = there || (!*name && find(each, found));
+    if (there) chosen = found, is_chosen = true;
+    return there;
 }
 }  // namespace
 
 const Path& path() {
     if (!is_chosen) choose("");
-    return chosen;
+    return chosen.path;
 }
+const Peaks& peaks() { return path(), chosen.peaks; }
 
 // Each time: other libraries in the process use tiles too, and leave them released.
 void enter() {
@@ -80,5 +103,9 @@ const char* br_describe(void) {
 }
 int br_choose_path(const char* name) { return choose(name) ? 0 : -1; }
 const char* br_path(void) { return path().name; }
+const char* br_bf16_of(const char* name) {
+    Choice found;
+    return find(name, found) ? found.path.bf16_name : nullptr;
+}
 const char* br_bf16_name(void) { return path().bf16_name; }
 }

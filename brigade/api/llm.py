@@ -44,6 +44,7 @@ class LLM:
         random_weights: int | None = None,
         quant: str | None = None,
         skip_layers: Iterable[str] = (),
+        numerics: str | None = None,
         threads: int | None = None,
         cpus: str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -51,7 +52,8 @@ class LLM:
         **engine_settings: Any,
     ) -> None:
         choices = Choices(
-            model, dtype, backend, device, exact, random_weights, quant, skip_layers, threads, cpus, engine, engine_settings
+            model, dtype, backend, device, exact, random_weights, quant, skip_layers, numerics, threads, cpus, engine,
+            engine_settings,
         )  # fmt: skip
         made = assemble(choices, sampler, progress)
         self._parts, self._sampler = made.parts, sampler

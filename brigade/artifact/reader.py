@@ -26,6 +26,7 @@ from brigade.artifact.manifest import (
 )
 from brigade.backends.base import G
 from brigade.backends.cpu.matrix import ACTIVATIONS, ARRAYS, FORMAT, KINDS, Layout, PackedMatrix
+from brigade.backends.cpu.numerics import without_path
 from brigade.backends.cpu.packer import PackedModel
 from brigade.errors import CheckpointError
 
@@ -76,7 +77,7 @@ class Artifact:
 
     def check_numerics(self, own: str) -> None:
         """The path may be another, since the packed bytes are the same for all; anything else would change the model."""
-        if _without_path(own) != _without_path(self.manifest.numerics_id):
+        if without_path(own) != without_path(self.manifest.numerics_id):
             raise CheckpointError(f"{self.folder} was exported for {self.manifest.numerics_id}, but this is {own}; {AGAIN}")
 
     @property
@@ -147,8 +148,3 @@ class Artifact:
                 raise CheckpointError(f"{self.folder / NAME} gives {name} of {entry.name} another length than {wanted}; {AGAIN}")
             arrays.append(None if span is None else self._array(span, dtype))
         return PackedMatrix.over(layout, tuple(arrays))
-
-
-def _without_path(numerics_id: str) -> tuple[str, ...]:
-    kernels, _, *rest = numerics_id.split("/")
-    return (kernels, *rest)

@@ -35,6 +35,7 @@ class Choices:
     random_weights: int | None = None
     quant: str | None = None
     skip_layers: Iterable[str] = ()
+    numerics: str | None = None
     threads: int | None = None
     cpus: str | None = None
     engine: str = "dynamic"
@@ -58,14 +59,16 @@ def settle(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]
     if source.artifact is not None:
         return _settle_artifact(source, choices)
     dtype, skip = resolve_dtype(choices.dtype, source.dtype), _names(choices.skip_layers)
-    backend = get_backend(choices.backend, choices.device, choices.exact)
+    backend = get_backend(choices.backend, choices.device, choices.exact, choices.numerics)
     if choices.quant in (None, "none"):
         if skip:
             raise ConfigError(f"skip_layers {','.join(skip)} has no effect without quant; drop it, or choose a quant")
+        backend.hold(dtype)
         return backend, dtype
     if not backend.quantises:
         raise ConfigError(f"quant is {choices.quant!r}, but the {backend.name} backend keeps weights whole; {_remedy(choices)}")
     backend.quantise(choices.quant, skip, source.config.num_layers)
+    backend.hold(dtype)
     return backend, dtype
 
 
@@ -94,7 +97,7 @@ def _settle_artifact(source: ModelSource, choices: Choices) -> tuple[Backend, to
         if value != silent:
             shown = ",".join(value) if isinstance(value, list) else value
             raise ConfigError(f"{name} is {shown}, but {source.name} is an artifact, which was exported with its own; drop {name}")
-    backend = get_backend(choices.backend, choices.device, choices.exact)
+    backend = get_backend(choices.backend, choices.device, choices.exact, choices.numerics)
     if backend.name != "cpu":
         raise ConfigError(
             f"backend is {backend.name!r}, but {source.name} is an artifact, packed for the kernels of the cpu backend; "
@@ -102,6 +105,7 @@ def _settle_artifact(source: ModelSource, choices: Choices) -> tuple[Backend, to
         )
     manifest = source.artifact.manifest
     backend.quantise(manifest.quant, manifest.skip_layers, source.config.num_layers)
+    backend.hold(DTYPES[manifest.dtype])
     source.artifact.check_numerics(backend.numerics_id)
     return backend, DTYPES[manifest.dtype]
 

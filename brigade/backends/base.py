@@ -149,6 +149,10 @@ class Backend(ABC):
             known = ", ".join(map(str, self.block_sizes))
             raise ConfigError(f"block_size is {size}; the {self.name} backend takes {known}")
 
+    def hold(self, dtype: torch.dtype) -> None:
+        """Called once, before a model is made: the type of the cache, and of weights that nothing quantises. `numerics_id` may
+        depend on it."""
+
     def cache_dim(self, head_dim: int) -> int:
         """Channels of a head in the cache, where this backend keeps more than there are."""
         return head_dim

@@ -44,7 +44,8 @@ def best_backend(device: str = "cpu", exact: bool = True) -> str:
 
 
 def register_backend(name: str, make: Callable[..., Backend]) -> None:
-    """`make(device=..., exact=...)` returns the backend. A name is taken once."""
+    """`make(device=..., exact=...)` returns the backend. A name is taken once. Where `numerics` are asked for, they must be the
+    backend's own numerics id."""
     if name in _BACKENDS:
         raise ConfigError(f"a backend named {name!r} exists already; choose another name")
     _BACKENDS[name] = make
@@ -54,14 +55,20 @@ def backend_names() -> list[str]:
     return sorted(_BACKENDS)
 
 
-def get_backend(name: str, device: str = "cpu", exact: bool = True) -> Backend:
+def get_backend(name: str, device: str = "cpu", exact: bool = True, numerics: str | None = None) -> Backend:
+    """`numerics`: the bits that are wanted, as `backends/cpu/numerics.py` names them."""
     if name == "auto":
         name = best_backend(device, exact)
     if name not in _BACKENDS:
         raise ConfigError(f"unknown backend {name!r}; known: {', '.join(backend_names())}")
     if device != "cpu":
         _check_device(device)
-    return _BACKENDS[name](device=device, exact=exact)
+    if name == "cpu":
+        return _cpu(device=device, exact=exact, numerics=numerics)
+    made = _BACKENDS[name](device=device, exact=exact)
+    if numerics is not None and numerics.partition("/weights-")[0] != made.numerics_id:
+        raise ConfigError(f"numerics is {numerics!r}, but the {name} backend computes as {made.numerics_id} here; drop one of them")
+    return made
 
 
 def _check_device(device: str) -> None:

@@ -1,29 +1,33 @@
 """What this machine can do at most: bytes read from memory a second, and operations a second in each arithmetic.
 
-Measured with stock torch and numpy, in a process of its own: this one has asked its math library for strict order, which
-costs a part of the rate, and a ceiling that the engine's own settings lower would flatter the engine.
+The arithmetic of the kernels' path is measured by loops of their own that multiply and add in registers alone (`csrc/peak.inc`), so
+that a product can come close to it and never pass it. A loop that is slow would flatter every share, so the multiply-adds a clock
+stand beside each rate, to be held against what the processor's documents say. Where stock torch's products are faster they count;
+slower ones are named and left out.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
 import math
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from brigade.bench.opinion import ask_torch
+from brigade.bench.reads import fastest_read, make_readers
 from brigade.errors import ConfigError
 
-BUFFER = 2 << 30  # bytes, far beyond any cache; on a small machine a quarter of what is free
-LEAST_SECONDS, LEAST_RUNS = 0.25, 3
-SIZES = {"cpu": (2048, 3072), "cuda": (8192,)}  # of square products; which one is the fastest depends on the arithmetic
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LIMIT = 5.0  # seconds, of the whole measurement, whatever the machine and its path
+FILL_UNTIL, READ_UNTIL, ASK_UNTIL = 1.2, 1.8, 4.6  # seconds from its beginning
+DEVICE_LIMIT = 60.0  # of another device, which takes seconds to start
+BUFFER = 1 << 30  # bytes, far beyond any cache; on a small machine a quarter of what is free, on a slow one what is filled in time
+CHUNK = 128 << 20  # bytes, filled at once
+PEAK_SECONDS = 0.15  # of each arithmetic
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}  # as `csrc/brigade.h` numbers them
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Ceilings:
     threads: int
     reader: str  # what read memory fastest
     buffer: int  # bytes
+    path: str = ""  # whose loops were measured; empty: torch's products alone
+    clock: float | None = None  # cycles a second of one core
+    torch: Mapping[str, float] = field(default_factory=dict)  # what its products reached in time
 
     def __post_init__(self) -> None:
         for name, value in {"bandwidth": self.bandwidth, **self.rates}.items():
@@ -47,103 +54,109 @@ class Ceilings:
             raise ConfigError(f"no ceiling of {arithmetic} arithmetic was measured, only of {measured}; choose another dtype")
         return self.rates[arithmetic]
 
+    def a_clock(self, arithmetic: str) -> float | None:
+        """Multiply-adds of one core in a cycle."""
+        return None if self.clock is None else self.rates[arithmetic] / 2 / self.threads / self.clock
+
     def better(self, other: Ceilings) -> Ceilings:
         """A ceiling is the most that was ever seen."""
         best = self if self.bandwidth >= other.bandwidth else other
-        names = [*self.rates, *(name for name in other.rates if name not in self.rates)]
-        rates = {name: max(self.rates.get(name, 0.0), other.rates.get(name, 0.0)) for name in names}
-        return Ceilings(best.bandwidth, rates, best.threads, best.reader, best.buffer)
+        clock = max(filter(None, (self.clock, other.clock)), default=None)
+        return Ceilings(
+            best.bandwidth, _most(self.rates, other.rates), best.threads, best.reader, best.buffer, best.path, clock,
+            _most(self.torch, other.torch),
+        )  # fmt: skip
 
     def __str__(self) -> str:
-        rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in self.rates.items())
-        return (
-            f"memory read {self.bandwidth / 1e9:.1f} GB/s ({self.reader}, {self.buffer / 1e9:.2g} GB), matmul in GFLOP/s: {rates}; "
-            f"{self.threads} threads"
-        )
+        memory = f"memory read {self.bandwidth / 1e9:.1f} GB/s ({self.reader}, {self.buffer / 1e9:.2g} GB); {self.threads} threads"
+        return "\n  ".join([memory, self._arithmetic(), *self._opinion()])
+
+    def _arithmetic(self) -> str:
+        shown = []
+        for name, rate in self.rates.items():
+            a_clock = self.a_clock(name)
+            beside = "" if a_clock is None else f" ({a_clock:.3g})"
+            shown.append(f"{name} {_giga(rate)}{beside}")
+        if self.clock is None:
+            return f"torch's products, GFLOP/s: {', '.join(shown)}"
+        return f"path {self.path}, GFLOP/s (and multiply-adds a clock of a core, at {self.clock / 1e9:.2f} GHz): {', '.join(shown)}"
+
+    def _opinion(self) -> list[str]:
+        if self.clock is None:
+            return []
+        faster = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if rate >= self.rates[name]]
+        slower = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if rate < self.rates[name]]
+        late = [name for name in self.rates if name not in self.torch]
+        parts = [f"{', '.join(faster)} faster, and counted"] if faster else []
+        parts += [f"{', '.join(slower)} slower, and left out"] if slower else []
+        parts += [f"{', '.join(late)} not there in time"] if late else []
+        return [f"torch's products: {'; '.join(parts)}"]
+
+
+def _most(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    names = dict.fromkeys([*one, *other])
+    return {name: max(one.get(name, 0.0), other.get(name, 0.0)) for name in names}
+
+
+def _giga(rate: float) -> str:
+    return f"{rate / 1e9:.3g}" if rate < 1e12 else f"{rate / 1e9:.0f}"
 
 
 def measure_ceilings(threads: int, device: str = "cpu") -> Ceilings:
-    """Start the process that measures, and read what it found."""
-    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "brigade.bench.ceilings", "--threads", str(threads), "--device", device]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ConfigError(f"the ceilings could not be measured ({reason}); free memory, or choose another device")
-    return Ceilings(**json.loads(done.stdout))
+    """With `threads` threads; of another device all that torch reaches there."""
+    if device != "cpu":
+        found = ask_torch(threads, device, {}, DEVICE_LIMIT)
+        where = {name: found.pop(name) for name in ("bandwidth", "reader", "buffer") if name in found}
+        if "bandwidth" not in where:
+            raise ConfigError(f"the ceilings could not be measured (no answer of {device} in {DEVICE_LIMIT:.0f} s); try again")
+        return Ceilings(rates=found, threads=threads, **where)
+    begun = time.perf_counter()
+    path, own, clock = native_ceilings(threads)
+    bandwidth, reader, size = _bandwidth(threads, begun)
+    asked = ask_torch(threads, device, own, begun + ASK_UNTIL - time.perf_counter())
+    return Ceilings(bandwidth, _most(own, asked), threads, reader, size, path, clock, asked)
 
 
-def _best(work: Callable[[], object], wait: Callable[[], None]) -> float:
-    """The shortest run in seconds, after one to warm up."""
-    work()
-    wait()
-    begun, best, runs = time.perf_counter(), math.inf, 0
-    while runs < LEAST_RUNS or time.perf_counter() - begun < LEAST_SECONDS:
-        start = time.perf_counter()
-        work()
-        wait()
-        best, runs = min(best, time.perf_counter() - start), runs + 1
-    return best
+def native_ceilings(threads: int) -> tuple[str, dict[str, float], float | None]:
+    """The path in force, what its loops reach, and the clock; nothing of all that where the kernels are not built."""
+    from brigade.backends.cpu.library import find_kernels, kernels
+
+    if find_kernels() is None:
+        return "", {}, None
+    rates = {name: native_rate(name, threads, PEAK_SECONDS) for name in KINDS}
+    return kernels().br_path().decode(), rates, kernels().br_clock(threads, PEAK_SECONDS)
 
 
-def _bandwidth(threads: int, device: str, wait: Callable[[], None]) -> tuple[float, str, int]:
-    import numpy as np
+def native_rate(arithmetic: str, threads: int, seconds: float) -> float:
+    """Operations a second of the path in force, in loops that touch no memory."""
+    from brigade.backends.cpu.library import kernels
+
+    return 2 * kernels().br_peak(KINDS[arithmetic], threads, seconds)
+
+
+def _bandwidth(threads: int, begun: float) -> tuple[float, str, int]:
+    import torch
+
+    buffer = _filled(begun + FILL_UNTIL)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        seconds, reader = fastest_read(make_readers(buffer, threads), begun + READ_UNTIL - time.perf_counter())
+    finally:
+        torch.set_num_threads(before)
+    return buffer.nbytes / seconds, reader, buffer.nbytes
+
+
+def _filled(until: float) -> Tensor:
+    """Ones, not zeros: fresh zeros may all be the same page, which the cache holds."""
     import psutil
     import torch
 
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-    width = 4096
-    rows = max(min(BUFFER, free // 4) // (4 * width), 1)
-    # Ones, not zeros: fresh zeros may all be the same page, which the cache holds.
-    buffer = torch.ones(rows, width, device=device)
-    vector = torch.ones(width, device=device)
-    readers: dict[str, Callable[[], object]] = {
-        "torch sum": buffer.sum,
-        "torch max": buffer.max,
-        "torch mv": lambda: buffer @ vector,
-    }
-    if device == "cpu":
-        parts = np.array_split(buffer.numpy().reshape(-1).view(np.int64), threads)
-        pool = ThreadPoolExecutor(threads)
-        readers["numpy sum"] = lambda: list(pool.map(np.sum, parts))
-        readers["numpy max"] = lambda: list(pool.map(np.max, parts))
-    times = {name: _best(reader, wait) for name, reader in readers.items()}
-    name = min(times, key=times.__getitem__)
-    return buffer.nbytes / times[name], name, buffer.nbytes
+    from brigade.backends.huge_pages import zeros
 
-
-def _rates(device: str, wait: Callable[[], None]) -> dict[str, float]:
-    import torch
-
-    rates: dict[str, float] = {}
-    for name, size in itertools.product(("float32", "bfloat16", "int8"), SIZES[device]):
-        product = torch._int_mm if name == "int8" else torch.matmul
-        a = torch.randint(-8, 8, (size, size), device=device).to(getattr(torch, name))
-        for b in (a, a.t()):  # as it lies, and as a weight does
-            try:
-                seconds = _best(lambda a=a, b=b, product=product: product(a, b), wait)
-            except RuntimeError:  # this torch has no such product for this device or layout
-                continue
-            rates[name] = max(rates.get(name, 0.0), 2 * size**3 / seconds)
-    return rates
-
-
-def main() -> None:
-    import torch
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--device", choices=list(SIZES), required=True)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    wait = torch.cuda.synchronize if args.device == "cuda" else lambda: None
-    with torch.inference_mode():
-        rates = _rates(args.device, wait)
-        bandwidth, reader, size = _bandwidth(args.threads, args.device, wait)
-    json.dump({"bandwidth": bandwidth, "rates": rates, "threads": args.threads, "reader": reader, "buffer": size}, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+    size = max(min(BUFFER, psutil.virtual_memory().available // 4) // 4096, 1) * 4096
+    buffer, done = torch.from_numpy(zeros(size)).view(torch.float32), 0
+    while done < buffer.numel() and (not done or time.perf_counter() < until):
+        buffer[done : done + CHUNK // 4].fill_(1)
+        done = min(done + CHUNK // 4, buffer.numel())
+    return buffer[:done]

@@ -3,18 +3,19 @@ and not together, so that a floor of the best of both would be one that no minut
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from brigade.bench.ceilings import KINDS, native_rate
+from brigade.bench.reads import fastest_read, make_readers
+
 MEMORY = 256 << 20  # bytes
-SIZE = 2048  # of a square product
-TRIES = 3
+READ_SECONDS, PEAK_SECONDS = 0.12, 0.05
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Bytes a second; operations a second, where the arithmetic can be read within this process."""
+    """Bytes a second; operations a second, where the kernels have a loop of that arithmetic."""
 
     bandwidth: float
     rate: float | None = None
@@ -26,51 +27,23 @@ class Reading:
 
 
 def make_gauge(arithmetic: str, threads: int) -> Callable[[], Reading]:
-    """With the engine's number of threads; some 200 ms a reading. float32 is not read: this process may have asked its math library
-    for strict order, which would flatter the engine."""
+    """With the engine's number of threads; some 200 ms a reading."""
     import torch
 
-    memory, product = _memory_readers(), _product(arithmetic)
+    from brigade.backends.cpu.library import find_kernels
+    from brigade.backends.huge_pages import zeros
+
+    buffer = torch.from_numpy(zeros(MEMORY)).view(torch.float32).fill_(1)
+    readers = make_readers(buffer, threads)
+    native = arithmetic in KINDS and find_kernels() is not None
 
     def read() -> Reading:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            bandwidth = MEMORY / min(_seconds(reader) for reader in memory * 2)
-            if product is None:
-                return Reading(bandwidth)
-            with torch.inference_mode():
-                return Reading(bandwidth, 2 * SIZE**3 / min(_seconds(product) for _ in range(TRIES)))
+            seconds, _ = fastest_read(readers, READ_SECONDS)
         finally:
             torch.set_num_threads(before)
+        return Reading(buffer.nbytes / seconds, native_rate(arithmetic, threads, PEAK_SECONDS) if native else None)
 
     return read
-
-
-def _memory_readers() -> list[Callable[[], object]]:
-    import torch
-
-    from brigade.backends.cpu.library import find_kernels, kernels
-    from brigade.backends.huge_pages import zeros
-
-    buffer = torch.from_numpy(zeros(MEMORY)).fill_(1)
-    whole = buffer.view(torch.float32)
-    readers: list[Callable[[], object]] = [whole.sum, whole.max]
-    if find_kernels() is not None:
-        readers.append(lambda: kernels().br_read_bandwidth(buffer.data_ptr(), MEMORY))
-    return readers
-
-
-def _product(arithmetic: str) -> Callable[[], object] | None:
-    import torch
-
-    if arithmetic not in ("bfloat16", "int8"):
-        return None
-    a = torch.randint(-8, 8, (SIZE, SIZE)).to(getattr(torch, arithmetic))
-    return lambda: (torch._int_mm if arithmetic == "int8" else torch.matmul)(a, a.t())
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

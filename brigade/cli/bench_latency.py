@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     llm = make_llm(args, progress=loading)
     loading.close()
     check_room(config, llm.engine)
-    weights, threads = weights_of(llm), getattr(llm.backend, "threads", torch.get_num_threads())
+    weights, threads = weights_of(llm), llm.backend.threads
     print(
         f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | engine {args.engine} | "
         f"{config.prompt_length} ids in, {config.output_length} out, "

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for name, value in facts.items():
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            print(f"{name:>14}: {shown}")
+            print(f"{name:>17}: {shown}")
     return 0
 
 
@@ -88,8 +88,8 @@ def native() -> dict[str, str] | str:
 
         library = kernels()
         return {
-            "path": library.br_path().decode(), "of": " ".join(available_paths()), "on": library.br_describe().decode().strip(),
-            "pool": describe_pool(),
+            "path": library.br_path().decode(), "chosen by": "BRIGADE_PATH" if os.environ.get("BRIGADE_PATH") else "the processor",
+            "of": " ".join(available_paths()), "on": library.br_describe().decode().strip(), "pool": describe_pool(),
         }  # fmt: skip
     except UserError as error:
         return f"refused: {error}"

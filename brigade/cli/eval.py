@@ -144,7 +144,7 @@ def _settle_all(args: argparse.Namespace, source: Any, other: Any = None) -> Non
         if wanted is not None:
             given = Choices(
                 wanted.model, wanted.dtype, wanted.backend, wanted.device, wanted.exact == "on", None, wanted.quant,
-                wanted.skip_layers,
+                wanted.skip_layers, wanted.numerics,
             )  # fmt: skip
             settle(each, given)
 
@@ -196,7 +196,7 @@ def _reference(args: argparse.Namespace, source: Any, other: Any) -> argparse.Na
     dtype, backend = ("auto", "auto") if apart else (args.dtype, args.backend)
     return _alike(
         args, model=args.against, dtype=args.against_dtype or dtype, quant=args.against_quant,
-        backend=args.against_backend or backend, skip_layers=(),
+        backend=args.against_backend or backend, skip_layers=(), numerics=None,
     )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def _ranking(args: argparse.Namespace, llm: Any, text: EvalText, config: WindowC
     names = [*(str(i) for i in range(llm.config.num_layers)), "head"]
 
     def with_only(name: str) -> Any:
-        return make_llm(_alike(args, skip_layers=[other for other in names if other != name]))
+        return make_llm(_alike(args, skip_layers=[other for other in names if other != name], numerics=None))
 
     progress = Progress("layers")
     rows = rank_layers(llm, names, with_only, text.ids, config, progress)

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} has no effect on inspect, which computes nothing; drop it")
     choices = Choices(
         args.model_name or args.model, args.dtype, args.backend, args.device, args.exact == "on", quant=args.quant,
-        skip_layers=args.skip_layers, engine=args.engine, engine_settings=engine_settings(args),
+        skip_layers=args.skip_layers, numerics=args.numerics, engine=args.engine, engine_settings=engine_settings(args),
     )  # fmt: skip
     blueprint = draw(choices)
     source, backend, model = blueprint.source, blueprint.backend, blueprint.network

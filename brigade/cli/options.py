@@ -45,6 +45,7 @@ def add_model_options(
     group.add_argument(
         "--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch (reference)"
     )
+    group.add_argument("--numerics", metavar="ID", help="bits to give, such as bf16-fma, by the fastest instructions for them")
     group.add_argument("--threads", type=int, help="of the whole process (default: the processors it may use)")
     group.add_argument("--cpus", metavar="LIST", help="one thread on each of these processors, such as 0-3 (the cpu backend)")
     group = parser.add_argument_group("engine")
@@ -84,7 +85,7 @@ def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any 
     return LLM(
         args.model, dtype=args.dtype, engine=engine or args.engine, backend=args.backend, device=args.device,
         exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, skip_layers=args.skip_layers,
-        threads=args.threads, cpus=args.cpus, progress=progress, **engine_settings(args),
+        numerics=args.numerics, threads=args.threads, cpus=args.cpus, progress=progress, **engine_settings(args),
     )  # fmt: skip
 
 

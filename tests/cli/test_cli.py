@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from brigade.backends.cpu.library import find_kernels
+from brigade.backends.cpu.library import default_path, find_kernels
 from brigade.cli.main import main
 
 SMALL = ["--kv-blocks", "32"]
@@ -102,9 +102,9 @@ def test_inspect_and_env_as_json(capsys) -> None:
 def test_env_names_the_kernels(capsys) -> None:
     facts = json.loads(run(capsys, "env", "--as-json")[1])
     found = facts["kernels"]
-    assert found["path"] == found["of"].split()[0] and found["of"].split()[-1] == "portable"
+    assert found["path"] == default_path() and found["of"].split()[-1] == "portable"
     assert found["pool"] == "1 thread, not pinned", "what the tests are run with"
-    assert facts["backends"]["cpu"].startswith("cpu-1/bf16-")
+    assert facts["backends"]["cpu"].startswith("cpu-2/bf16-")
     assert facts["threads"] == {
         "cpu backend": "1 thread, not pinned (the kernels' own pool)", "reference backend": "1 of torch",
         "computing by default": "the cpu backend",

@@ -13,6 +13,7 @@ if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
 from brigade.backends.cpu.library import available_paths, choose_path
+from brigade.bench.ceilings import Ceilings
 from brigade.cli.main import main
 from tests.artifact.builders import export
 
@@ -71,10 +72,12 @@ def test_inspect_reads_the_manifest_and_names_another_path(capsys, artifact: str
             shown = run(capsys, "inspect", artifact)[1]
         finally:
             choose_path("")
-        assert "exported for cpu-1/bf16-" in shown and "computes here as cpu-1/" in shown
+        assert "exported for cpu-2/bf16-" in shown and "computes here as cpu-2/" in shown
 
 
-def test_eval_and_bench(capsys, artifact: str, tmp_path: Path) -> None:
+def test_eval_and_bench(capsys, artifact: str, tmp_path: Path, monkeypatch) -> None:
+    found = Ceilings(1e10, {"bfloat16": 1e11, "int8": 2e11}, 1, "kernels", 1 << 20)
+    monkeypatch.setattr("brigade.bench.ceilings.measure_ceilings", lambda threads, device: found)
     (tmp_path / "t.txt").write_text("import os\nimport sys\n")
     out = tmp_path / "o.json"
     code, _, _ = run(capsys, "eval", artifact, "--text", str(tmp_path / "t.txt"), "--against", "mini", "--json", str(out))

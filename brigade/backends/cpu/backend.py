@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brigade.backends.base import AttentionParams, Backend, G, Step
+from brigade.backends.base import AttentionParams, Backend, Step
 from brigade.backends.cpu.ahead import chain
 from brigade.backends.cpu.formats import number_formats
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
+from brigade.backends.cpu.numerics import check_whole, numerics_id, settle_numerics
 from brigade.backends.cpu.packed_size import packed_bytes
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
 from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
@@ -56,18 +57,25 @@ class CpuBackend(Backend):
     quantises = True
     block_sizes = (32, 64)  # a panel of keys is 32 positions, a tile of attention 64
 
-    def __init__(self, device: torch.device | str = "cpu", exact: bool = True) -> None:
+    def __init__(self, device: torch.device | str = "cpu", exact: bool = True, numerics: str | None = None) -> None:
         if torch.device(device).type != "cpu":
             raise ConfigError(f"device is {str(device)!r}; the cpu backend runs on cpu: use --backend reference there")
         if not exact:
             raise ConfigError("exact off has no effect on the cpu backend, whose only way of computing is exact; drop it")
         self.device, self.exact, self.quant = torch.device("cpu"), True, Quant()
+        self.dtype: torch.dtype | None = None
+        self.numerics = numerics
+        settle_numerics(numerics)
         size_pool()
 
     @property
     def numerics_id(self) -> str:
-        quant = "" if self.quant.scheme == "none" else f"/{self.quant.label}"
-        return f"cpu-1/{kernels().br_bf16_name().decode()}/G{G}{quant}"
+        return numerics_id(self.quant, self.dtype)
+
+    def hold(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        if self.numerics is not None:
+            check_whole(self.numerics, self.numerics_id, dtype)
 
     @property
     def threads(self) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes as c
 import functools
 import os
+import threading
 from pathlib import Path
 
 from brigade.errors import ConfigError
 
 HERE = Path(__file__).parent
+_once = threading.Lock()
 PATHS = ("amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable")
 
 
@@ -69,9 +71,12 @@ SIGNATURES = {
     "br_draw": ([_P, _I, _I, _P, _P, _P], None),
     "br_embed": ([_P, _P, _I, _P, _I, _I, _P], None),
     "br_read_bandwidth": ([_P, _L], c.c_double),
+    "br_peak": ([_I, _I, c.c_double], c.c_double),
+    "br_clock": ([_I, c.c_double], c.c_double),
     "br_describe": ([], c.c_char_p),
     "br_path": ([], c.c_char_p),
     "br_bf16_name": ([], c.c_char_p),
+    "br_bf16_of": ([c.c_char_p], c.c_char_p),
 }
 
 
@@ -89,6 +94,12 @@ def find_kernels() -> Path | None:
 
 @functools.cache
 def kernels() -> c.CDLL:
+    with _once:  # two threads at the first call would both choose the path, the second perhaps after a model has chosen its own
+        return _load()
+
+
+@functools.cache
+def _load() -> c.CDLL:
     path = find_kernels()
     if path is None:
         raise ConfigError("the cpu backend was not built (no C++ compiler at install); install one and install brigade again")
@@ -101,19 +112,39 @@ def kernels() -> c.CDLL:
         own = path.parent == HERE
         remedy = "install brigade again" if own else "name a build of these sources in BRIGADE_KERNELS, or unset it"
         raise ConfigError(f"{path} holds no kernels of this version ({error}); {remedy}") from error
+    _take(library, default_path(library))
     return library
 
 
-def choose_path(name: str) -> None:
-    """Use one set of instructions; the empty name is the best there is. For tests, and for machines that must agree."""
-    if kernels().br_choose_path(name.encode()) != 0:
-        raise ConfigError(f"this processor has no path {name!r}; choose one of {', '.join(available_paths())}")
+def bf16_names(library: c.CDLL | None = None) -> dict[str, str]:
+    """The paths this processor can take, best first, and by which name each computes bfloat16 products."""
+    library = kernels() if library is None else library
+    found = {name: library.br_bf16_of(name.encode()) for name in PATHS}
+    return {name: kind.decode() for name, kind in found.items() if kind is not None}
 
 
-@functools.cache
 def available_paths() -> tuple[str, ...]:
     """The paths this processor can take, best first."""
-    library, used = kernels(), kernels().br_path()
-    found = tuple(name for name in PATHS if library.br_choose_path(name.encode()) == 0)
-    library.br_choose_path(used)
-    return found
+    return tuple(bf16_names())
+
+
+def default_path(library: c.CDLL | None = None) -> str:
+    """The path of a process that asks for none: what `BRIGADE_PATH` names, else the best."""
+    names, wanted = tuple(bf16_names(library)), os.environ.get("BRIGADE_PATH")
+    if not wanted:
+        return names[0]
+    if wanted not in names:
+        reason = "which this processor or this build lacks" if wanted in PATHS else "which is no path"
+        raise ConfigError(f"BRIGADE_PATH is {wanted!r}, {reason}; there are {', '.join(names)}: name one, or unset it")
+    return wanted
+
+
+def choose_path(name: str) -> None:
+    """Use one set of instructions from now on; the empty name is that of `default_path`. Models made before would change their
+    bits, so this is for tests; a user says `BRIGADE_PATH`, or `numerics`."""
+    _take(kernels(), name or default_path())
+
+
+def _take(library: c.CDLL, name: str) -> None:
+    if library.br_choose_path(name.encode()) != 0:
+        raise ConfigError(f"this processor has no path {name!r}; choose one of {', '.join(bf16_names(library))}")

@@ -43,6 +43,11 @@ class Quant:
         return self.scheme
 
     @property
+    def widens(self) -> bool:
+        """Whether some matrices are multiplied in bfloat16, whatever the others are."""
+        return PRODUCTS.get(self.scheme) == "bfloat16"
+
+    @property
     def label(self) -> str:
         """The part of the numerics id; a long skip list is named by its hash."""
         if not self.skip:
