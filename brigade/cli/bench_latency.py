@@ -36,7 +36,6 @@ def add_arguments(kinds: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
 
     from brigade.bench.ceilings import measure_ceilings
     from brigade.bench.floor import floor

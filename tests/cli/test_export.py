@@ -173,11 +173,13 @@ def no_compiler(monkeypatch):
     """As on a machine where the kernels could not be built."""
     from brigade.backends.cpu import library
 
-    library.kernels.cache_clear()
     monkeypatch.setattr(library, "find_kernels", lambda: None)
+    for cached in (library.kernels, library._load):
+        cached.cache_clear()
     yield
     monkeypatch.undo()
-    library.kernels.cache_clear()
+    for cached in (library.kernels, library._load):
+        cached.cache_clear()
 
 
 def test_tensors_are_copied_for_others_without_a_compiler(capsys, tmp_path: Path, no_compiler) -> None:

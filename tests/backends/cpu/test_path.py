@@ -28,8 +28,8 @@ def brigade(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_variable_names_a_path_and_env_shows_it_and_who_computes() -> None:
     done = brigade("env", BRIGADE_PATH="portable", BRIGADE_CPUS="")
     assert done.returncode == 0 and "kernels: path portable, " in done.stdout, done.stderr
-    assert "chosen by BRIGADE_PATH" in done.stdout and "computing threads: cpu backend " in done.stdout
-    assert " of the kernels' pool, reference backend " in done.stdout
+    assert "chosen by BRIGADE_PATH" in done.stdout and "threads: cpu backend " in done.stdout
+    assert "(the kernels' own pool), reference backend " in done.stdout
 
 
 def test_a_command_refuses_a_name_that_is_none_in_one_line() -> None:
