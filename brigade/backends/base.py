@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from brigade.backends.weights import Weights, place_all
+
 if TYPE_CHECKING:
     import torch
 
@@ -103,9 +105,11 @@ class Backend(ABC):
         """Channels of a head in the cache, where this backend keeps more than there are."""
         return head_dim
 
-    def prepare(self, model: Any) -> None:
-        """Called once after the weights are in place: pack or convert them here. A backend that artifacts are exported for takes
-        the packed weights of one as a second argument."""
+    def prepare(self, model: Any, weights: Weights | None = None) -> None:
+        """Called once: give the model its weights, each read, packed or converted, and dropped before the next is read. None: they
+        are in place already. The default holds every parameter as it is read."""
+        if weights is not None:
+            place_all(model, weights)
 
     def adapt_layer(self, spec: Any, layer: int) -> Any:
         """Exchange a layer's spec for this backend's own; the default keeps it."""

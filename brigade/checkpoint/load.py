@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from brigade.artifact.reader import Artifact, is_artifact
 from brigade.backends.base import Backend
 from brigade.backends.cpu.packer import plain_tensors
+from brigade.backends.weights import Weights
 from brigade.checkpoint.families.registry import Family, find_family
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.random_weights import random_parameter
 from brigade.checkpoint.recipes import find_recipe, read_recipe, recipe_names
-from brigade.checkpoint.safetensors_folder import SafetensorsFolder
+from brigade.checkpoint.safetensors_folder import FLOATS, SafetensorsFolder, shown
 from brigade.checkpoint.sources import NameMap
+from brigade.checkpoint.weights import FolderWeights, Held, Progress, RandomWeights
 from brigade.config import ModelConfig
 from brigade.errors import CheckpointError, ConfigError
 from brigade.model.gpt_model import GPTModel, empty_model
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "mini"
-Progress = Callable[[int, int], None]
-FLOATS = {"F32", "F16", "BF16"}
 # Tables and masks that older checkpoints store beside the weights; the network makes its own.
 BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias)|\.attention\.(bias|masked_bias))$")
 
@@ -104,19 +101,18 @@ def load_model(
     model = empty_model(source.config, backend, max_length)
     if source.artifact is not None:
         return _load_packed(model, source.artifact, backend, progress)
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    held = getattr(backend, "weight_dtype", dtype)
-    read = _reader(source, wanted, random_weights)
-    state = {}
-    for done, (name, shape) in enumerate(wanted.items()):
-        tensor = read(name, shape)
-        state[name] = tensor.to(dtype).to(held).contiguous().to(backend.device)
-        if progress is not None:
-            progress(done + 1, len(wanted))
-    model.load_state_dict(state, strict=True, assign=True)
-    model.eval().requires_grad_(False)
-    backend.prepare(model)
-    return model
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    held = Held(dtype, getattr(backend, "weight_dtype", dtype), backend.device)
+    if random_weights is not None:
+        weights: Weights = RandomWeights(random_weights, source.config.norm_weight_offset, shapes, held, progress)
+    else:
+        files, table = open_weights(source)
+        assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
+        weights = FolderWeights(files, table, shapes, held, progress)
+    backend.prepare(model, weights)
+    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert not left, f"the {backend.name} backend left {left[:3]} without values"
+    return model.eval().requires_grad_(False)
 
 
 def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress: Progress | None) -> GPTModel:
@@ -127,37 +123,17 @@ def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress
         raise CheckpointError(f"{artifact.folder} holds other tensors than its architecture needs; export the model again")
     model.load_state_dict(dict(ready.tensors), strict=False, assign=True)
     model.eval().requires_grad_(False)
-    backend.prepare(model, ready)
+    backend.adopt(model, ready)
     return model
 
 
-def _reader(source: ModelSource, wanted: dict[str, tuple[int, ...]], seed: int | None) -> Callable[[str, tuple[int, ...]], Tensor]:
-    if seed is not None:
-        offset = source.config.norm_weight_offset
-        return lambda name, shape: random_parameter(seed, name, shape, norm_offset=offset)
-    assert source.path is not None and source.family is not None
+def open_weights(source: ModelSource) -> tuple[SafetensorsFolder, NameMap]:
+    """The folder's tensors and how our parameters are made of them, proven to fit each other before one is read."""
+    assert source.path is not None
     files = SafetensorsFolder(source.path)
     table = name_map(source, files)
-    assert set(table) == set(wanted), f"the name map of {source.family.name} disagrees: {set(table) ^ set(wanted)}"
     _check_names(source, files, table)
-
-    def read(name: str, shape: tuple[int, ...]) -> Tensor:
-        parts = [files.read(part) for part in table[name].names]
-        try:
-            tensor = table[name].combine(parts)
-        except RuntimeError as error:
-            shapes = ", ".join(f"{part} {list(t.shape)}" for part, t in zip(table[name].names, parts, strict=True))
-            raise CheckpointError(f"{shapes} cannot form {name} {list(shape)}; config.json and weights disagree") from error
-        if tuple(tensor.shape) != shape:
-            shown = ", ".join(table[name].names[:3])
-            where = files.entries[table[name].names[0]].file
-            raise CheckpointError(
-                f"{shown} in {where} gives shape {list(tensor.shape)}, but config.json means {list(shape)} for {name}; "
-                "config.json and weights disagree"
-            )
-        return tensor
-
-    return read
+    return files, table
 
 
 def name_map(source: ModelSource, files: SafetensorsFolder) -> NameMap:
@@ -185,7 +161,7 @@ def _check_names(source: ModelSource, files: SafetensorsFolder, table: NameMap) 
     foreign = sorted(name for name in set(files.entries) - read - heads if not BUFFERS.search(name))
     if foreign:
         raise CheckpointError(
-            f"{source.path} holds {len(foreign)} tensors that {source.config.family} does not have, first {foreign[0]}; "
+            f"{source.path} holds {len(foreign)} tensors that {source.config.family} does not have, first {shown(foreign[0])}; "
             "its model_type does not fit its weights"
         )
     for name in read:

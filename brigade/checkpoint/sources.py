@@ -14,9 +14,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Source:
+    """`parts`: the parameter is a stack of that many, each combined of an equal run of `names` and read without the others."""
+
     names: tuple[str, ...]
     combine: Callable[[Sequence[Tensor]], Tensor]
     turned: bool = False  # stored [in, out]
+    parts: int = 0
+
+    def part(self, index: int) -> tuple[str, ...]:
+        """The names that part `index` is combined of."""
+        width = len(self.names) // self.parts
+        return self.names[index * width : (index + 1) * width]
 
 
 NameMap = dict[str, Source]
@@ -48,13 +56,7 @@ def per_head_qkv(name: str, heads: int) -> Source:
 
 def stacked(rows: Sequence[Sequence[str]]) -> Source:
     """One matrix an expert, itself of parts joined by rows: [experts, ...]."""
-    width = len(rows[0])
-
-    def combine(parts: Sequence[Tensor]) -> Tensor:
-        whole = [torch.cat(list(parts[i : i + width]), dim=0) for i in range(0, len(parts), width)]
-        return torch.stack(whole)
-
-    return Source(tuple(name for row in rows for name in row), combine)
+    return Source(tuple(name for row in rows for name in row), lambda parts: torch.cat(list(parts), dim=0), parts=len(rows))
 
 
 def weight_and_bias(ours: str, make: Callable[[str], Source], theirs: str, bias: bool) -> NameMap:
