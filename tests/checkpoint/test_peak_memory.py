@@ -62,7 +62,7 @@ def llama_tensors(shape: dict, experts: bool) -> dict[str, torch.Tensor]:
     def matrix(*size: int) -> torch.Tensor:
         return torch.randint(-9, 10, size, dtype=torch.int8, generator=generator).to(torch.bfloat16) / 64
 
-    tensors = {"model.embed_tokens.weight": matrix(shape["vocab_size"], hidden), "lm_head.weight": matrix(shape["vocab_size"], hidden)}
+    tensors = {name: matrix(shape["vocab_size"], hidden) for name in ("model.embed_tokens.weight", "lm_head.weight")}
     tensors["model.norm.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
     for i in range(shape["num_hidden_layers"]):
         at = f"model.layers.{i}"
