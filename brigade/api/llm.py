@@ -84,7 +84,8 @@ class LLM:
 
     @property
     def numerics_id(self) -> str:
-        return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}"
+        variant = self.config.variant(self._limit)  # what max_model_len decides of the numbers
+        return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}" + (f"/{variant}" if variant else "")
 
     def _plan(self, config: EngineConfig) -> MemoryPlan:
         if self.backend.device.type == "cuda":

@@ -13,7 +13,8 @@ from brigade.artifact.reader import Artifact, is_artifact
 from brigade.backends.base import Backend
 from brigade.backends.cpu.packer import plain_tensors
 from brigade.backends.weights import Weights
-from brigade.checkpoint.families.registry import Family, find_family
+from brigade.checkpoint.families.family import Family
+from brigade.checkpoint.families.registry import find_family
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.recipes import find_recipe, read_recipe, recipe_names
 from brigade.checkpoint.safetensors_folder import FLOATS, SafetensorsFolder, shown
@@ -72,7 +73,9 @@ def _open_folder(path: Path, name: str) -> ModelSource:
         raise CheckpointError(f"{path} has no config.json; give a model folder as save_pretrained writes it")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); check the file and its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no settings; fetch the file again")

@@ -34,7 +34,7 @@ class ReferenceBackend(Backend):
     @property
     def numerics_id(self) -> str:
         order = self.matmul.name if self.exact else "unordered"
-        return f"reference-1/{self.device.type}/float32/{order}/G{G}"
+        return f"reference-2/{self.device.type}/float32/{order}/G{G}"
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
         assert cache is not None and KV_TILE % cache.block_size == 0
