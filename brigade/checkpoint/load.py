@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def _open_folder(path: Path, name: str) -> ModelSource:
         raise CheckpointError(f"{file} says the weights are quantised, which is not supported; use the unquantised model")
     dtype = str(values.get("dtype") or values.get("torch_dtype") or "float32").removeprefix("torch.")
     return ModelSource(name, family.translate(Settings(values)), dtype, path, family)
+
+
+def own_dtype(source: ModelSource) -> str:
+    """What weights are held in where nobody says: the checkpoint's own type. float16 becomes float32, which has all its numbers in
+    twice the memory; that is said, and bfloat16, which rounds them, is taken only where it is asked for."""
+    if source.dtype != "float16":
+        return source.dtype
+    print(
+        f"brigade: {source.name} is stored in float16, which becomes float32 and takes twice the memory of its files; "
+        "--dtype bfloat16 takes as much as they do, and rounds the weights",
+        file=sys.stderr,
+    )
+    return "float32"
 
 
 def load_model(

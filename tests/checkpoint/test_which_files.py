@@ -123,3 +123,14 @@ def test_progress_ends_at_its_total(name: str, backend: str, tmp_path: Path) -> 
     seen: list[tuple[int, int]] = []
     load_model(open_model(tmp_path), get_backend(backend), progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1)) and {total for _, total in seen} == {len(seen)}
+
+
+@pytest.mark.parametrize(("asked", "held"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_float16_becomes_bfloat16_only_where_it_is_asked_for(asked: str, held: str, tmp_path: Path, capsys) -> None:
+    from brigade.api.llm import LLM
+
+    save_tiny("llama", 0, tmp_path).half().save_pretrained(tmp_path)
+    assert open_model(tmp_path).dtype == "float16"
+    assert str(LLM(tmp_path, dtype=asked, kv_blocks=2).dtype) == f"torch.{held}"
+    said = capsys.readouterr().err
+    assert ("float16, which becomes float32 and takes twice the memory" in said) == (asked == "auto")
