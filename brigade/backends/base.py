@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from brigade.backends.kv_cache import KVCache
     from brigade.batch import Batch
-    from brigade.config import Activation, NormKind
+    from brigade.config import Activation, ModelConfig, NormKind
 
 G = 8  # the reduction width: row-parallel sums are a binary tree over this many equal blocks of K
 
@@ -104,6 +104,10 @@ class Backend(ABC):
     def cache_dim(self, head_dim: int) -> int:
         """Channels of a head in the cache, where this backend keeps more than there are."""
         return head_dim
+
+    def probe(self, config: ModelConfig) -> None:
+        """Called before a model's weights are read: prove that the row rule holds at its shapes, where that depends on the machine.
+        What does not hold, and cannot be had another way, is a `ConfigError`."""
 
     def prepare(self, model: Any, weights: Weights | None = None) -> None:
         """Called once: give the model its weights, each read, packed or converted, and dropped before the next is read. None: they

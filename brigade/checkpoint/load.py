@@ -115,6 +115,7 @@ def load_model(
             if source.path is None
             else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
         )
+    backend.probe(source.config)
     model = empty_model(source.config, backend, max_length)
     if source.artifact is not None:
         return _load_packed(model, source.artifact, backend, progress)
