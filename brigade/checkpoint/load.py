@@ -115,9 +115,9 @@ def load_model(
             if source.path is None
             else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
         )
-    backend.probe(source.config)
     model = empty_model(source.config, backend, max_length)
     if source.artifact is not None:
+        backend.probe(source.config)
         return _load_packed(model, source.artifact, backend, progress)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     held = Held(dtype, getattr(backend, "weight_dtype", dtype), backend.device)
@@ -127,6 +127,7 @@ def load_model(
         files, table = open_weights(source)
         assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
         weights = FolderWeights(files, table, shapes, held, progress)
+    backend.probe(source.config)
     backend.prepare(model, weights)
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert not left, f"the {backend.name} backend left {left[:3]} without values"

@@ -101,34 +101,43 @@ class FolderWeights(_OneByOne):
     def __init__(
         self, files: SafetensorsFolder, table: NameMap, shapes: Shapes, held: Held, progress: Progress | None = None
     ) -> None:
+        """Proves that every parameter has its shape by what the files' headers say, before one is read."""
         self.files, self.table = files, table
         super().__init__(shapes, held, progress)
+        for name, source in table.items():
+            known: set[tuple[tuple[int, ...], ...]] = set()  # experts are alike
+            for names in [source.part(i) for i in range(source.parts)] or [source.names]:
+                stored = tuple(files.entries[part].shape for part in names)
+                if stored not in known:
+                    self._check_shape(name, names, shapes[name][1:] if source.parts else shapes[name])
+                    known.add(stored)
+            assert source.parts in (0, shapes[name][0]), name
 
     def _parts(self, name: str) -> int:
         return self.table[name].parts
 
     def _read(self, name: str) -> Tensor:
-        return self._combine(name, self.table[name].names, self.shapes[name])
+        return self._combine(name, self.table[name].names)
 
     def _read_part(self, name: str, index: int) -> Tensor:
         source = self.table[name]
-        if not source.parts:
-            return self._read(name)[index]
-        return self._combine(name, source.part(index), self.shapes[name][1:])
+        return self._combine(name, source.part(index)) if source.parts else self._read(name)[index]
 
-    def _combine(self, name: str, sources: tuple[str, ...], shape: tuple[int, ...]) -> Tensor:
-        parts = [self.files.read(part) for part in sources]
+    def _combine(self, name: str, sources: tuple[str, ...]) -> Tensor:
+        return self.table[name].combine([self.files.read(part) for part in sources])
+
+    def _check_shape(self, name: str, sources: tuple[str, ...], shape: tuple[int, ...]) -> None:
+        entries = [self.files.entries[part] for part in sources]
         try:
-            tensor = self.table[name].combine(parts)
-        except RuntimeError as error:
-            shapes = ", ".join(f"{part} {list(t.shape)}" for part, t in zip(sources, parts, strict=True))
+            made = self.table[name].combine([torch.empty(entry.shape, device="meta") for entry in entries])
+        except (RuntimeError, IndexError) as error:
+            shapes = ", ".join(f"{shown(part)} {list(entry.shape)}" for part, entry in zip(sources, entries, strict=True))
             raise CheckpointError(f"{shapes} cannot form {name} {list(shape)}; config.json and weights disagree") from error
-        if tuple(tensor.shape) != shape:
+        if tuple(made.shape) != shape:
             raise CheckpointError(
-                f"{', '.join(sources[:3])} in {self.files.entries[sources[0]].file} gives shape {list(tensor.shape)}, but "
-                f"config.json means {list(shape)} for {name}; config.json and weights disagree"
+                f"{', '.join(sources[:3])} in {entries[0].file} gives shape {list(made.shape)}, but config.json means "
+                f"{list(shape)} for {name}; config.json and weights disagree"
             )
-        return tensor
 
     def _refuse(self, name: str, index: int | None) -> None:
         source = self.table[name]
