@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -20,6 +22,7 @@ class Source:
     combine: Callable[[Sequence[Tensor]], Tensor]
     turned: bool = False  # stored [in, out]
     parts: int = 0
+    form: Callable[[Sequence[Shape]], Shape] | None = None  # the shape that `combine` gives, to be known before a tensor is read
 
     def part(self, index: int) -> tuple[str, ...]:
         """The names that part `index` is combined of."""
@@ -30,18 +33,24 @@ class Source:
 NameMap = dict[str, Source]
 
 
+def _rows(shapes: Sequence[Shape]) -> Shape:
+    if not all(shape and shape[1:] == shapes[0][1:] for shape in shapes):
+        raise ValueError("rows of unlike shapes")
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
 def take(name: str) -> Source:
-    return Source((name,), lambda parts: parts[0])
+    return Source((name,), lambda parts: parts[0], form=lambda shapes: shapes[0])
 
 
 def transposed(name: str) -> Source:
     """For weights stored [in, out]."""
-    return Source((name,), lambda parts: parts[0].t(), turned=True)
+    return Source((name,), lambda parts: parts[0].t(), turned=True, form=lambda shapes: shapes[0][::-1])
 
 
 def joined(*names: str) -> Source:
     """Row after row: q, k, v; or gate, up."""
-    return Source(names, lambda parts: torch.cat(list(parts), dim=0))
+    return Source(names, lambda parts: torch.cat(list(parts), dim=0), form=_rows)
 
 
 def per_head_qkv(name: str, heads: int) -> Source:
@@ -51,12 +60,19 @@ def per_head_qkv(name: str, heads: int) -> Source:
         stored = parts[0]
         return stored.view(heads, 3, -1, *stored.shape[1:]).transpose(0, 1).reshape(stored.shape)
 
-    return Source((name,), combine)
+    def form(shapes: Sequence[Shape]) -> Shape:
+        if not shapes[0] or shapes[0][0] % (3 * heads):
+            raise ValueError("rows that heads cannot share")
+        return shapes[0]
+
+    return Source((name,), combine, form=form)
 
 
 def stacked(rows: Sequence[Sequence[str]]) -> Source:
     """One matrix an expert, itself of parts joined by rows: [experts, ...]."""
-    return Source(tuple(name for row in rows for name in row), lambda parts: torch.cat(list(parts), dim=0), parts=len(rows))
+    return Source(
+        tuple(name for row in rows for name in row), lambda parts: torch.cat(list(parts), dim=0), parts=len(rows), form=_rows
+    )
 
 
 def weight_and_bias(ours: str, make: Callable[[str], Source], theirs: str, bias: bool) -> NameMap:
