@@ -38,6 +38,7 @@ def main() -> None:
     from brigade import LLM, SamplingParams
 
     llm = LLM(backend="counting")
+    llm.backend.operations = 0  # loading has tried the products of this model's shapes
     llm.generate("def fibonacci(n):", SamplingParams(temperature=0.0, max_tokens=16))
     print(f"{llm.backend.operations / 1e9:.2f} billion operations in matrix products")
 

@@ -6,7 +6,7 @@ This toy family is Llama's shape with ReLU and other names. docs/add_a_model.md 
 from __future__ import annotations
 
 from brigade import ModelConfig, register_family
-from brigade.checkpoint.families.registry import Family
+from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.sources import NameMap, joined, take
 from brigade.config import RopeConfig
@@ -14,11 +14,11 @@ from brigade.config import RopeConfig
 
 def translate(hf: Settings) -> ModelConfig:
     hf.require("causal", True, "attention is causal here")
-    width, heads = hf("width"), hf("heads")
+    width, heads, head_dim = hf.heads("width", "heads")
     return ModelConfig(
-        family="toy", vocab_size=hf("vocab_size"), num_layers=hf("depth"), hidden_size=width, num_heads=heads,
-        num_kv_heads=heads, head_dim=width // heads, ffn_size=2 * width, max_positions=hf("context"), activation="relu",
-        rope=RopeConfig(theta=hf("theta", 10000.0), rotary_dim=width // heads), tied_head=True,
+        family="toy", vocab_size=hf.count("vocab_size"), num_layers=hf.count("depth"), hidden_size=width, num_heads=heads,
+        num_kv_heads=heads, head_dim=head_dim, ffn_size=2 * width, max_positions=hf.count("context"), activation="relu",
+        rope=RopeConfig(theta=hf.number("theta", 10000.0), rotary_dim=head_dim), tied_head=True,
     )  # fmt: skip
 
 

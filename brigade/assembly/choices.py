@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from brigade.artifact.reader import DTYPES  # float16 weights are read and held as float32: the reference arithmetic is
+from brigade.artifact.reader import DTYPES
 from brigade.backends.base import Backend
 from brigade.backends.cpu.quant import Quant, skip_list
 from brigade.backends.registry import get_backend
-from brigade.checkpoint.load import ModelSource
+from brigade.checkpoint.load import ModelSource, own_dtype
 from brigade.engine.config import EngineConfig
 from brigade.errors import ConfigError
 
@@ -42,8 +42,8 @@ class Choices:
     engine_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def resolve_dtype(wanted: str, own: str) -> torch.dtype:
-    name = wanted if wanted != "auto" else ("float32" if own == "float16" else own)
+def resolve_dtype(wanted: str, source: ModelSource) -> torch.dtype:
+    name = wanted if wanted != "auto" else own_dtype(source)
     if name not in DTYPES:
         raise ConfigError(f"dtype is {name!r}; it must be auto, {' or '.join(DTYPES)}")
     return DTYPES[name]
@@ -58,7 +58,7 @@ def settle(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]
     """The backend, told how to hold matrices, and the dtype of everything else."""
     if source.artifact is not None:
         return _settle_artifact(source, choices)
-    dtype, skip = resolve_dtype(choices.dtype, source.dtype), _names(choices.skip_layers)
+    dtype, skip = resolve_dtype(choices.dtype, source), _names(choices.skip_layers)
     backend = get_backend(choices.backend, choices.device, choices.exact, choices.numerics)
     if choices.quant in (None, "none"):
         if skip:

@@ -22,7 +22,7 @@ from brigade.backends.base import Backend
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
-from brigade.checkpoint.load import ModelSource, load_model, open_model
+from brigade.checkpoint.load import ModelSource, fill, open_model
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
@@ -54,7 +54,7 @@ class Blueprint:
 
     @cached_property
     def network(self) -> GPTModel:
-        """The network without storage, which `load` fills."""
+        """The network, made once: without storage until `load` fills it."""
         return empty_model(self.source.config, self.backend, self.limit)
 
     @cached_property
@@ -70,7 +70,8 @@ class Blueprint:
 
     @property
     def numerics_id(self) -> str:
-        return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}"
+        variant = self.source.config.variant(self.limit)  # what max_model_len decides of the numbers
+        return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}" + (f"/{variant}" if variant else "")
 
     @property
     def number_formats(self) -> NumberFormats:
@@ -139,7 +140,8 @@ def _defaults(source: ModelSource) -> dict[str, Any]:
 def load(blueprint: Blueprint, progress: Callable[[int, int], None] | None = None) -> Parts:
     source = blueprint.source
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
-    model = load_model(source, blueprint.backend, blueprint.dtype, blueprint.random_weights, blueprint.limit, progress)
+    assert blueprint.weight_bytes  # counted while the network is still empty
+    model = fill(blueprint.network, source, blueprint.dtype, blueprint.random_weights, progress)
     return Parts(blueprint, model, tokenizer)
 
 

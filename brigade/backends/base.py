@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from brigade.backends.number_formats import NumberFormats
+from brigade.backends.weights import Weights, place_all
 from brigade.errors import ConfigError
 
 if TYPE_CHECKING:
     from brigade.backends.kv_cache import KVCache
     from brigade.batch import Batch
-    from brigade.config import Activation, NormKind
+    from brigade.config import Activation, ModelConfig, NormKind
 
 G = 8  # the reduction width: row-parallel sums are a binary tree over this many equal blocks of K
 
@@ -157,10 +158,6 @@ class Backend(ABC):
         """Channels of a head in the cache, where this backend keeps more than there are."""
         return head_dim
 
-    def prepare(self, model: Any, ready: Any = None) -> None:
-        """Called once after the weights are in place: pack or convert them here. `ready`: the packed weights of an artifact, where
-        artifacts are exported for this backend."""
-
     def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
         """What the weights of this empty model will take once they are prepared, for the memory plan."""
         return model.num_parameters * dtype.itemsize
@@ -169,6 +166,20 @@ class Backend(ABC):
         """What a table says of a model loaded with `dtype`."""
         name = str(dtype).removeprefix("torch.")
         return NumberFormats(name, f"that of the {self.name} backend", name)
+
+    def probe(self, config: ModelConfig) -> None:
+        """Called before a model's weights are read: prove that the row rule holds at its shapes, where that depends on the machine.
+        What does not hold, and cannot be had another way, is a `ConfigError`."""
+
+    def prepare(self, model: Any, weights: Weights | None = None) -> None:
+        """Called once: give the model its weights, each read, packed or converted, and dropped before the next is read. None: they
+        are in place already. The default holds every parameter as it is read."""
+        if weights is not None:
+            place_all(model, weights)
+
+    def adopt(self, model: Any, ready: Any) -> None:
+        """The same from the packed weights of an artifact. Only asked of the backend that artifacts are exported for."""
+        raise NotImplementedError
 
     def adapt_layer(self, spec: Any, layer: int) -> Any:
         """Exchange a layer's spec for this backend's own; the default keeps it."""

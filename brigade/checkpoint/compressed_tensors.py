@@ -21,7 +21,7 @@ from brigade.artifact.manifest import COPIED
 from brigade.artifact.writer import in_one_step
 from brigade.backends.cpu.matrix import pack
 from brigade.backends.cpu.quant import Quant
-from brigade.checkpoint.load import ModelSource, name_map
+from brigade.checkpoint.load import ModelSource, name_map, open_weights
 from brigade.checkpoint.safetensors_folder import SafetensorsFolder
 from brigade.errors import ConfigError
 
@@ -43,8 +43,7 @@ def write_compressed_tensors(
 ) -> Written:
     _check(source, quant)
     assert source.path is not None
-    files = SafetensorsFolder(source.path)
-    names = name_map(source, files)
+    files, names = open_weights(source)
     wanted = _matrices(source, files, quant)
     widths = {name: files.entries[name].shape[1] for name in wanted}
     whole = tuple(name for name, width in widths.items() if quant.scheme == "int4" and width % GROUPS[-1])

@@ -24,7 +24,9 @@ def sampling_defaults(folder: Path | None) -> dict[str, Any]:
     file = folder / NAME
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); check the file and its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); fetch the file again, or remove it") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no settings; fetch the file again, or remove it")

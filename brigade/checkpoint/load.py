@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from brigade.artifact.reader import Artifact, is_artifact
 from brigade.backends.base import Backend
 from brigade.backends.cpu.packer import plain_tensors
-from brigade.checkpoint.families.registry import Family, find_family
+from brigade.backends.weights import Weights
+from brigade.checkpoint.families.family import Family
+from brigade.checkpoint.families.registry import find_family
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.random_weights import random_parameter
 from brigade.checkpoint.recipes import find_recipe, read_recipe, recipe_names
-from brigade.checkpoint.safetensors_folder import SafetensorsFolder
+from brigade.checkpoint.safetensors_folder import FLOATS, SafetensorsFolder, shown
 from brigade.checkpoint.sources import NameMap
+from brigade.checkpoint.weights import FolderWeights, Held, Progress, RandomWeights
 from brigade.config import ModelConfig
 from brigade.errors import CheckpointError, ConfigError
 from brigade.model.gpt_model import GPTModel, empty_model
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "mini"
-Progress = Callable[[int, int], None]
-FLOATS = {"F32", "F16", "BF16"}
 # Tables and masks that older checkpoints store beside the weights; the network makes its own.
 BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias)|\.attention\.(bias|masked_bias))$")
 
@@ -75,7 +74,9 @@ def _open_folder(path: Path, name: str) -> ModelSource:
         raise CheckpointError(f"{path} has no config.json; give a model folder as save_pretrained writes it")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); check the file and its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no settings; fetch the file again")
@@ -84,6 +85,19 @@ def _open_folder(path: Path, name: str) -> ModelSource:
         raise CheckpointError(f"{file} says the weights are quantised, which is not supported; use the unquantised model")
     dtype = str(values.get("dtype") or values.get("torch_dtype") or "float32").removeprefix("torch.")
     return ModelSource(name, family.translate(Settings(values)), dtype, path, family)
+
+
+def own_dtype(source: ModelSource) -> str:
+    """What weights are held in where nobody says: the checkpoint's own type. float16 becomes float32, which has all its numbers in
+    twice the memory; that is said, and bfloat16, which rounds them, is taken only where it is asked for."""
+    if source.dtype != "float16":
+        return source.dtype
+    print(
+        f"brigade: {source.name} is stored in float16, which becomes float32 and takes twice the memory of its files; "
+        "--dtype bfloat16 takes as much as they do, and rounds the weights",
+        file=sys.stderr,
+    )
+    return "float32"
 
 
 def load_model(
@@ -95,28 +109,40 @@ def load_model(
     progress: Progress | None = None,
 ) -> GPTModel:
     """The network with its weights, rounded to `dtype` and held as the backend wants them, ready to run."""
+    return fill(empty_model(source.config, backend, max_length), source, dtype, random_weights, progress)
+
+
+def fill(
+    model: GPTModel,
+    source: ModelSource,
+    dtype: torch.dtype = torch.float32,
+    random_weights: int | None = None,
+    progress: Progress | None = None,
+) -> GPTModel:
+    """Give an empty network its weights."""
+    backend = model.backend
     if (source.path is None) != (random_weights is not None):
         raise ConfigError(
             f"{source.name} is a recipe without weights; give --random-weights SEED"
             if source.path is None
             else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
         )
-    model = empty_model(source.config, backend, max_length)
     if source.artifact is not None:
+        backend.probe(source.config)
         return _load_packed(model, source.artifact, backend, progress)
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    held = backend.held_dtype(dtype)
-    read = _reader(source, wanted, random_weights)
-    state = {}
-    for done, (name, shape) in enumerate(wanted.items()):
-        tensor = read(name, shape)
-        state[name] = tensor.to(dtype).to(held).contiguous().to(backend.device)
-        if progress is not None:
-            progress(done + 1, len(wanted))
-    model.load_state_dict(state, strict=True, assign=True)
-    model.eval().requires_grad_(False)
-    backend.prepare(model)
-    return model
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    held = Held(dtype, backend.held_dtype(dtype), backend.device)
+    if random_weights is not None:
+        weights: Weights = RandomWeights(random_weights, source.config.norm_weight_offset, shapes, held, progress)
+    else:
+        files, table = open_weights(source)
+        assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
+        weights = FolderWeights(files, table, shapes, held, progress)
+    backend.probe(source.config)
+    backend.prepare(model, weights)
+    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert not left, f"the {backend.name} backend left {left[:3]} without values"
+    return model.eval().requires_grad_(False)
 
 
 def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress: Progress | None) -> GPTModel:
@@ -127,37 +153,17 @@ def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress
         raise CheckpointError(f"{artifact.folder} holds other tensors than its architecture needs; export the model again")
     model.load_state_dict(dict(ready.tensors), strict=False, assign=True)
     model.eval().requires_grad_(False)
-    backend.prepare(model, ready)
+    backend.adopt(model, ready)
     return model
 
 
-def _reader(source: ModelSource, wanted: dict[str, tuple[int, ...]], seed: int | None) -> Callable[[str, tuple[int, ...]], Tensor]:
-    if seed is not None:
-        offset = source.config.norm_weight_offset
-        return lambda name, shape: random_parameter(seed, name, shape, norm_offset=offset)
-    assert source.path is not None and source.family is not None
+def open_weights(source: ModelSource) -> tuple[SafetensorsFolder, NameMap]:
+    """The folder's tensors and how our parameters are made of them, proven to fit each other before one is read."""
+    assert source.path is not None
     files = SafetensorsFolder(source.path)
     table = name_map(source, files)
-    assert set(table) == set(wanted), f"the name map of {source.family.name} disagrees: {set(table) ^ set(wanted)}"
     _check_names(source, files, table)
-
-    def read(name: str, shape: tuple[int, ...]) -> Tensor:
-        parts = [files.read(part) for part in table[name].names]
-        try:
-            tensor = table[name].combine(parts)
-        except RuntimeError as error:
-            shapes = ", ".join(f"{part} {list(t.shape)}" for part, t in zip(table[name].names, parts, strict=True))
-            raise CheckpointError(f"{shapes} cannot form {name} {list(shape)}; config.json and weights disagree") from error
-        if tuple(tensor.shape) != shape:
-            shown = ", ".join(table[name].names[:3])
-            where = files.entries[table[name].names[0]].file
-            raise CheckpointError(
-                f"{shown} in {where} gives shape {list(tensor.shape)}, but config.json means {list(shape)} for {name}; "
-                "config.json and weights disagree"
-            )
-        return tensor
-
-    return read
+    return files, table
 
 
 def name_map(source: ModelSource, files: SafetensorsFolder) -> NameMap:
@@ -185,7 +191,7 @@ def _check_names(source: ModelSource, files: SafetensorsFolder, table: NameMap) 
     foreign = sorted(name for name in set(files.entries) - read - heads if not BUFFERS.search(name))
     if foreign:
         raise CheckpointError(
-            f"{source.path} holds {len(foreign)} tensors that {source.config.family} does not have, first {foreign[0]}; "
+            f"{source.path} holds {len(foreign)} tensors that {source.config.family} does not have, first {shown(foreign[0])}; "
             "its model_type does not fit its weights"
         )
     for name in read:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 STD = 0.02
-_CHUNK = 1 << 18  # counters at once, so that the work stays in the cache
+_CHUNK = 1 << 16  # counters at once, so that the work stays in the cache
 
 
 def _signed(value: int) -> int:

@@ -1,21 +1,32 @@
-"""A folder of safetensors, proven whole before a tensor is read: headers, lengths, shards, index."""
+"""A folder of safetensors, proven whole before a tensor is read: index, shards, headers, lengths.
+
+Only the files that the index names are read, or `model.safetensors` where there is no index: some publishers put a second copy of
+the weights, named otherwise, beside them.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from brigade.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 CONVERT = "convert it with save_pretrained(..., safe_serialization=True)"
+LONGEST_HEADER = 100_000_000
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32,
+    "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64,
+}  # fmt: skip
+FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # what can be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +36,35 @@ class Entry:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    start: int  # in the file
+    bytes: int
+
+
+def shown(name: str) -> str:
+    """A name out of a file, as one short line can hold it."""
+    name = name if name.isprintable() else ascii(name)
+    return name if len(name) <= 120 else f"{name[:117]}..."
 
 
 def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of one file. Only the header is read, but its promises are held against the length of the file."""
+    try:
+        size, length, raw = _raw_header(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check the file and its permissions") from error
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        entries = {name: _entry(path, 8 + length, name, described) for name, described in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is corrupt: its header cannot be read ({problem}); fetch the file again") from error
+    _check_places(path, entries, 8 + length, size)
+    return entries
+
+
+def _raw_header(path: Path) -> tuple[int, int, bytes]:
+    """The file's length, the header's, and the header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start, brace = file.read(8), file.read(1)
@@ -38,69 +74,121 @@ def read_header(path: Path) -> dict[str, Entry]:
         if len(start) < 8:
             raise CheckpointError(f"{path} is truncated: {size} bytes, shorter than any header; fetch the file again")
         (length,) = struct.unpack("<Q", start)
-        if length > 100_000_000 or length < 2:
+        if length > LONGEST_HEADER or length < 2:
             raise CheckpointError(f"{path} is corrupt: its header claims {length} bytes; fetch the file again")
         if 8 + length > size:
             raise CheckpointError(f"{path} is truncated: its header needs {8 + length} bytes, the file has {size}; fetch it again")
-        raw = brace + file.read(length - 1)
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        entries = {name: Entry(path, e["dtype"], tuple(e["shape"])) for name, e in header.items()}
-        ends = [e["data_offsets"][1] for e in header.values()]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path} is corrupt: its header cannot be read ({error}); fetch the file again") from error
-    expected = 8 + length + max(ends, default=0)
+        return size, length, brace + file.read(length - 1)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{str(value)[:40]!r} is no number of elements or bytes")
+    return value
+
+
+def _entry(path: Path, data: int, name: str, described: dict[str, Any]) -> Entry:
+    """One tensor; a shape, a type and two offsets that do not fit each other raise `ValueError`."""
+    dtype, shape = described["dtype"], tuple(_count(size) for size in described["shape"])
+    start, end = (_count(offset) for offset in described["data_offsets"])
+    if dtype not in BITS:
+        raise ValueError(f"tensor {shown(name)} is of type {shown(str(dtype))}, which safetensors does not have")
+    if (end - start) * 8 != math.prod(shape) * BITS[dtype]:
+        raise ValueError(f"tensor {shown(name)} is {dtype} {list(shape)}, but lies from byte {start} to {end}")
+    return Entry(path, dtype, shape, data + start, end - start)
+
+
+def _check_places(path: Path, entries: dict[str, Entry], data: int, size: int) -> None:
+    """Tensors lie one after the other: none over another, nothing between them, nothing behind."""
+    expected = max((entry.start + entry.bytes for entry in entries.values()), default=data)
     if expected != size:
         state = "truncated" if expected > size else "corrupt"
         raise CheckpointError(f"{path} is {state}: its header describes {expected} bytes, the file has {size}; fetch it again")
-    return entries
+    at = data
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].bytes)):
+        if entry.start != at:
+            raise CheckpointError(
+                f"{path} is corrupt: tensor {shown(name)} begins at byte {entry.start}, but the tensor before it ends at {at}; "
+                "fetch the file again"
+            )
+        at += entry.bytes
 
 
 class SafetensorsFolder:
-    """All tensors of a checkpoint by name, read from memory-mapped files as they are asked for."""
+    """All tensors of a checkpoint by name, each read when it is asked for and kept by nobody here."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
-        for path in self._files():
-            self.entries.update(read_header(path))
-        self._check_index()
+        index = self._index()
+        if index is None:
+            self.entries = read_header(self._single())
+            return
+        files = {file: self._shard(name, file) for name, file in index.items()}
+        headers = {file: read_header(path) for file, path in files.items()}
+        for header in headers.values():
+            self.entries.update(header)
+        for name, file in index.items():
+            if name not in headers[file]:
+                raise CheckpointError(f"tensor {shown(name)} is missing from {files[file]}, where the index places it")
+            self.entries[name] = headers[file][name]  # another file may hold one of the same name
 
-    def _files(self) -> list[Path]:
-        found = sorted(self.folder.glob("*.safetensors"))
-        if found:
-            return found
+    def _index(self) -> dict[str, str] | None:
+        """Tensors and the names of their files; None where there is no index."""
+        path = self.folder / INDEX
+        if not path.exists():
+            return None
+        try:
+            places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+            if not isinstance(places, dict) or not places:
+                raise ValueError("its weight_map places no tensor")
+            for name, file in places.items():
+                if not isinstance(file, str) or Path(file).name != file or not file.isprintable():
+                    raise ValueError(f"it places {shown(name)} in {str(file)[:80]!r}, which is no file's name")
+            return places
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}); check the file and its permissions") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path} is corrupt ({problem}); fetch the file again") from error
+
+    def _shard(self, name: str, file: str) -> Path:
+        path = self.folder / file
+        if not path.is_file():
+            raise CheckpointError(f"shard {path} is missing: the index places {shown(name)} in it; fetch the shard")
+        return path
+
+    def _single(self) -> Path:
+        path = self.folder / SINGLE
+        if path.is_file():
+            return path
+        others = sorted(self.folder.glob("*.safetensors"))
+        if others:
+            raise CheckpointError(
+                f"{self.folder} has neither {INDEX} nor {SINGLE}, which say what its weights are, only {shown(others[0].name)}; "
+                f"fetch {INDEX}, or rename the file if it holds all weights"
+            )
         for pattern in PICKLES:
-            for path in sorted(self.folder.glob(pattern)):
-                raise CheckpointError(f"{path} is a pickle; only safetensors are read, since a pickle can run code: {CONVERT}")
+            for found in sorted(self.folder.glob(pattern)):
+                raise CheckpointError(f"{found} is a pickle; only safetensors are read, since a pickle can run code: {CONVERT}")
         raise CheckpointError(f"{self.folder} holds no *.safetensors file; give a model folder with its weights")
 
-    @cached_property
-    def _index(self) -> dict[str, str]:
-        path = self.folder / "model.safetensors.index.json"
-        if not path.exists():
-            return {}
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is corrupt ({error}); fetch the file again") from error
-
-    def _check_index(self) -> None:
-        for name, file in self._index.items():
-            if not (self.folder / file).exists():
-                raise CheckpointError(f"shard {self.folder / file} is missing: the index places {name} in it; fetch the shard")
-            if name not in self.entries:
-                raise CheckpointError(f"tensor {name} is missing from {self.folder / file}, where the index places it")
-
-    @cached_property
-    def _handles(self) -> dict[Path, object]:
-        from safetensors import safe_open
-
-        return {path: safe_open(path, framework="pt") for path in {entry.file for entry in self.entries.values()}}
-
     def read(self, name: str) -> Tensor:
-        return self._handles[self.entries[name].file].get_tensor(name)
+        """Into memory of its own: pages of a mapped file would stay in the process until the file is closed."""
+        entry = self.entries[name]
+        tensor = torch.empty(entry.shape, dtype=FLOATS[entry.dtype])
+        into, done = memoryview(tensor.view(-1).view(torch.uint8).numpy()), 0
+        try:
+            with entry.file.open("rb", buffering=0) as file:
+                file.seek(entry.start)
+                while done < entry.bytes:
+                    count = file.readinto(into[done:])
+                    if not count:
+                        raise CheckpointError(f"{entry.file} became shorter while it was read; fetch the file again")
+                    done += count
+        except OSError as error:
+            raise CheckpointError(f"{entry.file} cannot be read ({error.strerror}); check the file and the disk") from error
+        return tensor
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries

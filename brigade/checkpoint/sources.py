@@ -11,29 +11,46 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Source:
+    """`parts`: the parameter is a stack of that many, each combined of an equal run of `names` and read without the others."""
+
     names: tuple[str, ...]
     combine: Callable[[Sequence[Tensor]], Tensor]
     turned: bool = False  # stored [in, out]
+    parts: int = 0
+    form: Callable[[Sequence[Shape]], Shape] | None = None  # the shape that `combine` gives, to be known before a tensor is read
+
+    def part(self, index: int) -> tuple[str, ...]:
+        """The names that part `index` is combined of."""
+        width = len(self.names) // self.parts
+        return self.names[index * width : (index + 1) * width]
 
 
 NameMap = dict[str, Source]
 
 
+def _rows(shapes: Sequence[Shape]) -> Shape:
+    if not all(shape and shape[1:] == shapes[0][1:] for shape in shapes):
+        raise ValueError("rows of unlike shapes")
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
 def take(name: str) -> Source:
-    return Source((name,), lambda parts: parts[0])
+    return Source((name,), lambda parts: parts[0], form=lambda shapes: shapes[0])
 
 
 def transposed(name: str) -> Source:
     """For weights stored [in, out]."""
-    return Source((name,), lambda parts: parts[0].t(), turned=True)
+    return Source((name,), lambda parts: parts[0].t(), turned=True, form=lambda shapes: shapes[0][::-1])
 
 
 def joined(*names: str) -> Source:
     """Row after row: q, k, v; or gate, up."""
-    return Source(names, lambda parts: torch.cat(list(parts), dim=0))
+    return Source(names, lambda parts: torch.cat(list(parts), dim=0), form=_rows)
 
 
 def per_head_qkv(name: str, heads: int) -> Source:
@@ -43,18 +60,19 @@ def per_head_qkv(name: str, heads: int) -> Source:
         stored = parts[0]
         return stored.view(heads, 3, -1, *stored.shape[1:]).transpose(0, 1).reshape(stored.shape)
 
-    return Source((name,), combine)
+    def form(shapes: Sequence[Shape]) -> Shape:
+        if not shapes[0] or shapes[0][0] % (3 * heads):
+            raise ValueError("rows that heads cannot share")
+        return shapes[0]
+
+    return Source((name,), combine, form=form)
 
 
 def stacked(rows: Sequence[Sequence[str]]) -> Source:
     """One matrix an expert, itself of parts joined by rows: [experts, ...]."""
-    width = len(rows[0])
-
-    def combine(parts: Sequence[Tensor]) -> Tensor:
-        whole = [torch.cat(list(parts[i : i + width]), dim=0) for i in range(0, len(parts), width)]
-        return torch.stack(whole)
-
-    return Source(tuple(name for row in rows for name in row), combine)
+    return Source(
+        tuple(name for row in rows for name in row), lambda parts: torch.cat(list(parts), dim=0), parts=len(rows), form=_rows
+    )
 
 
 def weight_and_bias(ours: str, make: Callable[[str], Source], theirs: str, bias: bool) -> NameMap:

@@ -62,7 +62,7 @@ def _for_others(args: argparse.Namespace, source: Any, choices: Any) -> int:
 
     if args.random_weights is not None:
         raise ConfigError("--random-weights has no effect on --format compressed-tensors, which takes a model folder; drop it")
-    dtype, quant = resolve_dtype(choices.dtype, source.dtype), quantisation(choices, source.config.num_layers)
+    dtype, quant = resolve_dtype(choices.dtype, source), quantisation(choices, source.config.num_layers)
     if quant.scheme != "none":
         kernels()  # refused now where they were not built
     writing = Progress("writing")

@@ -72,7 +72,7 @@ class GPTModel(nn.Module):
 
     def _rotary(self, step: Step) -> dict:
         """cos and sin of this step's positions, for each distinct rope of the model."""
-        if all(not reads_rotary(layer) for layer in self.layers):
+        if not any(layer.reads_rotary for layer in self.layers):
             return {}
         tables = self.rope_tables().items()
         return {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in tables}
@@ -83,11 +83,6 @@ class GPTModel(nn.Module):
             ropes = {self.config.layer_rope(i) for i in range(self.config.num_layers)} - {None}
             self._rope_tables = {rope: RopeTable(rope, self.max_length, self.backend.device) for rope in ropes}
         return self._rope_tables
-
-
-def reads_rotary(layer: nn.Module) -> bool:
-    """A backend's own layer may look angles up by itself."""
-    return getattr(layer, "reads_rotary", True)
 
 
 def empty_model(config: ModelConfig, backend: Backend, max_length: int | None = None) -> GPTModel:

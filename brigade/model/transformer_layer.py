@@ -11,6 +11,8 @@ from brigade.config import ModelConfig
 class TransformerLayer(nn.Module):
     """Pre-norm, post-norm, parallel or sandwich: `config` says which, the parts come from the spec."""
 
+    reads_rotary = True  # every layer says so; a backend's own may look angles up by position itself
+
     def __init__(
         self,
         config: ModelConfig,

@@ -62,7 +62,7 @@ def test_a_quantised_model_beside_itself_whole(capsys, text: str, tmp_path: Path
     assert run(capsys, *quant, "--against-quant", "int4")[0] == 0
     assert json.loads(out.read_text())["kl"]["max"] == 0
     assert run(capsys, *quant, "--against-backend", "reference")[0] == 0
-    assert json.loads(out.read_text())["against"]["numerics_id"].startswith("reference-1")
+    assert json.loads(out.read_text())["against"]["numerics_id"].startswith("reference-2")
 
 
 @needs_kernels
@@ -160,14 +160,14 @@ def test_the_text_is_not_overwritten(capsys, tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_reference_is_refused_before_the_first_model_is_loaded(capsys, text: str, monkeypatch, argv, words: str) -> None:
-    monkeypatch.setattr("brigade.assembly.line.load_model", lambda *args, **settings: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("brigade.assembly.line.fill", lambda *args, **settings: pytest.fail("a model was loaded"))
     code, shown, errors = run(capsys, "--text", text, "--against", str(EMBEDDED), *argv)
     assert code == 2 and shown == "" and words in errors and errors.count("\n") == 1
 
 
 @needs_kernels
 def test_a_wrong_scheme_to_rank_is_refused_before_the_model_is_loaded(capsys, text: str, monkeypatch) -> None:
-    monkeypatch.setattr("brigade.assembly.line.load_model", lambda *args, **settings: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("brigade.assembly.line.fill", lambda *args, **settings: pytest.fail("a model was loaded"))
     code, _, errors = run(capsys, "--text", text, "--rank-layers", "--quant", "int3")
     assert code == 2 and "quant is 'int3'" in errors
 

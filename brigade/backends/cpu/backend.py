@@ -24,8 +24,9 @@ from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
 from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
+from brigade.backends.weights import Weights, place
 from brigade.batch import Batch, Wanted
-from brigade.config import Activation, NormKind
+from brigade.config import Activation, ModelConfig, NormKind
 from brigade.errors import CheckpointError, ConfigError
 
 MOST_DIM = 512  # of a head; what the attention kernel keeps on its stack
@@ -100,11 +101,25 @@ class CpuBackend(Backend):
     def cache_dim(self, head_dim: int) -> int:
         return -(-head_dim // 32) * 32
 
-    def prepare(self, model: Any, ready: PackedModel | None = None) -> None:
-        """Pack every matrix, or take it from `ready`; a layer that the kernels know whole becomes one call."""
-        if model.config.head_dim > MOST_DIM:
-            raise ConfigError(f"head_dim is {model.config.head_dim}; the cpu backend takes {MOST_DIM}: use --backend reference")
-        packer, tables, plain = Packer(self.quant, ready), model.rope_tables(), plain_tensors(model)
+    def prepare(self, model: Any, weights: Weights | None = None) -> None:
+        """Pack every matrix as it is read."""
+        check_head(model.config)
+        if weights is not None:
+            for name in plain_tensors(model):
+                place(model, name, weights.take(name))
+        self._pack(model, Packer(self.quant, weights))
+
+    def adopt(self, model: Any, ready: PackedModel) -> None:
+        """Prepare a model whose matrices an artifact holds packed, and whose other tensors are in place."""
+        check_head(model.config)
+        packer = Packer(self.quant, ready=ready)
+        self._pack(model, packer)
+        if packer.unused:
+            raise CheckpointError(f"the artifact holds {min(packer.unused)}, which its architecture does not have; export it again")
+
+    def _pack(self, model: Any, packer: Packer) -> None:
+        """A layer that the kernels know whole becomes one call."""
+        tables, plain = model.rope_tables(), plain_tensors(model)
         names = {module: name for name, module in model.named_modules()}
         for index, layer in enumerate(model.layers):
             if fits(layer):
@@ -120,8 +135,6 @@ class CpuBackend(Backend):
         tied = None if model.head is not None else packer("head", word, None, tree=False)
         model.embedding.word = PackedTable(word.detach(), tied)
         chain([matrix for name, matrix in packer.matrices.items() if "experts" not in name])  # of those a step reads only some
-        if packer.unused:
-            raise CheckpointError(f"the artifact holds {min(packer.unused)}, which its architecture does not have; export it again")
         self.arithmetic = PRODUCTS.get(self.quant.scheme, _own_scheme(word))
         model.packed = PackedModel(plain, packer.matrices)
 
@@ -233,6 +246,11 @@ class CpuBackend(Backend):
         out = torch.empty_like(x_TE)
         kernels().br_softmax(x_TE.data_ptr(), x_TE.shape[0], x_TE.shape[1], out.data_ptr())
         return out
+
+
+def check_head(config: ModelConfig) -> None:
+    if config.head_dim > MOST_DIM:
+        raise ConfigError(f"head_dim is {config.head_dim}; the cpu backend takes {MOST_DIM}: use --backend reference")
 
 
 def _own_scheme(weight: Tensor) -> str:

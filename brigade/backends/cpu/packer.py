@@ -11,6 +11,7 @@ from torch import Tensor
 from brigade.backends.cpu.matrix import Layout, PackedMatrix, pack
 from brigade.backends.cpu.quant import Quant
 from brigade.backends.huge_pages import Arena
+from brigade.backends.weights import Weights
 from brigade.errors import CheckpointError
 
 LINEARS = ("ColumnLinear", "RowLinear")
@@ -35,22 +36,34 @@ def plain_tensors(model: Any) -> dict[str, Tensor]:
 
 
 class Packer:
-    """Called once for each matrix of a model. Where `ready` is given, weights are shapes without storage."""
+    """Called once for each matrix of a model. A matrix without storage (on the meta device) is taken from `ready`, or read from
+    `weights`, packed, and dropped."""
 
-    def __init__(self, quant: Quant, ready: PackedModel | None = None) -> None:
-        self.quant, self.ready = quant, ready
+    def __init__(self, quant: Quant, weights: Weights | None = None, ready: PackedModel | None = None) -> None:
+        self.quant, self.weights, self.ready = quant, weights, ready
         self.matrices: dict[str, PackedMatrix] = {}
         self._arena = Arena()
 
     def __call__(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, **how: Any) -> PackedMatrix:
         assert name not in self.matrices, name
-        if self.ready is None:
+        if self.ready is not None:
+            packed = self._take(name, weight_NK, bias_N, how)
+        else:
+            weight_NK = self._read(name, "weight", weight_NK)
+            bias_N = None if bias_N is None else self._read(name, "bias", bias_N)
             scheme = self.quant.of(name, str(weight_NK.dtype).removeprefix("torch."))
             packed = pack(weight_NK, bias_N, scheme, arena=self._arena, **how)
-        else:
-            packed = self._take(name, weight_NK, bias_N, how)
         self.matrices[name] = packed
         return packed
+
+    def _read(self, name: str, kind: str, given: Tensor) -> Tensor:
+        if not given.is_meta:
+            return given
+        assert self.weights is not None, name
+        experts, _, index = name.rpartition(".")
+        if index.isdigit():  # only an expert's matrix has a number for its last name
+            return self.weights.take_part(experts, int(index))
+        return self.weights.take(f"{name}.{kind}")
 
     def _take(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, how: dict[str, Any]) -> PackedMatrix:
         assert self.ready is not None

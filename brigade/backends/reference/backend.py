@@ -17,10 +17,12 @@ from brigade.backends.exact_math import ACTIVATIONS, halving_sum, pair_tree, tre
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.backends.reference.attention import KV_TILE, attend, plan_attention, store
-from brigade.backends.reference.matmul import DirectMatmul, choose_matmul
-from brigade.backends.reference.strict import ask_for_strict_order
+from brigade.backends.reference.matmul import DirectMatmul, TiledMatmul, choose_matmul
+from brigade.backends.reference.probe import Product, first_broken, operations
+from brigade.backends.reference.strict import ask_for_strict_order, computed_by
 from brigade.batch import Batch, Wanted
-from brigade.config import Activation, NormKind
+from brigade.config import Activation, ModelConfig, NormKind
+from brigade.errors import ConfigError
 
 
 class ReferenceBackend(Backend):
@@ -31,11 +33,28 @@ class ReferenceBackend(Backend):
         self.device, self.exact = torch.device(device), exact
         ask_for_strict_order()
         self.matmul = choose_matmul(self.device) if exact else DirectMatmul()
+        self._counted_on = False  # a model was loaded that has this matmul's bits
 
     @property
     def numerics_id(self) -> str:
+        """With the library that computes, and what it chose its code by: another version or processor may sum in another order."""
         order = self.matmul.name if self.exact else "unordered"
-        return f"reference-1/{self.device.type}/float32/{order}/G{G}"
+        return f"reference-2/{self.device.type}/float32/{order}/G{G}/{computed_by(self.device)}"
+
+    def probe(self, config: ModelConfig) -> None:
+        if not self.exact:
+            return
+        wanted = operations(config)
+        broken = first_broken(self, self.matmul.name, wanted)
+        if isinstance(broken, Product) and not self._counted_on and not isinstance(self.matmul, TiledMatmul):
+            self.matmul = TiledMatmul()
+            broken = first_broken(self, self.matmul.name, wanted)
+        if broken is not None:
+            raise ConfigError(
+                f"with torch {torch.__version__} on {self.device}, {broken} change with the number of rows or threads; "
+                "results would depend on the batch. Use --backend cpu, or --exact off to accept that"
+            )
+        self._counted_on = True
 
     def held_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float32

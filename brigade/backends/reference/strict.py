@@ -18,3 +18,13 @@ def ask_for_strict_order() -> None:
     level = {"AVX512": "AVX512", "AVX2": "AVX2"}.get(capability)
     if level is not None and torch.backends.mkl.is_available():
         os.environ["MKL_CBWR"] = f"{level},STRICT"
+
+
+def computed_by(device: torch.device) -> str:
+    """The library's version, what it dispatched to, and the order that its products keep."""
+    version = f"torch-{torch.__version__}"
+    if device.type == "cuda":
+        return f"{version}/sm{''.join(map(str, torch.cuda.get_device_capability(device)))}"
+    order = os.environ.get("MKL_CBWR") if torch.backends.mkl.is_available() else None
+    asked = "" if order is None else f"/mkl-{order.replace(',', '-').replace('/', '-')}"
+    return f"{version}/{torch.backends.cpu.get_cpu_capability()}{asked}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from brigade.checkpoint.families.rope_settings import read_rope
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.sources import NameMap, joined, stacked, take
 from brigade.config import ModelConfig
@@ -14,20 +15,20 @@ def llama_like(family: str, hf: Settings, **changes: Any) -> ModelConfig:
     head_dim = hf.head_dim()
     settings: dict[str, Any] = {
         "family": family,
-        "vocab_size": hf("vocab_size"),
-        "num_layers": hf("num_hidden_layers"),
-        "hidden_size": hf("hidden_size"),
-        "num_heads": hf("num_attention_heads"),
-        "num_kv_heads": hf("num_key_value_heads", hf("num_attention_heads")),
+        "vocab_size": hf.count("vocab_size"),
+        "num_layers": hf.count("num_hidden_layers"),
+        "hidden_size": hf.count("hidden_size"),
+        "num_heads": hf.count("num_attention_heads"),
+        "num_kv_heads": hf.count("num_key_value_heads", hf.count("num_attention_heads")),
         "head_dim": head_dim,
-        "ffn_size": hf("intermediate_size"),
-        "max_positions": hf("max_position_embeddings"),
-        "norm_eps": hf("rms_norm_eps", 1e-6),
+        "ffn_size": hf.count("intermediate_size"),
+        "max_positions": hf.count("max_position_embeddings"),
+        "norm_eps": hf.number("rms_norm_eps", 1e-6),
         "activation": hf.activation("hidden_act", "hidden_activation"),
-        "tied_head": hf("tie_word_embeddings", False),
+        "tied_head": hf.flag("tie_word_embeddings", False),
     }
     if "rope" not in changes:
-        settings["rope"] = hf.rope(head_dim)
+        settings["rope"] = read_rope(hf, head_dim)
     return ModelConfig(**settings | changes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brigade.checkpoint.families.registry import Family, register_family
+from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.sources import NameMap, take, transposed, weight_and_bias
 from brigade.config import ModelConfig
@@ -11,13 +11,13 @@ from brigade.config import ModelConfig
 def translate(hf: Settings) -> ModelConfig:
     hf.require("scale_attn_weights", True, "attention scores are always scaled here")
     hf.require("scale_attn_by_inverse_layer_idx", False, "scores are not scaled by layer number here")
-    hidden, heads = hf("n_embd"), hf("n_head")
+    hidden, heads, head_dim = hf.heads("n_embd", "n_head")
     return ModelConfig(
-        family="gpt2", vocab_size=hf("vocab_size"), num_layers=hf("n_layer"), hidden_size=hidden, num_heads=heads,
-        num_kv_heads=heads, head_dim=hidden // heads, ffn_size=hf("n_inner", 4 * hidden), max_positions=hf("n_positions"),
-        norm="layernorm", norm_eps=hf("layer_norm_epsilon", 1e-5), activation=hf.activation("activation_function"),
+        family="gpt2", vocab_size=hf.count("vocab_size"), num_layers=hf.count("n_layer"), hidden_size=hidden, num_heads=heads,
+        num_kv_heads=heads, head_dim=head_dim, ffn_size=hf.count("n_inner", 4 * hidden), max_positions=hf.count("n_positions"),
+        norm="layernorm", norm_eps=hf.number("layer_norm_epsilon", 1e-5), activation=hf.activation("activation_function"),
         gated=False, position="learned", qkv_bias=True, out_bias=True, mlp_bias=True,
-        tied_head=hf("tie_word_embeddings", True),
+        tied_head=hf.flag("tie_word_embeddings", True),
     )  # fmt: skip
 
 
@@ -37,4 +37,4 @@ def names(config: ModelConfig) -> NameMap:
     return table
 
 
-register_family(Family("gpt2", ("gpt2",), translate, names, "transformer."))
+FAMILIES = (Family("gpt2", ("gpt2",), translate, names, "transformer."),)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from brigade.checkpoint.families.registry import Family, register_family
+from brigade.checkpoint.families.family import Family
+from brigade.checkpoint.families.rope_settings import read_rope
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.sources import NameMap, per_head_qkv, take, weight_and_bias
 from brigade.config import ModelConfig
 
 
 def translate(hf: Settings) -> ModelConfig:
-    hidden, heads, bias = hf("hidden_size"), hf("num_attention_heads"), hf("attention_bias", True)
-    rope = hf.rope(hidden // heads, theta=hf("rotary_emb_base", 10000.0), partial=hf("rotary_pct", 0.25))
+    (hidden, heads, head_dim), bias = hf.heads(), hf.flag("attention_bias", True)
+    theta, partial = hf.number("rotary_emb_base", 10000.0, above=1), hf.number("rotary_pct", 0.25, above=0)
+    rope = read_rope(hf, head_dim, theta=theta, partial=partial)
     return ModelConfig(
-        family="gpt_neox", vocab_size=hf("vocab_size"), num_layers=hf("num_hidden_layers"), hidden_size=hidden,
-        num_heads=heads, num_kv_heads=heads, head_dim=hidden // heads, ffn_size=hf("intermediate_size"),
-        max_positions=hf("max_position_embeddings"), norm="layernorm", norm_eps=hf("layer_norm_eps", 1e-5),
+        family="gpt_neox", vocab_size=hf.count("vocab_size"), num_layers=hf.count("num_hidden_layers"), hidden_size=hidden,
+        num_heads=heads, num_kv_heads=heads, head_dim=head_dim, ffn_size=hf.count("intermediate_size"),
+        max_positions=hf.count("max_position_embeddings"), norm="layernorm", norm_eps=hf.number("layer_norm_eps", 1e-5),
         activation=hf.activation("hidden_act"), gated=False, rope=rope, qkv_bias=bias, out_bias=bias, mlp_bias=True,
-        parallel_residual=hf("use_parallel_residual", True), tied_head=hf("tie_word_embeddings", False),
+        parallel_residual=hf.flag("use_parallel_residual", True), tied_head=hf.flag("tie_word_embeddings", False),
     )  # fmt: skip
 
 
@@ -41,4 +43,4 @@ def names(config: ModelConfig) -> NameMap:
     return table
 
 
-register_family(Family("gpt_neox", ("gpt_neox",), translate, names, "gpt_neox."))
+FAMILIES = (Family("gpt_neox", ("gpt_neox",), translate, names, "gpt_neox."),)

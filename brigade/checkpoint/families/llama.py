@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from brigade.checkpoint.families.common import llama_like, llama_like_names
-from brigade.checkpoint.families.registry import Family, register_family
+from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
 from brigade.config import ModelConfig
 
 
 def llama(hf: Settings) -> ModelConfig:
-    bias = hf("attention_bias", False)
-    return llama_like("llama", hf, qkv_bias=bias, out_bias=bias, mlp_bias=hf("mlp_bias", False))
+    bias = hf.flag("attention_bias", False)
+    return llama_like("llama", hf, qkv_bias=bias, out_bias=bias, mlp_bias=hf.flag("mlp_bias", False))
 
 
 def mistral(hf: Settings) -> ModelConfig:
-    return llama_like("mistral", hf, sliding_window=hf("sliding_window", None))
+    return llama_like("mistral", hf, sliding_window=hf.count("sliding_window", None))
 
 
 def qwen_window(hf: Settings) -> dict:
     """Qwen slides in its upper layers, and only where it is switched on."""
-    if not hf("use_sliding_window", False):
+    if not hf.flag("use_sliding_window", False):
         return {}
-    layers = hf("num_hidden_layers")
-    slides = hf.windowed_layers(layers) or tuple(range(hf("max_window_layers", 0), layers))
-    return {"sliding_window": hf("sliding_window"), "windowed_layers": slides} if slides else {}
+    layers = hf.count("num_hidden_layers")
+    slides = hf.windowed_layers(layers) or tuple(range(hf.count("max_window_layers", 0, least=0), layers))
+    return {"sliding_window": hf.count("sliding_window"), "windowed_layers": slides} if slides else {}
 
 
 def qwen2(hf: Settings) -> ModelConfig:
@@ -31,9 +31,11 @@ def qwen2(hf: Settings) -> ModelConfig:
 
 
 def qwen3(hf: Settings) -> ModelConfig:
-    bias = hf("attention_bias", False)
+    bias = hf.flag("attention_bias", False)
     return llama_like("qwen3", hf, qkv_bias=bias, out_bias=bias, qk_norm="head", **qwen_window(hf))
 
 
-for name, translate in {"llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}.items():
-    register_family(Family(name, (name,), translate, llama_like_names))
+FAMILIES = tuple(
+    Family(name, (name,), translate, llama_like_names)
+    for name, translate in {"llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}.items()
+)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from brigade.checkpoint.families.common import expert_names, llama_like, llama_like_names
+from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.llama import qwen_window
-from brigade.checkpoint.families.registry import Family, register_family
+from brigade.checkpoint.families.rope_settings import read_rope
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.sources import NameMap
 from brigade.config import ModelConfig, MoEConfig
 
 
 def mixtral(hf: Settings) -> ModelConfig:
-    moe = MoEConfig(hf("num_local_experts"), hf("num_experts_per_tok"), hf("intermediate_size"), renormalise=True)
-    return llama_like("mixtral", hf, moe=moe, sliding_window=hf("sliding_window", None), rope=hf.rope(hf.head_dim(), theta=1e6))
+    moe = MoEConfig(hf.count("num_local_experts"), hf.count("num_experts_per_tok"), hf.count("intermediate_size"), renormalise=True)
+    return llama_like(
+        "mixtral", hf, moe=moe, sliding_window=hf.count("sliding_window", None), rope=read_rope(hf, hf.head_dim(), theta=1e6)
+    )
 
 
 def mixtral_names(config: ModelConfig) -> NameMap:
@@ -20,21 +23,22 @@ def mixtral_names(config: ModelConfig) -> NameMap:
 
 
 def qwen3_moe(hf: Settings) -> ModelConfig:
-    layers, step, dense = hf("num_hidden_layers"), hf("decoder_sparse_step", 1), hf("mlp_only_layers", ())
+    layers, step, dense = hf.count("num_hidden_layers"), hf.count("decoder_sparse_step", 1), hf.numbers("mlp_only_layers", ())
     routed = tuple(i for i in range(layers) if i not in dense and (i + 1) % step == 0)
-    experts = hf("num_experts", hf("num_local_experts", 0))
-    moe = MoEConfig(experts, hf("num_experts_per_tok"), hf("moe_intermediate_size"), hf("norm_topk_prob", False), layers=routed)
-    bias = hf("attention_bias", False)
+    experts = hf.count("num_experts", None) or hf.count("num_local_experts")
+    renormalise = hf.flag("norm_topk_prob", False)
+    moe = MoEConfig(experts, hf.count("num_experts_per_tok"), hf.count("moe_intermediate_size"), renormalise, layers=routed)
+    bias = hf.flag("attention_bias", False)
     return llama_like("qwen3_moe", hf, moe=moe if routed else None, qk_norm="head", qkv_bias=bias, out_bias=bias, **qwen_window(hf))
 
 
 def olmoe(hf: Settings) -> ModelConfig:
-    experts = hf("num_experts", hf("num_local_experts", 0))
-    moe = MoEConfig(experts, hf("num_experts_per_tok"), hf("intermediate_size"), hf("norm_topk_prob", False))
-    bias = hf("attention_bias", False)
+    experts = hf.count("num_experts", None) or hf.count("num_local_experts")
+    moe = MoEConfig(experts, hf.count("num_experts_per_tok"), hf.count("intermediate_size"), hf.flag("norm_topk_prob", False))
+    bias = hf.flag("attention_bias", False)
     return llama_like(
-        "olmoe", hf, moe=moe, qk_norm="full", qkv_clip=hf("clip_qkv", None), qkv_bias=bias, out_bias=bias,
-        norm_eps=hf("rms_norm_eps", 1e-5),
+        "olmoe", hf, moe=moe, qk_norm="full", qkv_clip=hf.number("clip_qkv", None, above=0), qkv_bias=bias, out_bias=bias,
+        norm_eps=hf.number("rms_norm_eps", 1e-5),
     )  # fmt: skip
 
 
@@ -43,6 +47,8 @@ def names(config: ModelConfig) -> NameMap:
     return table | expert_names(config, "mlp", "gate_proj", "up_proj", "down_proj") if config.moe else table
 
 
-register_family(Family("mixtral", ("mixtral",), mixtral, mixtral_names))
-register_family(Family("qwen3_moe", ("qwen3_moe",), qwen3_moe, names))
-register_family(Family("olmoe", ("olmoe",), olmoe, names))
+FAMILIES = (
+    Family("mixtral", ("mixtral",), mixtral, mixtral_names),
+    Family("qwen3_moe", ("qwen3_moe",), qwen3_moe, names),
+    Family("olmoe", ("olmoe",), olmoe, names),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brigade.checkpoint.families.registry import Family, register_family
+from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.sources import NameMap, joined, take, weight_and_bias
 from brigade.config import ModelConfig
@@ -11,15 +11,16 @@ from brigade.config import ModelConfig
 def translate(hf: Settings) -> ModelConfig:
     hf.require("enable_bias", True, "all layers have biases here")
     hf.require("layer_norm_elementwise_affine", True, "all norms have weights here")
-    hidden, heads = hf("hidden_size"), hf("num_attention_heads")
-    width, before = hf("word_embed_proj_dim", hidden), hf("do_layer_norm_before", True)
+    hidden, heads, head_dim = hf.heads()
+    width, before = hf.count("word_embed_proj_dim", hidden), hf.flag("do_layer_norm_before", True)
     return ModelConfig(
-        family="opt", vocab_size=hf("vocab_size"), num_layers=hf("num_hidden_layers"), hidden_size=hidden, num_heads=heads,
-        num_kv_heads=heads, head_dim=hidden // heads, ffn_size=hf("ffn_dim"), max_positions=hf("max_position_embeddings"),
-        norm="layernorm", norm_eps=1e-5, activation=hf.activation("activation_function"), gated=False, position="learned",
-        position_offset=2, qkv_bias=True, out_bias=True, mlp_bias=True, norm_after=not before,
-        final_norm=before and not hf("_remove_final_layer_norm", False), embedding_size=None if width == hidden else width,
-        tied_head=hf("tie_word_embeddings", True),
+        family="opt", vocab_size=hf.count("vocab_size"), num_layers=hf.count("num_hidden_layers"), hidden_size=hidden,
+        num_heads=heads, num_kv_heads=heads, head_dim=head_dim, ffn_size=hf.count("ffn_dim"),
+        max_positions=hf.count("max_position_embeddings"), norm="layernorm", norm_eps=1e-5,
+        activation=hf.activation("activation_function"), gated=False, position="learned", position_offset=2, qkv_bias=True,
+        out_bias=True, mlp_bias=True, norm_after=not before,
+        final_norm=before and not hf.flag("_remove_final_layer_norm", False), embedding_size=None if width == hidden else width,
+        tied_head=hf.flag("tie_word_embeddings", True),
     )  # fmt: skip
 
 
@@ -47,4 +48,4 @@ def names(config: ModelConfig) -> NameMap:
     return table
 
 
-register_family(Family("opt", ("opt",), translate, names, "model.decoder."))
+FAMILIES = (Family("opt", ("opt",), translate, names, "model.decoder."),)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from brigade.checkpoint.families.common import llama_like, llama_like_names
-from brigade.checkpoint.families.registry import Family, register_family
+from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
 from brigade.checkpoint.sources import NameMap, take
 from brigade.config import ModelConfig
 
 
 def translate(hf: Settings) -> ModelConfig:
-    return llama_like("phi3", hf, norm_eps=hf("rms_norm_eps", 1e-5), sliding_window=hf("sliding_window", None))
+    return llama_like("phi3", hf, norm_eps=hf.number("rms_norm_eps", 1e-5), sliding_window=hf.count("sliding_window", None))
 
 
 def names(config: ModelConfig) -> NameMap:
@@ -21,4 +21,4 @@ def names(config: ModelConfig) -> NameMap:
     return table
 
 
-register_family(Family("phi3", ("phi3",), translate, names))
+FAMILIES = (Family("phi3", ("phi3",), translate, names),)

@@ -1,24 +1,13 @@
-"""Families by `model_type`. A new one is a translation of its settings and a table of its names."""
+"""Families by `model_type`: those that ship with Brigade, and those that callers register.
+
+The arrows point one way: this file knows every family, a family knows only what a `Family` is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap
-from brigade.config import ModelConfig
+from brigade.checkpoint.families import gemma, gpt2, gpt_neox, llama, moe, opt, phi3
+from brigade.checkpoint.families.family import Family
 from brigade.errors import CheckpointError, ConfigError
-
-
-@dataclass(frozen=True)
-class Family:
-    name: str
-    model_types: tuple[str, ...]
-    translate: Callable[[Settings], ModelConfig]
-    names: Callable[[ModelConfig], NameMap]
-    prefix: str = "model."  # what `@` stands for
-
 
 _FAMILIES: dict[str, Family] = {}
 
@@ -31,19 +20,19 @@ def register_family(family: Family) -> None:
         _FAMILIES[model_type] = family
 
 
-def _load_own() -> None:
-    from brigade.checkpoint.families import gemma, gpt2, gpt_neox, llama, moe, opt, phi3  # noqa: F401
+for module in (gemma, gpt2, gpt_neox, llama, moe, opt, phi3):
+    for own in module.FAMILIES:
+        register_family(own)
 
 
 def family_names() -> list[str]:
-    _load_own()
     return sorted(_FAMILIES)
 
 
-def find_family(model_type: str | None) -> Family:
-    _load_own()
-    if model_type not in _FAMILIES:
+def find_family(model_type: object) -> Family:
+    if not isinstance(model_type, str) or model_type not in _FAMILIES:
         raise CheckpointError(
-            f"unknown model family {model_type!r}; known: {', '.join(family_names())}. docs/add_a_model.md shows how to add one"
+            f"unknown model family {ascii(model_type)[:60]}; known: {', '.join(family_names())}. "
+            "docs/add_a_model.md shows how to add one"
         )
     return _FAMILIES[model_type]

@@ -1,0 +1,35 @@
+"""How a backend gets a model's weights: one tensor at a time, so that none is held twice for longer than its packing takes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Weights(ABC):
+    """A model's parameters by the names that the network gives them. Each is read when it is asked for, and only the one who
+    asked keeps it: a backend packs it, and drops it before it asks for the next."""
+
+    @abstractmethod
+    def take(self, name: str) -> Tensor:
+        """A whole parameter, contiguous, in the type and on the device that the backend holds it in."""
+
+    @abstractmethod
+    def take_part(self, name: str, index: int) -> Tensor:
+        """`take(name)[index]`, read alone: one expert's matrix out of all experts'."""
+
+
+def place(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Give a parameter of a model that has no storage yet its values."""
+    owner, _, key = name.rpartition(".")
+    module = model.get_submodule(owner)
+    assert tuple(getattr(module, key).shape) == tuple(tensor.shape), name
+    setattr(module, key, nn.Parameter(tensor, requires_grad=False))
+
+
+def place_all(model: nn.Module, weights: Weights) -> None:
+    for name, parameter in list(model.named_parameters()):
+        assert parameter.device == torch.device("meta"), name
+        place(model, name, weights.take(name))
