@@ -1,8 +1,9 @@
 """This checkout beside an earlier one: `python benchmarks/before.py OLD [--quants none int8] [--rounds 5]`.
 
-OLD is a folder that holds an earlier `brigade` package with its kernels built. Two processes hold the same model, one of each
-package, and take every batch in turns, old and new alternating in who goes first: so a machine whose speed drifts serves both
-alike. Prints the median of the ratios round by round (below 1: faster than before), and whether the tokens are the same.
+OLD is a checkout of an earlier commit with its kernels built (`python setup.py build_ext --inplace`). Two processes hold the same
+model, one of each package, and take every batch in turns, old and new alternating in who goes first: so a machine whose speed
+drifts serves both alike. Prints the median of the ratios round by round (below 1: faster than before), and whether the tokens are
+the same.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def compare(old: Worker, new: Worker, work: tuple[int, int, int], rounds: int, g
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path, help="a folder with an earlier `brigade` in it")
+    parser.add_argument("old", type=Path, help="a checkout of an earlier commit, its kernels built")
     parser.add_argument("--model", default="gpt-345m", help="a recipe (default gpt-345m)")
     parser.add_argument("--quants", nargs="+", default=["none"], help="(default none: bfloat16)")
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))

@@ -25,3 +25,15 @@ class RequestError(UserError):
 
 class EngineStopped(RuntimeError):
     """The engine was closed, or failed, while a call waited for it or before one came."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error of any kind says. One of ours speaks for itself; of another the kind is named too. Never raises, whatever the
+    error's own text does."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    if isinstance(error, UserError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,30 +11,43 @@ from brigade.engine.engine_thread import EngineThread
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.errors import EngineStopped
 
+_END = object()  # stays in the inbox, so that every thread that reads the stream finds it
+
 
 class Stream(Iterator[Delta]):
-    """An iterator over the deltas of some requests. `close`, and dropping it half read, abort what is left of them."""
+    """An iterator over the deltas of some requests. `close`, and dropping it half read, abort what is left of them; whoever reads
+    a closed stream is at its end."""
 
     def __init__(self, thread: EngineThread, numbers: Mapping[str, int], inbox: SimpleQueue[Any]) -> None:
         self._thread, self._numbers, self._inbox = thread, numbers, inbox
         self._outputs: dict[int, RequestOutput] = {}
+        self._is_closed = False
+        if not numbers:
+            inbox.put(_END)
 
     def __next__(self) -> Delta:
-        while len(self._outputs) < len(self._numbers):
+        while not self._is_closed:
             said = received(self._inbox)
+            if said is _END:
+                self._inbox.put(_END)
+                break
             number = self._numbers[said.request_id]
             if isinstance(said, Delta):
                 return replace(said, request_id=str(number))
             self._outputs[number] = replace(said, request_id=str(number))
+            if len(self._outputs) == len(self._numbers):
+                self._inbox.put(_END)
         raise StopIteration
 
     @property
     def outputs(self) -> list[RequestOutput]:
-        """Of the requests that have ended, in the order of the prompts; of all, once the last delta was read."""
+        """Of the requests that have ended, in the order of the prompts: of all of them, once the iteration is over."""
         return [self._outputs[number] for number in sorted(self._outputs)]
 
     def close(self) -> None:
+        self._is_closed = True
         self._thread.abort(self._numbers)
+        self._inbox.put(_END)
 
     def __del__(self) -> None:
         self.close()

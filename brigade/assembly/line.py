@@ -5,7 +5,8 @@
     parts = load(blueprint, progress)            # the network with its weights, and its tokenizer
     engine = parts.engine(plan)                  # takes the cache's memory
 
-`assemble` walks it from end to end. What is wrong with the choices is refused by `draw` or `plan`, before the long work.
+`assemble` walks it from end to end. What is wrong with the choices is refused by `draw` or `plan`, before the long work. A
+blueprint is loaded once: its network is the one that gets the weights.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from brigade.backends.base import Backend
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
-from brigade.checkpoint.load import ModelSource, fill, open_model
+from brigade.checkpoint.load import ModelSource, check_random_weights, fill, open_model
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
 from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
 from brigade.engine.sampling import Sampler, SamplingParams
-from brigade.errors import CheckpointError, RequestError
+from brigade.errors import CheckpointError, ConfigError, RequestError
 from brigade.model.gpt_model import GPTModel, empty_model
 from brigade.tokenizer import Tokenizer
 
@@ -43,6 +44,7 @@ class Blueprint:
     backend: Backend
     dtype: torch.dtype  # of weights that are not quantised, and of the cache
     random_weights: int | None
+    numerics: str | None  # what was asked for: checked
     engine_kind: str
     engine_config: EngineConfig
     sampling_defaults: Mapping[str, Any]  # the checkpoint's own, checked
@@ -70,8 +72,22 @@ class Blueprint:
 
     @property
     def numerics_id(self) -> str:
-        variant = self.source.config.variant(self.limit)  # what max_model_len decides of the numbers
-        return f"{self.backend.numerics_id}/weights-{str(self.dtype).removeprefix('torch.')}" + (f"/{variant}" if variant else "")
+        return self._numerics_ids[-1]
+
+    @property
+    def _numerics_ids(self) -> tuple[str, ...]:
+        """The backend's own, that with the type of the weights, and that with what max_model_len decides of the numbers."""
+        own, weights = self.backend.numerics_id, str(self.dtype).removeprefix("torch.")
+        variant = self.source.config.variant(self.limit)
+        return own, f"{own}/weights-{weights}", f"{own}/weights-{weights}" + (f"/{variant}" if variant else "")
+
+    def check_numerics(self) -> None:
+        """Where a whole id was asked for, and not only a kind of bits, this model's must be that."""
+        if self.numerics is not None and "/" in self.numerics and self.numerics not in self._numerics_ids:
+            raise ConfigError(
+                f"numerics is {self.numerics!r}, but this model computes here as {self.numerics_id}; change its quant, dtype or "
+                "max_model_len, or drop numerics"
+            )
 
     @property
     def number_formats(self) -> NumberFormats:
@@ -125,7 +141,12 @@ def draw(choices: Choices) -> Blueprint:
     backend.check_block_size(config.block_size)
     backend.use(choices.threads, choices.cpus)
     model_length(source.config, config)  # a length that the model does not have is refused here
-    return Blueprint(source, backend, dtype, choices.random_weights, choices.engine, config, _defaults(source))
+    backend.probe(source.config)  # which may choose another way to compute, and so other bits
+    made = Blueprint(
+        source, backend, dtype, choices.random_weights, choices.numerics, choices.engine, config, _defaults(source)
+    )  # fmt: skip
+    made.check_numerics()
+    return made
 
 
 def _defaults(source: ModelSource) -> dict[str, Any]:
@@ -140,13 +161,14 @@ def _defaults(source: ModelSource) -> dict[str, Any]:
 def load(blueprint: Blueprint, progress: Callable[[int, int], None] | None = None) -> Parts:
     source = blueprint.source
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
-    assert blueprint.weight_bytes  # counted while the network is still empty
+    _ = blueprint.weight_bytes  # counted while the network is still empty
     model = fill(blueprint.network, source, blueprint.dtype, blueprint.random_weights, progress)
     return Parts(blueprint, model, tokenizer)
 
 
 def assemble(choices: Choices, sampler: Sampler | None = None, progress: Callable[[int, int], None] | None = None) -> Assembled:
     blueprint = draw(choices)
+    check_random_weights(blueprint.source, blueprint.random_weights)
     plan = blueprint.plan()
     parts = load(blueprint, progress)
     return Assembled(parts, plan, parts.engine(plan, sampler))

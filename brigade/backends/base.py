@@ -119,6 +119,9 @@ class Backend(ABC):
         if cpus is not None:
             raise ConfigError(f"cpus is {cpus!r}, but the {self.name} backend pins no threads; use backend cpu, or give threads")
         if threads is not None:
+            from brigade.backends.cpu.threads import check_threads
+
+            check_threads(threads)
             torch.set_num_threads(threads)
 
     def quantise(self, scheme: str, skip_layers: Iterable[str] = (), num_layers: int = 0) -> None:

@@ -26,8 +26,9 @@ class Reading:
         return Reading(max(self.bandwidth, other.bandwidth), max(rates, default=None))
 
 
-def make_gauge(arithmetic: str, threads: int) -> Callable[[], Reading]:
-    """With the engine's number of threads; some 200 ms a reading."""
+def make_gauge(arithmetic: str, threads: int, by_kernels: bool = True) -> Callable[[], Reading]:
+    """With the engine's number of threads; some 200 ms a reading. `by_kernels`: whether it is the kernels that compute, and not a
+    library that may be faster than their path."""
     import torch
 
     from brigade.backends.cpu.library import find_kernels
@@ -35,7 +36,7 @@ def make_gauge(arithmetic: str, threads: int) -> Callable[[], Reading]:
 
     buffer = torch.from_numpy(zeros(MEMORY)).view(torch.float32).fill_(1)
     readers = make_readers(buffer, threads)
-    native = arithmetic in KINDS and find_kernels() is not None
+    native = by_kernels and arithmetic in KINDS and find_kernels() is not None
 
     def read() -> Reading:
         before = torch.get_num_threads()

@@ -166,7 +166,7 @@ class _Shards:
         try:
             save_file(self._held, self.folder / f"shard-{len(self._shards)}", metadata={"format": "pt"})
         except SafetensorError as error:  # its own word for what the system said
-            raise OSError(str(error)) from error
+            raise (OSError(str(error)) if "I/O" in str(error) or "os error" in str(error) else error) from error
         self._shards.append(list(self._held))
         self._held, self._bytes = {}, 0
 

@@ -89,15 +89,28 @@ def _open_folder(path: Path, name: str) -> ModelSource:
 
 def own_dtype(source: ModelSource) -> str:
     """What weights are held in where nobody says: the checkpoint's own type. float16 becomes float32, which has all its numbers in
-    twice the memory; that is said, and bfloat16, which rounds them, is taken only where it is asked for."""
-    if source.dtype != "float16":
-        return source.dtype
-    print(
-        f"brigade: {source.name} is stored in float16, which becomes float32 and takes twice the memory of its files; "
-        "--dtype bfloat16 takes as much as they do, and rounds the weights",
-        file=sys.stderr,
-    )
-    return "float32"
+    twice the memory (`say_widened`); bfloat16, which rounds them, is taken only where it is asked for."""
+    return "float32" if source.dtype == "float16" else source.dtype
+
+
+def say_widened(source: ModelSource, dtype: torch.dtype) -> None:
+    """Once for each model whose weights are read."""
+    if source.dtype == "float16" and dtype == torch.float32:
+        print(
+            f"brigade: {source.name} is stored in float16, which becomes float32 and takes twice the memory of its files; "
+            "--dtype bfloat16 takes as much as they do, and rounds the weights",
+            file=sys.stderr,
+        )
+
+
+def check_random_weights(source: ModelSource, seed: int | None) -> None:
+    """Weights come from one place."""
+    if (source.path is None) != (seed is not None):
+        raise ConfigError(
+            f"{source.name} is a recipe without weights; give --random-weights SEED"
+            if source.path is None
+            else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
+        )
 
 
 def load_model(
@@ -121,12 +134,9 @@ def fill(
 ) -> GPTModel:
     """Give an empty network its weights."""
     backend = model.backend
-    if (source.path is None) != (random_weights is not None):
-        raise ConfigError(
-            f"{source.name} is a recipe without weights; give --random-weights SEED"
-            if source.path is None
-            else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
-        )
+    assert all(parameter.is_meta for parameter in model.parameters()), "this network has its weights already"
+    check_random_weights(source, random_weights)
+    say_widened(source, dtype)
     if source.artifact is not None:
         backend.probe(source.config)
         return _load_packed(model, source.artifact, backend, progress)

@@ -150,7 +150,7 @@ class FolderWeights(_OneByOne):
 
     def _refuse(self, name: str, index: int | None) -> None:
         source = self.table[name]
-        for part in source.names if index is None else source.part(index):
+        for part in source.part(index) if index is not None and source.parts else source.names:
             tensor, entry = self.files.read(part), self.files.entries[part]
             nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
             if nan or infinite:

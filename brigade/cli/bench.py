@@ -53,7 +53,11 @@ def _throughput(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json}, [args.prompts_file, *model_files(args.model)])
     prompts: list[Any] = list(args.prompts)
     if args.prompts_file is not None:
-        prompts += read_prompts_file(args.prompts_file, {})[0]
+        given, settings = read_prompts_file(args.prompts_file, {})
+        useless = sorted({name for one in settings for name in one})
+        if useless:
+            raise ConfigError(f"{args.prompts_file} sets {', '.join(useless)}, which has no effect on bench; drop it from the file")
+        prompts += given
     _refuse_useless(args, prompts)
     config = WorkloadConfig(
         num_requests=args.num_requests or 32, prompt_length=tuple(args.prompt_length or (16, 128)),

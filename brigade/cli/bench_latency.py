@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     before = measure_ceilings(threads, llm.backend.device.type)
     before.rate(weights.arithmetic)  # an arithmetic without a ceiling is refused before the long work
     progress = Progress("runs")
-    gauge = make_gauge(weights.arithmetic, threads) if llm.backend.device.type == "cpu" else None
+    on_cpu = llm.backend.device.type == "cpu"
+    gauge = make_gauge(weights.arithmetic, threads, llm.backend.name == "cpu") if on_cpu else None
     found = measure_latency(llm.engine, config, llm.config.vocab_size, progress, gauge)
     progress.close()
     llm.engine.check()

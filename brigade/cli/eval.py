@@ -83,6 +83,8 @@ def _refuse_useless(args: argparse.Namespace) -> None:
         _check_ranking(args)
     if args.random_weights is not None:
         raise ConfigError("--random-weights is for recipes, which have no tokenizer to read a text with; drop it")
+    if args.max_waiting is not None:
+        raise ConfigError("--max-waiting has no effect on eval, which runs one window at a time; drop it")
     if args.max_batch_size is not None:
         raise ConfigError("--max-batch-size has no effect on eval, which runs one window at a time; drop it")
     if args.prefix_cache is not None:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
         "model": source.name, "family": source.config.family, "parameters": model.num_parameters,
-        "weights_bytes": blueprint.weight_bytes, "numerics_id": backend.numerics_id,
+        "weights_bytes": blueprint.weight_bytes, "numerics_id": blueprint.numerics_id,
         "formats": str(blueprint.number_formats),
         "artifact": None if manifest is None else artifact_facts(manifest),
         "spec": spec_lines(source.config, backend), "memory": memory,

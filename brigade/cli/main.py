@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from brigade.errors import UserError
+from brigade.errors import EngineStopped, UserError
 
 COMMANDS = {
     "generate": "text from prompts",
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         code = args.run(args) or 0
         sys.stdout.flush()  # what cannot be written is said here, and not by Python at its end
         return code
-    except (UserError, OSError) as error:
+    except (UserError, EngineStopped, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has left: nothing to say, and nobody to say it to.
             _leave_stdout()

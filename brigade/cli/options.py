@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ENGINE_SETTINGS = (
-    "max_batch_size", "block_size", "kv_blocks", "kv_memory", "max_step_tokens", "prefill_chunk", "max_model_len",
+    "max_batch_size", "block_size", "kv_blocks", "kv_memory", "max_step_tokens", "prefill_chunk", "max_model_len", "max_waiting",
 )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ def add_model_options(
     group.add_argument(
         "--prefill-chunk", type=int, help=f"prompt tokens of one request in one step (default: {said['prefill_chunk']})"
     )
+    group.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait for their start (default: 65536)")
     group.add_argument("--no-prefix-cache", dest="prefix_cache", action="store_false", default=None)
     group.add_argument("--max-model-len", type=int, help=f"prompt and output together (default: {said['max_model_len']})")
 

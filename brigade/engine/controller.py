@@ -95,7 +95,7 @@ class TextGenerationController:
         wanted_LV = logits_LV[: len(targets)]
         bad = np.flatnonzero(~np.isfinite(to_host(wanted_LV).max(axis=1)))
         if len(bad):
-            raise LogitsError(bad.tolist(), [f"request {request.request_id} at position {predicted[int(bad[0])]} of its prompt"])
+            raise LogitsError(bad.tolist(), [predicted[place] for place in bad[:1].tolist()])
         for position, found in zip(predicted, token_logprobs(wanted_LV, targets, top), strict=True):
             request.prompt_logprobs[position] = found
 

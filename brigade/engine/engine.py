@@ -113,8 +113,9 @@ class Engine:
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
-        most = self.config.max_waiting
-        waiting = self.num_waiting + coming
+        most, waiting = self.config.max_waiting, self.num_waiting + coming
+        if count > most:
+            raise RequestError(f"{count} requests came at once, but max_waiting is {most}; give fewer at once, or raise it")
         if waiting + count > most:
             raise RequestError(f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it")
 
@@ -247,6 +248,12 @@ class Engine:
             request_id, self._prompts.pop(request_id), list(first.prompt_token_ids), prompt_logprobs,
             [request.sample() for request in group],
         )  # fmt: skip
+
+    def fail(self, request_id: str, error: Exception) -> None:
+        """Its end came, but what it asked for cannot be given."""
+        self._check_owner()
+        for request in self._group(request_id):
+            request.fail(error)
 
     def collects_logits(self, request_id: str) -> bool:
         """Whether `take_logits` has an answer: the request asked for logits, and came to its end."""

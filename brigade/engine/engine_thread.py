@@ -1,35 +1,37 @@
 """The thread that steps an engine, for any number of threads and tasks that ask it for something.
 
 Callers leave orders in a queue; the thread takes them between two steps, so all requests join the same batch. What a request
-says goes to its reader: `Delta`s as they come, if it wants them, and at the end one `RequestOutput`, or a tensor of logits where
-those were asked for. Three rules keep callers apart:
+says goes to its reader: `Delta`s as they come, if it wants them, and at the end one `RequestOutput`, or `Logits` where those were
+asked for. Four rules keep callers apart:
 
 - A reader is called by the engine's thread, so it must only hand over: put into a queue, wake a loop. One that raises (its event
   loop is gone) is an abort of its own request.
 - After `close`, or after a failure that belongs to no single request, every open reader is given an `EngineStopped`, also of an
   order that was still in the queue; whoever comes later is refused with it. Nothing waits for ever.
 - An `EngineThread` that nobody holds any more closes itself. The thread holds the engine, never the `EngineThread`.
+- `abort` and `close` take no lock, since the garbage collector may call them in the middle of anything.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from brigade.engine.engine import Engine, Submission
 from brigade.engine.outputs import Delta, RequestOutput
-from brigade.errors import EngineStopped
+from brigade.errors import EngineStopped, in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PATIENCE = 10.0  # seconds that `close` waits for the step under way
-
-Said = Delta | RequestOutput | EngineStopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,9 @@ class Logits:
     logits_LV: Tensor
 
 
+Said = Delta | RequestOutput | Logits | EngineStopped
+
+
 class EngineThread:
     """The callers' side. Every method may be called from any thread."""
 
@@ -48,13 +53,13 @@ class EngineThread:
         self._work = _Work(engine)
         self.close = weakref.finalize(self, self._work.close)  # also at the interpreter's end; a second call does nothing
 
-    def submit(self, submissions: Sequence[Submission], reader: Callable[[Said | Logits], None], deltas: bool = True) -> list[str]:
+    def submit(self, submissions: Sequence[Submission], reader: Callable[[Said], None], deltas: bool = True) -> list[str]:
         """Queue what `engine.prepare` returned, all or none, and return their ids, unique in this engine."""
         return self._work.submit(submissions, reader, deltas)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; their reader hears no more of them. Ids that ended already are passed over."""
-        self._work.abort(list(request_ids))
+        self._work.abort(request_ids)
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is queued or running, aborted requests included; False where that took longer than `timeout`."""
@@ -67,112 +72,172 @@ class EngineThread:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    call: Callable[[Said | Logits], None]
+    call: Callable[[Said], None]
     deltas: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Add:
+    name: str
+    submission: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class _Abort:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _TellIdle:
+    idle: threading.Event
+
+
+_WAKE = object()  # look whether you are to stop
+
+
 class _Work:
-    """What the thread does. It shares `_orders`, `_readers`, `_idle` and `stopped` with the callers, under one lock."""
+    """What the thread does. Callers and thread share a queue, a dictionary of which each use is one atomic operation, and
+    `stopped`, which is set once. The lock is for submissions among themselves, so that the count of who waits is right."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._changed = threading.Condition()
-        self._orders: list[tuple[str, Submission | None]] = []  # a submission to add, or None: a request to abort
+        self._orders: SimpleQueue[object] = SimpleQueue()
         self._readers: dict[str, _Reader] = {}
         self.stopped: EngineStopped | None = None
-        self._idle = True  # no order is open, and the engine has no work
+        self._submitting = threading.Lock()
+        self._accepted = self._added = 0  # requests that were promised a place, and that have come to it
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
         self._numbers = itertools.count()
 
-    def submit(self, submissions: Sequence[Submission], call: Callable[[Said | Logits], None], deltas: bool) -> list[str]:
-        with self._changed:
-            if self.stopped is not None:
-                raise EngineStopped(str(self.stopped)) from self.stopped
-            coming = sum(submission.params.n for _, submission in self._orders if submission is not None)
-            self._engine.check_waiting(sum(submission.params.n for submission in submissions), coming)
+    def submit(self, submissions: Sequence[Submission], call: Callable[[Said], None], deltas: bool) -> list[str]:
+        self._check_process()
+        count = sum(submission.params.n for submission in submissions)
+        with self._submitting:
+            self._check_open()
+            self._engine.check_waiting(count, self._accepted - self._added)
+            self._start()
+            self._accepted += count
             ids = [f"r-{next(self._numbers)}" for _ in submissions]
-            self._readers.update((name, _Reader(call, deltas)) for name in ids)
-            self._orders += zip(ids, submissions, strict=True)
-            self._idle = False
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="brigade-engine", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            for name, submission in zip(ids, submissions, strict=True):
+                self._readers[name] = _Reader(call, deltas)
+                self._orders.put(_Add(name, submission))
+        if self.stopped is not None:  # perhaps before the readers were there to be told
+            for name in ids:
+                self._readers.pop(name, None)
+            self._check_open()
         return ids
 
-    def abort(self, ids: list[str]) -> None:
-        with self._changed:
-            known = [name for name in ids if self._readers.pop(name, None) is not None]
-            self._orders += [(name, None) for name in known]
-            self._idle = self._idle and not known
-            self._changed.notify_all()
+    def abort(self, ids: Iterable[str]) -> None:
+        if self._process != os.getpid():
+            return
+        for name in list(ids):
+            if self._readers.pop(name, None) is not None:
+                self._orders.put(_Abort(name))
 
     def wait_idle(self, timeout: float | None) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self._idle or self.stopped is not None, timeout)
+        if self._thread is None or self._process != os.getpid():
+            return True
+        idle, until = threading.Event(), None if timeout is None else time.monotonic() + timeout
+        self._orders.put(_TellIdle(idle))
+        while not idle.wait(0.1):  # in turns, since the engine may stop without an answer
+            if self.stopped is not None:
+                return True
+            if until is not None and time.monotonic() >= until:
+                return False
+        return True
 
     def close(self) -> None:
-        self._stop(EngineStopped("the engine was closed; make another one"))
+        if self._process != os.getpid():
+            return
+        self._stop(EngineStopped("the engine was closed; make another LLM"))
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(PATIENCE)
 
+    def _check_open(self) -> None:
+        if self.stopped is not None:
+            raise EngineStopped(str(self.stopped)) from self.stopped
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            if self._thread is not None:  # which is not in this process
+                raise EngineStopped("this LLM belongs to the process that used it first; make another LLM in the forked one")
+            self._process = os.getpid()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            made = threading.Thread(target=self._run, name="brigade-engine", daemon=True)
+            made.start()
+            self._thread = made
+
     def _stop(self, reason: EngineStopped) -> None:
         """The first reason stays. All who wait hear it now, even if a step is under way."""
-        with self._changed:
-            if self.stopped is None:
-                self.stopped = reason
-            readers, self._readers = list(self._readers.values()), {}
-            self._orders.clear()
-            self._changed.notify_all()
-        for reader in readers:
+        if self.stopped is None:
+            self.stopped = reason
+        self._orders.put(_WAKE)
+        while self._readers:
+            try:
+                _, reader = self._readers.popitem()
+            except KeyError:  # somebody else told the last one
+                break
             self._hand(reader, self.stopped)
 
     def _run(self) -> None:
         self._engine.owner = threading.get_ident()
         try:
-            while self._take_orders():
-                self._hand_out(self._engine.step())
+            while self.stopped is None:
+                self._take_orders()
+                if self.stopped is None and self._engine.has_work:
+                    self._hand_out(self._engine.step())
         except BaseException as error:  # whatever it is, nobody may be left waiting for it
-            reason = EngineStopped(f"the engine failed and stopped ({type(error).__name__}: {error}); make another one")
+            reason = EngineStopped(f"the engine failed and stopped ({in_one_line(error)}); make another LLM")
             reason.__cause__ = error
             self._stop(reason)
 
-    def _take_orders(self) -> bool:
-        """Wait while there is nothing to do, carry out what was ordered; False when told to stop."""
-        with self._changed:
-            while self.stopped is None and not self._orders and not self._engine.has_work:
-                self._idle = True
-                self._changed.notify_all()
-                self._changed.wait()
-            if self.stopped is not None:
-                return False
-            orders, self._orders = self._orders, []
-            for name, submission in orders:
-                if submission is None:
-                    self._forget(name)
-                elif name in self._readers:  # else it was aborted meanwhile
-                    self._engine.add(submission, name)
-        return True
+    def _take_orders(self) -> None:
+        """Carry out what was ordered; wait for an order where there is nothing else to do."""
+        tell: list[threading.Event] = []
+        while self.stopped is None:
+            if self._orders.empty():
+                if self._engine.has_work:
+                    break
+                while tell:
+                    tell.pop().set()
+            order = self._orders.get()
+            if isinstance(order, _Add):
+                if order.name in self._readers:  # else it was aborted meanwhile
+                    self._engine.add(order.submission, order.name)
+                self._added += order.submission.params.n
+            elif isinstance(order, _Abort):
+                self._forget(order.name)
+            elif isinstance(order, _TellIdle):
+                tell.append(order.idle)
+        for idle in tell:  # to be told another time
+            self._orders.put(_TellIdle(idle))
 
     def _hand_out(self, deltas: list[Delta]) -> None:
         for delta in deltas:
-            reader = self._readers.get(delta.request_id)
+            name = delta.request_id
+            reader = self._readers.get(name)
             if reader is None:
                 continue
             good = not reader.deltas or self._hand(reader, delta)
-            if good and (delta.finish_reason is None or not self._engine.is_finished(delta.request_id)):
+            if good and (delta.finish_reason is None or not self._engine.is_finished(name)):
                 continue
-            with self._changed:
-                open_still = self._readers.pop(delta.request_id, None) is not None
-            if not good or not open_still:
-                self._forget(delta.request_id)
+            answer = self._answer(name) if good else None
+            if self._readers.pop(name, None) is None or answer is None:
+                self._forget(name)
             else:
-                self._hand(reader, self._answer(delta.request_id))
+                self._hand(reader, answer)
 
     def _answer(self, name: str) -> RequestOutput | Logits:
+        """The engine forgets the request. Logits that cannot be put together (they are large) are its own error."""
         if self._engine.collects_logits(name):
-            return Logits(name, self._engine.take_logits(name))
+            try:
+                return Logits(name, self._engine.take_logits(name))
+            except Exception as error:
+                self._engine.fail(name, error)
         return self._engine.take_output(name)
 
     def _forget(self, name: str) -> None:
@@ -181,7 +246,7 @@ class _Work:
             self._engine.take_output(name)
 
     @staticmethod
-    def _hand(reader: _Reader, said: Said | Logits) -> bool:
+    def _hand(reader: _Reader, said: Said) -> bool:
         """Whether the reader took it."""
         try:
             reader.call(said)

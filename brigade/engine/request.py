@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from brigade.engine.block_pool import ROOT, Node
 from brigade.engine.outputs import FinishReason, RequestMetrics, Sample
 from brigade.engine.sampling.params import SamplingParams
-from brigade.engine.sampling.sampler import LogitsError
-from brigade.errors import UserError
+from brigade.errors import in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,9 +106,9 @@ class Request:
         self.tip = ROOT
 
     def fail(self, error: Exception) -> None:
-        """End this request alone; a message of ours speaks for itself, of anything else the kind of error is named too."""
+        """End this request alone."""
         self.finish_reason, self.finished = "error", clock()
-        self.error = str(error) if isinstance(error, (UserError, LogitsError)) else f"{type(error).__name__}: {error}"
+        self.error = in_one_line(error)
 
     def sample(self) -> Sample:
         assert self.finish_reason is not None

@@ -238,6 +238,8 @@ class DynamicScheduler(Scheduler):
             self._let_in(request, count, victims, plan)
             for earlier in passed:
                 earlier.bypassed += 1
+            if self._preempted or any(earlier.bypassed >= BYPASS_LIMIT for earlier in passed):
+                return  # who was pushed out comes before those behind; and nobody is passed more often
             budget -= count
             long_budget -= count if is_long else 0
 
@@ -257,6 +259,8 @@ class DynamicScheduler(Scheduler):
         victims: list[Request] = []
         if too_many <= 0 and missing <= 0:
             return victims
+        if sum(len(one.blocks) for one in self.running if self._may_push_out(newcomer, one)) < missing:
+            return None  # without a look at each block
         kept = {node.block for node in newcomer.known}
         let_go: Counter[int] = Counter()
         for victim in reversed(self.running):

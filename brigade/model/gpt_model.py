@@ -19,7 +19,7 @@ from brigade.model.spec import ModuleSpec, build_module
 class GPTModel(nn.Module):
     """Built from a spec for each part; it never sees a request and keeps no state between steps.
 
-    Made on the meta device, it costs nothing until `load_state_dict(..., assign=True)` gives it weights.
+    Made on the meta device, it costs nothing until its backend's `prepare` or `adopt` gives it weights.
     """
 
     def __init__(

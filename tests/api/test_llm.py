@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
 
 import brigade
-from brigade import LLM, AsyncLLM, SamplingParams
+from brigade import LLM, SamplingParams
 from brigade.errors import UserError
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
@@ -105,27 +108,63 @@ def test_settings_are_refused_in_one_line(settings, words) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_many_async_callers_get_their_own_answers(llm: LLM) -> None:
-    prompts = [f"def f{i}(" for i in range(6)]
-    expected = [output.text for output in llm.generate(prompts, GREEDY)]
+def test_a_closed_stream_is_at_its_end_for_every_reader(llm: LLM) -> None:
+    stream = llm.stream(["x = ", "y = "], SamplingParams(max_tokens=200, ignore_eos=True))
+    next(stream)
+    readers = [threading.Thread(target=lambda: found.append(list(stream)), daemon=True) for _ in range(2)]
+    found: list[list] = []
+    for reader in readers:
+        reader.start()
+    stream.close()
+    for reader in readers:
+        reader.join(10)
+        assert not reader.is_alive()
+    assert len(found) == 2 and list(stream) == [] and llm.thread.wait_idle(10)
 
-    async def one(server: AsyncLLM, prompt: str) -> str:
-        return "".join([delta.text async for delta in server.stream(prompt, GREEDY)])
 
-    async def everyone() -> list[str]:
-        server = AsyncLLM(kv_blocks=64)
-        try:
-            texts = await asyncio.gather(*(one(server, prompt) for prompt in prompts))
-            assert (await server.generate(prompts[0], GREEDY)).text == texts[0]
-            with pytest.raises(UserError, match="0 tokens"):
-                await server.generate([], GREEDY)
-            async for _ in server.stream("while ", SamplingParams(max_tokens=200)):
-                break
-            return texts
-        finally:
-            server.close()
+def test_threads_may_read_one_stream_together(llm: LLM) -> None:
+    stream, found = llm.stream(["x = ", "y = "], GREEDY), []
+    readers = [threading.Thread(target=lambda: found.extend(stream), daemon=True) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(10)
+        assert not reader.is_alive()
+    assert [len(output.token_ids) for output in stream.outputs] == [12, 12]
+    assert sum(len(delta.token_ids) for delta in found) == 24 and list(llm.stream([], GREEDY)) == []
 
-    assert asyncio.run(everyone()) == expected
+
+def test_threads_of_every_backend_are_checked() -> None:
+    for backend in ("cpu", "reference"):
+        for threads in (0, 100_000):
+            with pytest.raises(UserError, match=f"threads is {threads}; this process may use"):
+                LLM(backend=backend, threads=threads, kv_blocks=4)
+
+
+FORKS = """
+import os
+from brigade import LLM, SamplingParams
+from brigade.errors import EngineStopped
+used, fresh, params = LLM(kv_blocks=8), LLM(kv_blocks=8), SamplingParams(max_tokens=2, temperature=0.0)
+expected = used.generate("x = ", params)[0].token_ids
+child = os.fork()
+if child == 0:
+    try:
+        used.generate("x = ", params)
+    except EngineStopped as error:
+        same = fresh.generate("x = ", params)[0].token_ids == expected
+        used.close()
+        os._exit(7 if same and "forked" in str(error) else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert used.generate("x = ", params)[0].token_ids == expected
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
+def test_a_forked_process_is_told_and_hangs_nowhere() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_public_names_are_there() -> None:

@@ -133,4 +133,4 @@ def test_float16_becomes_bfloat16_only_where_it_is_asked_for(asked: str, held: s
     assert open_model(tmp_path).dtype == "float16"
     assert str(LLM(tmp_path, dtype=asked, kv_blocks=2).dtype) == f"torch.{held}"
     said = capsys.readouterr().err
-    assert ("float16, which becomes float32 and takes twice the memory" in said) == (asked == "auto")
+    assert ("float16, which becomes float32 and takes twice the memory" in said) == (held == "float32")

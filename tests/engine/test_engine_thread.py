@@ -211,6 +211,47 @@ def test_a_request_that_cannot_be_added_ends_alone(thread: EngineThread, engine,
     engine.check()
 
 
+def test_an_answer_that_cannot_be_made_is_the_requests_own_error(thread: EngineThread, engine, monkeypatch) -> None:
+    def take_logits(name: str):
+        raise MemoryError("no room for 16 GB")
+
+    monkeypatch.setattr(engine, "take_logits", take_logits)
+    _, wanting = ask(thread, [3, 4], params=SamplingParams(max_tokens=1), collect_logits=True)
+    failed = wanting.get(timeout=BOUND)
+    assert failed.finish_reason == "error" and failed.error == "MemoryError: no room for 16 GB"
+    _, other = ask(thread, [50])
+    assert other.get(timeout=BOUND).token_ids[0] == 51 and thread.is_open
+
+
+def test_an_error_whose_text_raises_still_ends_what_it_ends(thread: EngineThread, engine) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    def sample(logits, rows):
+        raise Mute
+
+    real, engine.controller.sampler.sample = engine.controller.sampler.sample, sample
+    _, inbox = ask(thread, [1])
+    assert inbox.get(timeout=BOUND).error == "Mute"
+    engine.controller.sampler.sample = real
+    block(engine, Mute()).go_on.set()
+    _, inbox = ask(thread, [1])
+    assert "(Mute)" in str(inbox.get(timeout=BOUND)) and not thread.is_open
+
+
+def test_a_thread_that_cannot_start_is_tried_again(thread: EngineThread, monkeypatch) -> None:
+    def start(_) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start"):
+            ask(thread, [1])
+    _, inbox = ask(thread, [50])
+    assert inbox.get(timeout=BOUND).token_ids[0] == 51
+
+
 def test_torch_is_let_alone_between_requests(thread: EngineThread) -> None:
     """The engine computes in inference mode; the caller's own tensors still learn."""
     _, inbox = ask(thread, [1])

@@ -103,7 +103,7 @@ def test_prompt_rows_that_are_not_finite(kind) -> None:
     run_to_end(engine)
     engine.check()
     failed, fine = engine.take_output(wanting), engine.take_output(other)
-    assert failed.finish_reason == "error" and "position 1 of its prompt" in failed.error and failed.token_ids == []
+    assert failed.finish_reason == "error" and "the logits for position 1 are not finite" in failed.error and failed.token_ids == []
     assert fine.finish_reason == "length" and fine.token_ids[0] == 45
 
 

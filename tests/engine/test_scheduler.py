@@ -189,6 +189,19 @@ def test_a_request_is_passed_by_so_often_and_no_more() -> None:
     assert rest == ["running", "wide 0", *(f"narrow {number}" for number in range(BYPASS_LIMIT, BYPASS_LIMIT + 5))]
 
 
+def test_one_step_does_not_pass_a_request_too_often_either() -> None:
+    """Room for several newcomers at once, and one before them that has been passed one time less than is allowed."""
+    engine = counting_engine(num_blocks=8, max_batch_size=6, max_step_tokens=128, prefill_chunk=64, prefix_cache=False)
+    submit(engine, "running", [1] * 8, max_tokens=25)  # 4 of the 8 blocks in the end
+    engine.step()
+    submit(engine, "wide", [2] * 60, max_tokens=1)  # 8 blocks: not while another runs
+    engine.scheduler.waiting.head.bypassed = BYPASS_LIMIT - 1
+    for number in range(4):
+        submit(engine, f"narrow {number}", [3], max_tokens=1)
+    order = finishing_order(engine)
+    assert order.index("narrow 0") < order.index("wide") < order.index("narrow 1"), order
+
+
 @pytest.mark.parametrize("when", ["waiting", "prefilling", "decoding"])
 def test_abort_frees_its_blocks_at_once(when: str) -> None:
     engine = counting_engine(num_blocks=8, max_batch_size=1, prefix_cache=False)

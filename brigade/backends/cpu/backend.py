@@ -17,7 +17,7 @@ from brigade.backends.cpu.formats import number_formats
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
-from brigade.backends.cpu.numerics import check_whole, numerics_id, settle_numerics
+from brigade.backends.cpu.numerics import numerics_id, settle_numerics
 from brigade.backends.cpu.packed_size import packed_bytes
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
 from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
@@ -65,7 +65,6 @@ class CpuBackend(Backend):
             raise ConfigError("exact off has no effect on the cpu backend, whose only way of computing is exact; drop it")
         self.device, self.exact, self.quant = torch.device("cpu"), True, Quant()
         self.dtype: torch.dtype | None = None
-        self.numerics = numerics
         settle_numerics(numerics)
         size_pool()
 
@@ -75,8 +74,6 @@ class CpuBackend(Backend):
 
     def hold(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        if self.numerics is not None:
-            check_whole(self.numerics, self.numerics_id, dtype)
 
     @property
     def threads(self) -> int:

@@ -39,15 +39,6 @@ def without_path(identity: str) -> str:
     return "/".join(part for part in identity.split("/") if not part.startswith("bf16-"))
 
 
-def check_whole(wanted: str, own: str, dtype: torch.dtype) -> None:
-    """Where a whole id was asked for, and not only a kind, `own` of the model must be that, with or without its weights' type."""
-    whole = f"{own}/weights-{str(dtype).removeprefix('torch.')}"
-    if "/" in wanted and wanted not in (own, whole):
-        raise ConfigError(
-            f"numerics is {wanted!r}, but this model computes here as {whole}; change its quant or dtype, or drop numerics"
-        )
-
-
 def settle_numerics(wanted: str | None) -> None:
     """Called for each backend that is made: the first may choose, a later one must agree."""
     global _in_use

@@ -33,7 +33,7 @@ class ReferenceBackend(Backend):
         self.device, self.exact = torch.device(device), exact
         ask_for_strict_order()
         self.matmul = choose_matmul(self.device) if exact else DirectMatmul()
-        self._counted_on = False  # a model was loaded that has this matmul's bits
+        self._proven: set[ModelConfig] = set()  # models that count on this matmul's bits
 
     @property
     def numerics_id(self) -> str:
@@ -42,11 +42,11 @@ class ReferenceBackend(Backend):
         return f"reference-2/{self.device.type}/float32/{order}/G{G}/{computed_by(self.device)}"
 
     def probe(self, config: ModelConfig) -> None:
-        if not self.exact:
+        if not self.exact or config in self._proven:
             return
         wanted = operations(config)
         broken = first_broken(self, self.matmul.name, wanted)
-        if isinstance(broken, Product) and not self._counted_on and not isinstance(self.matmul, TiledMatmul):
+        if isinstance(broken, Product) and not self._proven and not isinstance(self.matmul, TiledMatmul):
             self.matmul = TiledMatmul()
             broken = first_broken(self, self.matmul.name, wanted)
         if broken is not None:
@@ -54,10 +54,11 @@ class ReferenceBackend(Backend):
                 f"with torch {torch.__version__} on {self.device}, {broken} change with the number of rows or threads; "
                 "results would depend on the batch. Use --backend cpu, or --exact off to accept that"
             )
-        self._counted_on = True
+        self._proven.add(config)
 
     def held_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float32
+
     def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
         return super().packed_bytes(model, torch.float32)
 

