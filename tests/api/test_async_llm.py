@@ -43,6 +43,7 @@ def test_many_async_callers_get_their_own_answers(llm: LLM) -> None:
     assert asyncio.run(everyone()) == expected
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio, of the task whose loop is gone
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_loop_that_is_gone_is_an_abort_and_is_forgotten(llm: LLM, streamed: bool) -> None:
     server = AsyncLLM(llm)
