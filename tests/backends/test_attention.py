@@ -75,11 +75,10 @@ def test_blocks_chunks_and_threads_do_not_show(heads: int, kv_heads: int, dim: i
     q, k, v = rows(heads, dim, 0), rows(kv_heads, dim, 1), rows(kv_heads, dim, 2)
     params = AttentionParams(0, dim**-0.5, window)
     expected = paged(q, k, v, params, [LENGTH], 64)
-    for threads in (1, 2):
+    for threads, block_size in ((1, 8), (2, 64)):
         torch.set_num_threads(threads)
         for chunks in ([1] * LENGTH, [50, 50, 50], [63, 1, 1, 20, 65], [5] * 30):
-            for block_size in (8, 64):
-                assert torch.equal(paged(q, k, v, params, chunks, block_size, seed=len(chunks)), expected)
+            assert torch.equal(paged(q, k, v, params, chunks, block_size, seed=len(chunks)), expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -187,7 +187,11 @@ def refusal(folder: Path, **changes) -> str:
         ({"rope_type": "yarn", "factor": 2.0, "finetuned": True}, "'finetuned'"),
         ({"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4, "long_mscale": 1.2}, "'long_mscale'"),
         ({"rope_type": "linear"}, "'factor'"),
-        ({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0}, "'high_freq_factor'"),
+        (
+            {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 64},
+            "'high_freq_factor'",
+        ),
+        ({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, "needs original_max_position"),
         ({"rope_type": "linear", "factor": "2"}, "factor to '2'"),
         ({"rope_type": "linear", "factor": 0}, "factor to 0"),
         (

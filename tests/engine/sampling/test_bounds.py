@@ -41,7 +41,7 @@ def accepted(asked: dict) -> SamplingParams | None:
         return None
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=PARAMS, values=LOGITS, output=st.lists(st.integers(0, WIDTH - 1), max_size=6), position=st.integers(0, 1000))
 def test_finite_logits_stay_finite(asked: dict, values: list[float], output: list[int], position: int) -> None:
     params = accepted(asked)
