@@ -18,6 +18,7 @@ _HOMES = {
     "Scheduler": "brigade.engine.scheduler",
     "EngineConfig": "brigade.engine.config",
     "ModelConfig": "brigade.config",
+    "EngineStopped": "brigade.errors",
     "ModuleSpec": "brigade.model.spec",
     "build_module": "brigade.model.spec",
     "gpt_layer_spec": "brigade.model.layer_specs",

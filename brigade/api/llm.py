@@ -119,6 +119,11 @@ class LLM:
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> ChatPrompt:
         """The prompt a chat becomes, by the model's own template."""
+        if not isinstance(messages, Sequence) or not messages or not all(isinstance(one, Mapping) for one in messages):
+            raise RequestError(
+                "a conversation is a list of messages such as {'role': 'user', 'content': 'Hello'}; "
+                f"this is {'an empty list' if isinstance(messages, list) and not messages else f'a {type(messages).__name__}'}"
+            )
         if self.tokenizer is None:
             raise RequestError("this model has no tokenizer, so it has no chat template either; give token ids as a prompt")
         return ChatPrompt(self.tokenizer.apply_chat_template(messages))

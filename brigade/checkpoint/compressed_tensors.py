@@ -8,6 +8,7 @@ gives the numbers that quantising them joined does.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,6 +153,8 @@ class _Shards:
         self.folder, self._held, self._bytes = folder, dict[str, Tensor](), 0
         self._shards: list[list[str]] = []
         self._total = 0
+        self._umask = os.umask(0)
+        os.umask(self._umask)
 
     def add(self, name: str, tensor: Tensor) -> None:
         if self._held and self._bytes + tensor.nbytes > SHARD_BYTES:
@@ -167,6 +170,7 @@ class _Shards:
             save_file(self._held, self.folder / f"shard-{len(self._shards)}", metadata={"format": "pt"})
         except SafetensorError as error:  # its own word for what the system said
             raise (OSError(str(error)) if "I/O" in str(error) or "os error" in str(error) else error) from error
+        (self.folder / f"shard-{len(self._shards)}").chmod(0o666 & ~self._umask)  # the library lets nobody else read it
         self._shards.append(list(self._held))
         self._held, self._bytes = {}, 0
 

@@ -51,6 +51,8 @@ class ModelSource:
 
 def open_model(source: str | Path | None = None) -> ModelSource:
     """None or `mini` is the embedded model; else a Hugging Face folder, an artifact, a recipe's name, or a recipe's YAML file."""
+    if not (source is None or isinstance(source, (str, Path))):
+        raise CheckpointError(f"a model is a folder or a recipe's name, not a {type(source).__name__}; give a str or a Path")
     path = EMBEDDED if source is None or (source == EMBEDDED.name and not Path(source).exists()) else Path(source)
     if path.is_dir():
         if is_artifact(path):

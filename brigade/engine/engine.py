@@ -102,6 +102,8 @@ class Engine:
     ) -> Submission:
         """Prompt and parameters, checked; refused here, with the numbers, if they could never be served."""
         params = params or self.default_params
+        if not isinstance(params, SamplingParams):
+            raise RequestError(f"params is a {type(params).__name__}; give SamplingParams(...), or None for the defaults")
         encoded = encode_prompt(prompt, self.controller.tokenizer)
         ids = encoded.token_ids
         room = self.limit - len(ids)

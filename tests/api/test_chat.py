@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.checkpoint.load import EMBEDDED
-from brigade.errors import UserError
+from brigade.errors import RequestError, UserError
 
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0)
 BEGIN = "<|endoftext|>"
@@ -79,3 +80,11 @@ def test_arrays_of_ids_are_prompts(llm: LLM) -> None:
     assert [output.token_ids for output in found] == [output.token_ids for output in expected]
     (one,) = llm.generate(np.array([5, 6, 7]), GREEDY)
     assert one.token_ids == expected[0].token_ids and one.prompt_token_ids == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"), [("hi", "this is a str"), (None, "this is a NoneType"), ([], "this is an empty list")]
+)
+def test_what_is_no_conversation_is_one_line(messages, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        LLM.chat_prompt(SimpleNamespace(tokenizer=None), messages)

@@ -167,6 +167,19 @@ def test_a_forked_process_is_told_and_hangs_nowhere() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda llm: llm.generate("x = ", {"max_tokens": 3}), "params is a dict; give SamplingParams"),
+        (lambda llm: llm.generate(["x = ", "y = "], [GREEDY, 7]), "prompt 1: params is a int"),
+        (lambda llm: LLM(5), "not a int; give a str or a Path"),
+    ],
+)
+def test_mistakes_of_python_are_one_line(llm: LLM, call, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        call(llm)
+
+
 def test_public_names_are_there() -> None:
     for name in brigade.__all__:
         assert getattr(brigade, name) is not None
