@@ -217,13 +217,14 @@ class _Work:
             self._orders.put(_TellIdle(idle))
 
     def _hand_out(self, deltas: list[Delta]) -> None:
-        for delta in deltas:
+        last = {delta.request_id: place for place, delta in enumerate(deltas)}  # several samples may end in one step
+        for place, delta in enumerate(deltas):
             name = delta.request_id
             reader = self._readers.get(name)
             if reader is None:
                 continue
             good = not reader.deltas or self._hand(reader, delta)
-            if good and (delta.finish_reason is None or not self._engine.is_finished(name)):
+            if good and (place < last[name] or not self._engine.is_finished(name)):
                 continue
             answer = self._answer(name) if good else None
             if self._readers.pop(name, None) is None or answer is None:

@@ -66,6 +66,18 @@ def test_deltas_come_in_order_and_the_whole_output_last(thread: EngineThread) ->
     assert {one.request_id for one in said} == {name}
 
 
+def test_no_delta_of_any_sample_is_left_out_where_several_end_in_one_step(thread: EngineThread) -> None:
+    _, inbox = ask(thread, [3], params=SamplingParams(temperature=0.0, max_tokens=4, n=3), deltas=True)
+    said: list = []
+    while not said or isinstance(said[-1], Delta):
+        said.append(inbox.get(timeout=BOUND))
+    for sample in said[-1].samples:
+        mine = [delta for delta in said[:-1] if delta.index == sample.index]
+        assert [token for delta in mine for token in delta.token_ids] == sample.token_ids == [4, 5, 6, 7]
+        assert [delta.finish_reason for delta in mine] == [None, None, None, "length"]
+    assert thread.wait_idle(BOUND) and inbox.empty()
+
+
 def test_whoever_wants_no_deltas_hears_only_the_end(thread: EngineThread) -> None:
     _, inbox = ask(thread, [3], [30])
     assert sorted(inbox.get(timeout=BOUND).token_ids[0] for _ in range(2)) == [4, 31]
