@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from brigade.cli.options import add_model_options, add_sampling_options, make_llm, sampling_settings, with_defaults
-from brigade.errors import RequestError
+from brigade.errors import ConfigError, RequestError
 
 HELP = "/reset forgets, /system TEXT sets the system message, /exit leaves"
 
@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     settings = {"max_tokens": 128} | sampling_settings(args)
     if settings.get("n", 1) != 1:
         raise RequestError(f"n is {settings['n']}; a chat has one answer: drop --n")
+    if args.max_waiting is not None:
+        raise ConfigError("--max-waiting has no effect on chat, which asks one thing at a time; drop it")
     SamplingParams(**settings)  # wrong values are refused before the model is loaded
     llm = make_llm(args)
     (params,) = with_defaults(llm, [settings])

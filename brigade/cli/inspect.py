@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("the model is given twice; drop --model or the argument")
     if args.random_weights is not None:
         raise ConfigError("--random-weights has no effect on inspect, which reads no weights; drop it")
-    for name in ("threads", "cpus"):
+    for name in ("threads", "cpus", "max_waiting"):
         if getattr(args, name) is not None:
-            raise ConfigError(f"--{name} has no effect on inspect, which computes nothing; drop it")
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect on inspect, which computes nothing; drop it")
     choices = Choices(
         args.model_name or args.model, args.dtype, args.backend, args.device, args.exact == "on", quant=args.quant,
         skip_layers=args.skip_layers, numerics=args.numerics, engine=args.engine, engine_settings=engine_settings(args),

@@ -141,6 +141,8 @@ BAD = {
     "no such processor": (words("generate", "x", "--cpus", "4096", "--backend", "cpu"), "may not use processor 4096"),
     "processors of nobody": (words("generate", "x", "--cpus", "0", "--backend", "reference"), "pins no threads"),
     "processors to inspect": (words("inspect", "--cpus", "0"), "--cpus has no effect"),
+    "a queue to inspect": (words("inspect", "--max-waiting", "5"), "--max-waiting has no effect on inspect"),
+    "a queue to chat with": (words("chat", "--max-waiting", "5"), "--max-waiting has no effect on chat"),
     "bad value in a line": (lines('{"text": "a", "top_p": 7}'), "top_p is 7"),
     "no such file": (words("generate", "--prompts-file", "@/none"), "none"),
     "unwritable output": (words("generate", "x", "--json", "@/none/out.json"), "cannot write"),

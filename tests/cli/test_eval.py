@@ -122,6 +122,7 @@ BAD = {
         "drop --against and --skip-layers",
     ),
     "useless batch": (["--text", "@/text.txt", "--max-batch-size", "3"], "no effect on eval"),
+    "useless queue": (["--text", "@/text.txt", "--max-waiting", "3"], "no effect on eval"),
     "useless cache": (["--text", "@/text.txt", "--no-prefix-cache"], "no effect on eval"),
     "other vocabulary": (["--text", "@/text.txt", "--against", "@"], "a vocabulary of 4096 and"),
     "no such reference": (["--text", "@/text.txt", "--against", "nowhere"], "no model 'nowhere'"),
