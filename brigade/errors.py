@@ -26,6 +26,12 @@ class RequestError(UserError):
 class EngineStopped(RuntimeError):
     """The engine was closed, or failed, while a call waited for it or before one came."""
 
+    def again(self) -> EngineStopped:
+        """One for each call that hears it, with its own traceback."""
+        heard = EngineStopped(str(self))
+        heard.__cause__ = self
+        return heard
+
 
 def in_one_line(error: BaseException) -> str:
     """What an error of any kind says. One of ours speaks for itself; of another the kind is named too. Never raises, whatever the

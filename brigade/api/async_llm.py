@@ -84,5 +84,5 @@ def _closed() -> EngineStopped:
 
 def _checked(said: Any) -> Any:
     if isinstance(said, EngineStopped):
-        raise EngineStopped(str(said)) from said
+        raise said.again()
     return said

@@ -58,5 +58,5 @@ def received(inbox: SimpleQueue[Any]) -> Any:
     said = inbox.get()
     if isinstance(said, EngineStopped):
         inbox.put(said)  # whoever asks again hears it again
-        raise EngineStopped(str(said)) from said
+        raise said.again()
     return said

@@ -157,7 +157,7 @@ class _Work:
 
     def _check_open(self) -> None:
         if self.stopped is not None:
-            raise EngineStopped(str(self.stopped)) from self.stopped
+            raise self.stopped.again()
 
     def _check_process(self) -> None:
         if self._process != os.getpid():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
 import brigade
+from tests.checkpoint.test_one_way import imported
 
 PACKAGE = Path(brigade.__file__).parent
 ENGINE = sorted(path for path in (PACKAGE / "engine").rglob("*.py") if path.name != "__init__.py")
@@ -20,18 +20,7 @@ def name_of(path: Path) -> str:
 NAMES = {name_of(path) for path in ENGINE}
 
 
-def uses(path: Path) -> set[str]:
-    """The files of the engine that this one names anywhere: at its head, inside a function, or for types alone."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found & NAMES
-
-
-GRAPH = {name_of(path): uses(path) for path in ENGINE}
+GRAPH = {name_of(path): imported(path, NAMES) for path in ENGINE}
 
 
 def test_the_arrows_are_seen() -> None:
