@@ -17,6 +17,7 @@ class Wanted(IntEnum):
     NONE = 0  # a prefill chunk that is not the last
     LAST = 1  # decode, or the end of a prompt: the row the sampler reads
     ALL = 2  # prompt logprobs, or logits asked for at every position
+    BEST = 3  # of the last row only the greatest logit and its id: a greedy request, where the vocabulary is cut over ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,13 @@ class Span:
     def end(self) -> int:
         return self.start + len(self.token_ids)
 
+    @property
+    def rows(self) -> range:
+        """Which of its rows the head computes."""
+        count = len(self.token_ids)
+        first = {Wanted.NONE: count, Wanted.LAST: count - 1, Wanted.BEST: count - 1, Wanted.ALL: 0}[self.wanted]
+        return range(first, count)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -49,5 +57,4 @@ class Batch:
 
     @property
     def num_logits(self) -> int:
-        rows = {Wanted.NONE: lambda span: 0, Wanted.LAST: lambda span: 1, Wanted.ALL: lambda span: len(span.token_ids)}
-        return sum(rows[span.wanted](span) for span in self.spans)
+        return sum(len(span.rows) for span in self.spans)

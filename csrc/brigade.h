@@ -65,6 +65,17 @@ struct BrLayer {
     BrMatrix qkv, out, up, down;
 };
 
+// What the ranks that share a layer's matrices say to each other. All of them make the same calls in the same order; every result is
+// a function of the ranks' numbers alone. Returns 0, or another number where a rank is gone: then the step is lost.
+struct BrExchange {
+    int32_t rank, size;
+    void* state;
+    // The sum of all ranks' parts, in place: the upper levels of the tree, neighbours first. `whole`: int32 numbers, else float32.
+    int32_t (*tree)(void* state, void* part, int64_t rows, int64_t width, int32_t whole);
+    // The greatest of all ranks' float32 numbers, in place. None is below 0; NaN is above all others.
+    int32_t (*maximum)(void* state, float* most, int64_t count);
+};
+
 struct BrDraw {
     uint64_t bits;
     double top_p;

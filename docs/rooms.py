@@ -39,6 +39,7 @@ ROOMS = (
     Room("backends", "how it is computed: C++ kernels of csrc/, reference, KV cache", 5, (1, 4)),
     Room("tokenizer", "text and token ids", 5, (0, 1)),
     Room("batch", "the object that travels to the model"),
+    Room("mesh", "how a model is cut over ranks, in numbers"),
     Room("config", "the network in numbers"),
     Room("output_files", "files that appear whole or not at all"),
     Room("text_table", "tables whose columns fit"),
