@@ -70,6 +70,14 @@ class Part:
         each = size // self.tp
         return self.tp_rank * each, (self.tp_rank + 1) * each
 
+    def inner_cuts(self, width: int, gated: bool) -> tuple[Cut | None, Cut | None]:
+        """Of an MLP's inner width, the rows of `up` and the columns of `down` that are here: a share of the gate, then of up."""
+        if self.tp == 1:
+            return None, None
+        first, last = self.share(width)
+        rows = ((first, last), (width + first, width + last)) if gated else ((first, last),)
+        return Cut(-2, rows), Cut(-1, ((first, last),))
+
     def kv_heads(self, config: ModelConfig) -> Run:
         """The key-value heads that this rank's query heads read: a share of them, or one that several ranks hold alike."""
         if config.num_kv_heads >= self.tp:

@@ -31,6 +31,7 @@ ROOMS = (
     Room("evaluate", "perplexity, KL, ranking", 1, (0, 1)),
     Room("api", "LLM and AsyncLLM, what callers hold", 1, (2, 4)),
     Room("assembly", "choices → source → plan → model → engine", 2, (2, 4)),
+    Room("parallel", "ranks: exchange, stages, start and watch", 3, (0, 1)),
     Room("engine", "thread, scheduler, sampling", 3, (1, 2)),
     Room("training", "one training step", 3, (3, 4)),
     Room("checkpoint", "folders, families, recipes", 3, (2, 3)),

@@ -12,13 +12,14 @@ A backend may also exchange whole modules for faster ones of its own: see `adapt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from brigade.backends.exchange import Alone, Exchange
 from brigade.backends.number_formats import NumberFormats
 from brigade.backends.weights import Weights, place_all
 from brigade.errors import ConfigError
@@ -64,6 +65,7 @@ class Backend(ABC):
     block_sizes: tuple[int, ...] | None = None  # positions of a cache block that it takes; None: any
     quantises = False  # whether `quantise` is understood
     arithmetic = "float32"  # what its matrix products compute in: a name of `bench`'s ceilings
+    exchange: Exchange = Alone()  # with the ranks that hold the other shares of this model; set before a model is made
 
     @property
     @abstractmethod
@@ -83,8 +85,14 @@ class Backend(ABC):
         """Column-parallel: whole sums over K, outputs split freely."""
 
     @abstractmethod
-    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-        """Row-parallel: G partial sums over K, added as a fixed binary tree, the bias once after it."""
+    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, share: int = 1) -> Tensor:
+        """Row-parallel: G partial sums over K, added as a fixed binary tree, the bias once after it. Where K is one of `share`
+        equal parts of a whole, this rank adds its own blocks, which are one branch of the tree, and the exchange the rest of
+        it."""
+
+    def tree_linears(self, pairs: Sequence[tuple[Tensor, Any]], share: int = 1) -> list[Tensor]:
+        """`tree_linear` of several (rows, weight), in one exchange if the backend can: of experts, whose rows are few."""
+        return [self.tree_linear(x, weight, None, share) for x, weight in pairs]
 
     @abstractmethod
     def norm(
@@ -170,15 +178,16 @@ class Backend(ABC):
         name = str(dtype).removeprefix("torch.")
         return NumberFormats(name, f"that of the {self.name} backend", name)
 
-    def probe(self, config: ModelConfig) -> None:
-        """Called before a model's weights are read: prove that the row rule holds at its shapes, where that depends on the machine.
-        What does not hold, and cannot be had another way, is a `ConfigError`."""
+    def probe(self, config: ModelConfig, tp: int = 1) -> None:
+        """Called before a model's weights are read: prove that the row rule holds at its shapes, where that depends on the machine,
+        and that outputs and heads cut over `tp` ranks are those of the whole. What does not hold, and cannot be had another way,
+        is a `ConfigError`."""
 
     def prepare(self, model: Any, weights: Weights | None = None) -> None:
         """Called once: give the model its weights, each read, packed or converted, and dropped before the next is read. None: they
         are in place already. The default holds every parameter as it is read."""
         if weights is not None:
-            place_all(model, weights)
+            place_all(model, weights, model.cuts)
 
     def adopt(self, model: Any, ready: Any) -> None:
         """The same from the packed weights of an artifact. Only asked of the backend that artifacts are exported for."""

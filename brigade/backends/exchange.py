@@ -15,6 +15,7 @@ from torch import Tensor
 class Exchange(ABC):
     rank: int
     size: int
+    seconds: float = 0.0  # spent in calls, waiting included
     native: int | None = None  # address of a `BrExchange`, for whole layers that the kernels compute
 
     @abstractmethod

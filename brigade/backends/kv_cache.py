@@ -13,10 +13,12 @@ from brigade.backends import huge_pages
 
 @dataclass(frozen=True)
 class KVCache:
-    """Per layer one tensor of keys and one of values, [blocks, kv heads, block size, head dim]."""
+    """Per layer one tensor of keys and one of values, [blocks, kv heads, block size, head dim]; of the layers from `first_layer`
+    on."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    first_layer: int = 0
 
     @classmethod
     def allocate(
@@ -28,6 +30,7 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        first_layer: int = 0,
     ) -> KVCache:
         shape = (num_blocks, num_kv_heads, block_size, head_dim)
 
@@ -37,7 +40,7 @@ class KVCache:
                 return tuple(_huge_zeros(shape, dtype) for _ in range(num_layers))
             return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers))
 
-        return cls(tensors(), tensors())
+        return cls(tensors(), tensors(), first_layer)
 
     @property
     def num_blocks(self) -> int:
@@ -47,9 +50,14 @@ class KVCache:
     def block_size(self) -> int:
         return self.keys[0].shape[2]
 
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, by its number in the whole network."""
+        return self.keys[layer - self.first_layer], self.values[layer - self.first_layer]
+
     def address(self, layer: int) -> tuple[int, int]:
         """Where a layer's keys and values begin, for native code."""
-        return self.keys[layer].data_ptr(), self.values[layer].data_ptr()
+        keys, values = self.of(layer)
+        return keys.data_ptr(), values.data_ptr()
 
     @property
     def nbytes(self) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from brigade.mesh import Cut
 
 
 class Weights(ABC):
@@ -29,7 +32,13 @@ def place(model: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, key, nn.Parameter(tensor, requires_grad=False))
 
 
-def place_all(model: nn.Module, weights: Weights) -> None:
+def place_all(model: nn.Module, weights: Weights, cuts: Mapping[str, Cut]) -> None:
     for name, parameter in list(model.named_parameters()):
         assert parameter.device == torch.device("meta"), name
-        place(model, name, weights.take(name))
+        place(model, name, take_share(weights, name, cuts))
+
+
+def take_share(weights: Weights, name: str, cuts: Mapping[str, Cut]) -> Tensor:
+    """What a rank holds of a parameter: all of it, where `cuts` does not say less."""
+    whole = weights.take(name)
+    return cuts[name].of(whole) if name in cuts else whole

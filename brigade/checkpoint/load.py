@@ -23,6 +23,7 @@ from brigade.checkpoint.sources import NameMap
 from brigade.checkpoint.weights import FolderWeights, Held, Progress, RandomWeights
 from brigade.config import ModelConfig
 from brigade.errors import CheckpointError, ConfigError
+from brigade.mesh import Part
 from brigade.model.gpt_model import GPTModel, empty_model
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "mini"
@@ -134,23 +135,26 @@ def fill(
     random_weights: int | None = None,
     progress: Progress | None = None,
 ) -> GPTModel:
-    """Give an empty network its weights."""
+    """Give an empty network its weights; one that is a rank's part, what it holds of them. The files are proven whole either
+    way."""
     backend = model.backend
     assert all(parameter.is_meta for parameter in model.parameters()), "this network has its weights already"
     check_random_weights(source, random_weights)
     say_widened(source, dtype)
     if source.artifact is not None:
-        backend.probe(source.config)
+        backend.probe(source.config, model.held.tp)
         return _load_packed(model, source.artifact, backend, progress)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    whole = model if model.held == Part.whole(source.config) else empty_model(source.config, backend)
+    shapes = {name: tuple(parameter.shape) for name, parameter in whole.named_parameters()}
+    taken = [name for name, _ in model.named_parameters()]
     held = Held(dtype, backend.held_dtype(dtype), backend.device)
     if random_weights is not None:
-        weights: Weights = RandomWeights(random_weights, source.config.norm_weight_offset, shapes, held, progress)
+        weights: Weights = RandomWeights(random_weights, source.config.norm_weight_offset, shapes, held, progress, taken)
     else:
         files, table = open_weights(source)
         assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
-        weights = FolderWeights(files, table, shapes, held, progress)
-    backend.probe(source.config)
+        weights = FolderWeights(files, table, shapes, held, progress, taken)
+    backend.probe(source.config, model.held.tp)
     backend.prepare(model, weights)
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert not left, f"the {backend.name} backend left {left[:3]} without values"
@@ -158,12 +162,15 @@ def fill(
 
 
 def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress: Progress | None) -> GPTModel:
-    """Weights that lie packed in a mapped file: given to the backend as they are."""
+    """Weights that lie packed in a mapped file: given to the backend as they are, or a rank's part of them."""
     ready = artifact.read(progress)
-    shapes = {name: tuple(tensor.shape) for name, tensor in plain_tensors(model).items()}
+    whole = model if model.held == Part.whole(model.config) else empty_model(model.config, backend)
+    shapes = {name: tuple(tensor.shape) for name, tensor in plain_tensors(whole).items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in ready.tensors.items()}:
         raise CheckpointError(f"{artifact.folder} holds other tensors than its architecture needs; export the model again")
-    model.load_state_dict(dict(ready.tensors), strict=False, assign=True)
+    own = {name: ready.tensors[name] for name in plain_tensors(model)}
+    own |= {name: cut.of(own[name]) for name, cut in model.cuts.items() if name in own}
+    model.load_state_dict(own, strict=False, assign=True)
     model.eval().requires_grad_(False)
     backend.adopt(model, ready)
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,12 +32,13 @@ class Held:
 
 
 class _OneByOne(Weights):
-    """What folders and seeds have in common. A stack of matrices is read, checked and held matrix by matrix."""
+    """What folders and seeds have in common. A stack of matrices is read, checked and held matrix by matrix. `shapes` are the whole
+    model's; `taken` the names that will be asked for, where those are not all."""
 
-    def __init__(self, shapes: Shapes, held: Held, progress: Progress | None) -> None:
+    def __init__(self, shapes: Shapes, held: Held, progress: Progress | None, taken: Collection[str] | None) -> None:
         self.shapes, self.held = shapes, held
         self._progress, self._done = progress, 0
-        self._total = sum(self._parts(name) or 1 for name in shapes)
+        self._total = sum(self._parts(name) or 1 for name in (shapes if taken is None else taken))
 
     def take(self, name: str) -> Tensor:
         parts = self._parts(name)
@@ -83,8 +84,11 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 class RandomWeights(_OneByOne):
-    def __init__(self, seed: int, norm_offset: float, shapes: Shapes, held: Held, progress: Progress | None = None) -> None:
-        super().__init__(shapes, held, progress)
+    def __init__(
+        self, seed: int, norm_offset: float, shapes: Shapes, held: Held, progress: Progress | None = None,
+        taken: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(shapes, held, progress, taken)
         self.seed, self.norm_offset = seed, norm_offset
 
     def _parts(self, name: str) -> int:
@@ -99,11 +103,12 @@ class RandomWeights(_OneByOne):
 
 class FolderWeights(_OneByOne):
     def __init__(
-        self, files: SafetensorsFolder, table: NameMap, shapes: Shapes, held: Held, progress: Progress | None = None
-    ) -> None:
+        self, files: SafetensorsFolder, table: NameMap, shapes: Shapes, held: Held, progress: Progress | None = None,
+        taken: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
         """Proves that every parameter has its shape by what the files' headers say, before one is read."""
         self.files, self.table = files, table
-        super().__init__(shapes, held, progress)
+        super().__init__(shapes, held, progress, taken)
         for name, source in table.items():
             known: set[tuple[tuple[int, ...], ...]] = set()  # experts are alike
             for names in [source.part(i) for i in range(source.parts)] or [source.names]:

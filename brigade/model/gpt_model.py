@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,23 @@ from brigade.backends.base import Backend, Step
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch
 from brigade.config import ModelConfig, RopeConfig
+from brigade.mesh import Cut, Part
+from brigade.model.cut_module import CutModule
 from brigade.model.layer_specs import gpt_spec
 from brigade.model.rope import RopeTable
 from brigade.model.spec import ModuleSpec, build_module
 
 
+class Elsewhere(nn.Module):
+    """In the place of a layer that another stage holds, so that layers keep their numbers."""
+
+
 class GPTModel(nn.Module):
     """Built from a spec for each part; it never sees a request and keeps no state between steps.
 
-    Made on the meta device, it costs nothing until its backend's `prepare` or `adopt` gives it weights.
+    Made on the meta device, it costs nothing until its backend's `prepare` or `adopt` gives it weights. With a `part` it is what
+    one rank holds: `enter` where that is the first stage, `through` its own layers, `logits` of its share of the vocabulary on
+    the last.
     """
 
     def __init__(
@@ -28,19 +36,30 @@ class GPTModel(nn.Module):
         backend: Backend,
         max_length: int | None = None,
         spec: Mapping[str, ModuleSpec] | None = None,
+        held: Part | None = None,
     ) -> None:
         super().__init__()
         self.config, self.backend = config, backend
+        self.held = Part.whole(config) if held is None else held
         self.max_length = max_length or config.max_positions
-        spec = gpt_spec(config, backend) if spec is None else spec
+        spec = gpt_spec(config, backend, self.held) if spec is None else spec
 
         def part(name: str) -> nn.Module | None:
             return build_module(spec[name], backend=backend) if name in spec else None
 
         self.embedding = part("embedding")
-        self.layers = nn.ModuleList(build_module(spec[f"layers.{i}"], layer=i, backend=backend) for i in range(config.num_layers))
+        names = [f"layers.{i}" for i in range(config.num_layers)]
+        self.layers = nn.ModuleList(
+            build_module(spec[name], layer=i, backend=backend) if name in spec else Elsewhere() for i, name in enumerate(names)
+        )
         self.final_norm, self.project_out, self.head = part("final_norm"), part("project_out"), part("head")
-        self.windows = frozenset(config.window(i) for i in range(config.num_layers))
+        self.windows = frozenset(config.window(i) for i in self.held.layers)
+        self.cuts: dict[str, Cut] = {  # by the name of a parameter that is a share of a whole one
+            f"{name}.{key}": cut
+            for name, module in self.named_modules()
+            if isinstance(module, CutModule)
+            for key, cut in module.cuts.items()
+        }
         self._rope_tables: dict | None = None
 
     @property
@@ -53,11 +72,20 @@ class GPTModel(nn.Module):
         return self.logits(self.hidden(step), step)
 
     def hidden(self, step: Step) -> Tensor:
-        x_TH = self.embedding(step)
+        return self.through(self.embedding(step), step)
+
+    def through(self, x_TH: Tensor, step: Step, tick: Callable[[], None] | None = None) -> Tensor:
+        """The layers that are here; `tick` is called after each."""
         rotary = self._rotary(step)
-        for layer in self.layers:
+        for layer in self.own_layers:
             x_TH = layer(x_TH, step, rotary)
+            if tick is not None:
+                tick()
         return x_TH
+
+    @property
+    def own_layers(self) -> list[nn.Module]:
+        return [self.layers[i] for i in self.held.layers]
 
     def logits(self, x_TH: Tensor, step: Step) -> Tensor:
         if step.logit_rows is not None and x_TH.shape[0] == step.token_ids_T.shape[0]:  # else the last layer chose them already
@@ -72,7 +100,7 @@ class GPTModel(nn.Module):
 
     def _rotary(self, step: Step) -> dict:
         """cos and sin of this step's positions, for each distinct rope of the model."""
-        if not any(layer.reads_rotary for layer in self.layers):
+        if not any(layer.reads_rotary for layer in self.own_layers):
             return {}
         tables = self.rope_tables().items()
         return {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in tables}
@@ -80,12 +108,14 @@ class GPTModel(nn.Module):
     def rope_tables(self) -> dict[RopeConfig, RopeTable]:
         """Made once, for each distinct rope of the model."""
         if self._rope_tables is None:
-            ropes = {self.config.layer_rope(i) for i in range(self.config.num_layers)} - {None}
+            ropes = {self.config.layer_rope(i) for i in self.held.layers} - {None}
             self._rope_tables = {rope: RopeTable(rope, self.max_length, self.backend.device) for rope in ropes}
         return self._rope_tables
 
 
-def empty_model(config: ModelConfig, backend: Backend, max_length: int | None = None) -> GPTModel:
+def empty_model(
+    config: ModelConfig, backend: Backend, max_length: int | None = None, held: Part | None = None
+) -> GPTModel:  # fmt: skip
     """The network without storage: its parameter names, shapes and spec, for loading, counting and showing."""
     with torch.device("meta"):
-        return GPTModel(config, backend, max_length)
+        return GPTModel(config, backend, max_length, held=held)

@@ -1,6 +1,7 @@
 """Mixture of experts, cut into four callables so that later a layout can put communication between them.
 
 route (which experts, which weights) -> dispatch (rows to their experts) -> compute -> combine (back to the tokens).
+Under tensor parallelism each expert is cut like an MLP, and what all slots of a layer lack is exchanged once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from brigade.backends.base import Backend
 from brigade.config import Activation, MoEConfig
+from brigade.mesh import Part
+from brigade.model.cut_module import CutModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +25,17 @@ class Routing:
     weights_TK: Tensor
 
 
-class ExpertWeights(nn.Module):
-    """All experts' matrices side by side: `up` [E, F or 2F, H] as [gate; up], `down` [E, H, F]."""
+class ExpertWeights(CutModule):
+    """All experts' matrices side by side: `up` [E, F or 2F, H] as [gate; up], `down` [E, H, F], of this rank's share of F."""
 
-    def __init__(self, moe: MoEConfig, hidden_size: int, gated: bool, backend: Backend) -> None:
+    def __init__(self, moe: MoEConfig, hidden_size: int, gated: bool, backend: Backend, part: Part | None = None) -> None:
         super().__init__()
-        width = moe.expert_ffn_size
+        self.share = 1 if part is None else part.tp
+        width = moe.expert_ffn_size // self.share
+        if part is not None and part.tp > 1:
+            rows, columns = part.inner_cuts(moe.expert_ffn_size, gated)
+            assert rows is not None and columns is not None
+            self.cuts = {"up": rows, "down": columns}
         self.up = nn.Parameter(torch.empty(moe.num_experts, width * (2 if gated else 1), hidden_size))
         self.down = nn.Parameter(torch.empty(moe.num_experts, hidden_size, width))
 
@@ -77,15 +85,18 @@ class MoE(nn.Module):
 
     def compute(self, x_TH: Tensor, routing: Routing, plan: list[tuple[int, Tensor, Tensor]]) -> Tensor:
         outputs_TKH = x_TH.new_zeros(*routing.experts_TK.shape, x_TH.shape[-1])
-        for expert, tokens, slots in plan:
-            h = self.backend.linear(x_TH[tokens], self.experts.up[expert], None)
-            if self.gated:
-                gate, up = h.chunk(2, dim=-1)
-                h = self.backend.activate(self.activation, gate) * up
-            else:
-                h = self.backend.activate(self.activation, h)
-            outputs_TKH[tokens, slots] = self.backend.tree_linear(h, self.experts.down[expert], None)
+        inner = [(self._inner(x_TH[tokens], expert), self.experts.down[expert]) for expert, tokens, _ in plan]
+        products = self.backend.tree_linears(inner, self.experts.share)
+        for (_, tokens, slots), product_SH in zip(plan, products, strict=True):
+            outputs_TKH[tokens, slots] = product_SH
         return outputs_TKH
+
+    def _inner(self, x_SH: Tensor, expert: int) -> Tensor:
+        h = self.backend.linear(x_SH, self.experts.up[expert], None)
+        if not self.gated:
+            return self.backend.activate(self.activation, h)
+        gate, up = h.chunk(2, dim=-1)
+        return self.backend.activate(self.activation, gate) * up
 
     def combine(self, outputs_TKH: Tensor, routing: Routing) -> Tensor:
         """Sum in slot order, whatever the order of arrival was."""

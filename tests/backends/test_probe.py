@@ -114,5 +114,5 @@ def test_all_products_of_every_family_are_tried(name: str, tmp_path: Path) -> No
 
 def test_the_numerics_id_names_the_library_and_what_it_dispatched_to() -> None:
     parts = ReferenceBackend().numerics_id.split("/")
-    assert parts[0] == "reference-2"
+    assert parts[0] == "reference-3"
     assert f"torch-{torch.__version__}" in parts and torch.backends.cpu.get_cpu_capability() in parts

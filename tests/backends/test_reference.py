@@ -118,5 +118,5 @@ def test_a_machine_without_a_strict_library_takes_the_tiled_way(monkeypatch) -> 
 
 
 def test_the_numerics_id_names_what_decides_the_bits() -> None:
-    assert BACKEND.numerics_id.startswith("reference-2/cpu/float32/")
+    assert BACKEND.numerics_id.startswith("reference-3/cpu/float32/")
     assert "unordered" in ReferenceBackend(exact=False).numerics_id

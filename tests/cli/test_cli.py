@@ -95,7 +95,7 @@ def test_inspect_and_env_as_json(capsys) -> None:
     facts = json.loads(run(capsys, "inspect", "--as-json")[1])
     assert facts["tokenizer"]["ids"] == 4096 and facts["parameters"] > 5e6
     facts = json.loads(run(capsys, "env", "--as-json")[1])
-    assert facts["packages"]["torch"] and facts["backends"]["reference"].startswith("reference-2")
+    assert facts["packages"]["torch"] and facts["backends"]["reference"].startswith("reference-3")
 
 
 @pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")

@@ -189,7 +189,7 @@ class CpuBackend(Backend):
     def linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None) -> Tensor:
         return self._product(x_TK, weight_NK, bias_N, tree=False)
 
-    def tree_linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None) -> Tensor:
+    def tree_linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None, share: int = 1) -> Tensor:
         return self._product(x_TK, weight_NK, bias_N, tree=True)
 
     def _product(self, x_TK: Tensor, weight: Any, bias_N: Tensor | None, tree: bool) -> Tensor:

@@ -125,7 +125,7 @@ def _group(
 
 
 def store(cache: KVCache, layer: int, plan: AttentionPlan, k_TGD: Tensor, v_TGD: Tensor) -> None:
-    keys, values = cache.keys[layer], cache.values[layer]
+    keys, values = cache.of(layer)
     # What an earlier owner left behind the last position would meet weights of 0; 0 times infinity is no number.
     values[plan.begun_blocks] = 0
     keys[plan.write_blocks_T, :, plan.write_offsets_T] = k_TGD.to(keys.dtype)
@@ -134,7 +134,7 @@ def store(cache: KVCache, layer: int, plan: AttentionPlan, k_TGD: Tensor, v_TGD:
 
 def attend(q_TND: Tensor, cache: KVCache, plan: AttentionPlan, params: AttentionParams, softcap) -> Tensor:
     out_TND = torch.empty_like(q_TND)
-    keys, values = cache.keys[params.layer], cache.values[params.layer]
+    keys, values = cache.of(params.layer)
     scaled_TND = q_TND * params.scale
     for group in plan.groups[params.window]:
         out_TND[group.flat_rows] = _attend_group(scaled_TND, keys, values, group, params, softcap)

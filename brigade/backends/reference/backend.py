@@ -6,7 +6,7 @@ torch keeps its rows bit-identical in bfloat16 on every processor, and rounding 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from brigade.backends.reference.attention import KV_TILE, attend, plan_attention
 from brigade.backends.reference.matmul import DirectMatmul, TiledMatmul, choose_matmul
 from brigade.backends.reference.probe import Product, first_broken, operations
 from brigade.backends.reference.strict import ask_for_strict_order, computed_by
-from brigade.batch import Batch, Wanted
+from brigade.batch import Batch
 from brigade.config import Activation, ModelConfig, NormKind
 from brigade.errors import ConfigError
 
@@ -33,28 +33,28 @@ class ReferenceBackend(Backend):
         self.device, self.exact = torch.device(device), exact
         ask_for_strict_order()
         self.matmul = choose_matmul(self.device) if exact else DirectMatmul()
-        self._proven: set[ModelConfig] = set()  # models that count on this matmul's bits
+        self._proven: set[tuple[ModelConfig, int]] = set()  # models, and over how many ranks, that count on this matmul's bits
 
     @property
     def numerics_id(self) -> str:
         """With the library that computes, and what it chose its code by: another version or processor may sum in another order."""
         order = self.matmul.name if self.exact else "unordered"
-        return f"reference-2/{self.device.type}/float32/{order}/G{G}/{computed_by(self.device)}"
+        return f"reference-3/{self.device.type}/float32/{order}/G{G}/{computed_by(self.device)}"
 
-    def probe(self, config: ModelConfig) -> None:
-        if not self.exact or config in self._proven:
+    def probe(self, config: ModelConfig, tp: int = 1) -> None:
+        if not self.exact or (config, tp) in self._proven:
             return
-        wanted = operations(config)
+        wanted = operations(config, tp)
         broken = first_broken(self, self.matmul.name, wanted)
         if isinstance(broken, Product) and not self._proven and not isinstance(self.matmul, TiledMatmul):
             self.matmul = TiledMatmul()
             broken = first_broken(self, self.matmul.name, wanted)
         if broken is not None:
             raise ConfigError(
-                f"with torch {torch.__version__} on {self.device}, {broken} change with the number of rows or threads; "
-                "results would depend on the batch. Use --backend cpu, or --exact off to accept that"
+                f"with torch {torch.__version__} on {self.device}, {broken} change with the number of rows, threads or ranks; "
+                "results would depend on the batch or layout. Use --backend cpu, or --exact off to accept that"
             )
-        self._proven.add(config)
+        self._proven.add((config, tp))
 
     def held_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float32
@@ -74,12 +74,11 @@ class ReferenceBackend(Backend):
         return Step(token_ids, positions, self._logit_rows(batch), plan, cache)
 
     def _logit_rows(self, batch: Batch) -> Tensor | None:
-        rows, row = [], 0
+        rows, first = [], 0
         for span in batch.spans:
-            row += len(span.token_ids)
-            first = {Wanted.NONE: row, Wanted.LAST: row - 1, Wanted.ALL: row - len(span.token_ids)}[span.wanted]
-            rows.extend(range(first, row))
-        return None if len(rows) == row else torch.tensor(rows, dtype=torch.int64, device=self.device)
+            rows.extend(first + row for row in span.rows)
+            first += len(span.token_ids)
+        return None if len(rows) == first else torch.tensor(rows, dtype=torch.int64, device=self.device)
 
     def embed(self, ids_T: Tensor, table_VH: Tensor, onto_TH: Tensor | None = None) -> Tensor:
         return table_VH[ids_T] if onto_TH is None else onto_TH + table_VH[ids_T]
@@ -88,10 +87,24 @@ class ReferenceBackend(Backend):
         out = self.matmul(x_TK, weight_NK)
         return out if bias_N is None else out + bias_N
 
-    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-        width = tree_width(x_TK.shape[1], G)
-        out = pair_tree([self.matmul(x, weight) for x, weight in zip(x_TK.chunk(width, 1), weight_NK.chunk(width, 1), strict=True)])
+    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, share: int = 1) -> Tensor:
+        out = self._branch(x_TK, weight_NK, share)
+        if share > 1:
+            out = self.exchange.tree(out.contiguous())
         return out if bias_N is None else out + bias_N
+
+    def tree_linears(self, pairs: Sequence[tuple[Tensor, Tensor]], share: int = 1) -> list[Tensor]:
+        branches = [self._branch(x_TK, weight_NK, share) for x_TK, weight_NK in pairs]
+        if share == 1 or not branches:
+            return branches
+        return list(self.exchange.tree(torch.cat(branches)).split([branch.shape[0] for branch in branches]))
+
+    def _branch(self, x_TK: Tensor, weight_NK: Tensor, share: int) -> Tensor:
+        """The sum of the blocks that are here: the whole tree, or the one branch of it that this rank's K is."""
+        width = tree_width(x_TK.shape[1] * share, G) // share
+        assert width > 0, f"{share} ranks share a K of {x_TK.shape[1] * share}, which has fewer blocks"
+        products = zip(x_TK.chunk(width, 1), weight_NK.chunk(width, 1), strict=True)
+        return pair_tree([self.matmul(x, weight) for x, weight in products])
 
     def norm(
         self, kind: NormKind, x_TH: Tensor, weight_H: Tensor | None, bias_H: Tensor | None, eps: float, offset: float

@@ -1,4 +1,4 @@
-"""Matrix products whose rows do not depend on how many rows there are.
+"""Matrix products whose elements do not depend on how many rows or outputs there are.
 
 A library chooses its algorithm by the shape, so the same row can come out with another last bit in a larger batch. Two
 ways around it, the first that a short probe of the machine proves:
@@ -7,6 +7,9 @@ ways around it, the first that a short probe of the machine proves:
   `brigade.backends.reference.strict`), for at least `MIN_ROWS` rows: a single row takes a matrix-vector routine.
 - **tiled**: calls of one shape only, `TILE_ROWS` rows by at most `TILE_K` of the summed axis, their sums added in order.
   A call of one shape is one algorithm, and a short K is one pass of it.
+
+Either takes at least `MIN_OUTPUTS` outputs at once, filled up with zeros: fewer go another way through the library, and ranks that
+share a matrix have fewer than one rank alone.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch.nn import functional
 from brigade.errors import ConfigError
 
 MIN_ROWS = 4
+MIN_OUTPUTS = 32
 TILE_ROWS = 16
 TILE_K = 256
 
@@ -36,14 +40,20 @@ def pad_rows(x: Tensor, quantum: int) -> Tensor:
     return functional.pad(x, (0, 0, 0, missing)) if missing else x
 
 
+def wide_enough(weight_NK: Tensor) -> Tensor:
+    missing = MIN_OUTPUTS - weight_NK.shape[0]
+    return functional.pad(weight_NK, (0, 0, 0, missing)) if missing > 0 else weight_NK
+
+
 class DirectMatmul:
     name, row_quantum = "direct", MIN_ROWS
 
     def __call__(self, x_MK: Tensor, weight_NK: Tensor) -> Tensor:
-        rows = x_MK.shape[0]
-        if rows >= MIN_ROWS:
+        rows, outputs = x_MK.shape[0], weight_NK.shape[0]
+        if rows >= MIN_ROWS and outputs >= MIN_OUTPUTS:
             return functional.linear(x_MK, weight_NK)
-        return functional.linear(pad_rows(x_MK, MIN_ROWS), weight_NK)[:rows]
+        x_MK = x_MK if rows >= MIN_ROWS else pad_rows(x_MK, MIN_ROWS)
+        return functional.linear(x_MK, wide_enough(weight_NK))[:rows, :outputs]
 
 
 class TiledMatmul:
@@ -51,6 +61,7 @@ class TiledMatmul:
 
     def __call__(self, x_MK: Tensor, weight_NK: Tensor) -> Tensor:
         rows, depth = x_MK.shape
+        outputs, weight_NK = weight_NK.shape[0], wide_enough(weight_NK)
         x = pad_rows(x_MK, TILE_ROWS)
         out = x.new_empty(x.shape[0], weight_NK.shape[0])
         for m in range(0, x.shape[0], TILE_ROWS):
@@ -59,7 +70,7 @@ class TiledMatmul:
                 part = x[m : m + TILE_ROWS, k : k + TILE_K].contiguous()
                 tile = tile + functional.linear(part, weight_NK[:, k : k + TILE_K])
             out[m : m + TILE_ROWS] = tile
-        return out[:rows]
+        return out[:rows, :outputs]
 
 
 PROBE_SHAPES = ((64, 96), (1000, 136), (1024, 256))  # K, N

@@ -1,4 +1,5 @@
-"""Proof, before a model is loaded, that the row rule holds at its own shapes: for each of its products, and for attention.
+"""Proof, before a model is loaded, that the row rule holds at its own shapes: for each of its products, and for attention. Where
+ranks share the model, also that a rank's outputs and heads are those of the whole.
 
 A library chooses its algorithm by the shape, so what small products prove says little of large ones. Every distinct shape is tried
 once in a process: some rows alone, and the same rows among many, on all threads and on one.
@@ -7,7 +8,7 @@ once in a process: some rows alone, and the same rows among many, on all threads
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,11 +31,12 @@ BLOCK_SIZES = (64, 16)  # tiles read where they lie, and tiles gathered
 
 @dataclass(frozen=True)
 class Product:
-    """`tree`: row-parallel, as a tree of partial sums."""
+    """`tree`: row-parallel, as a tree of partial sums. `shares`: of how many ranks, each with its part of the outputs."""
 
     k: int
     n: int
     tree: bool
+    shares: int = 1
 
     def __str__(self) -> str:
         return f"products of a {'row' if self.tree else 'column'}-parallel matrix [{self.n}, {self.k}]"
@@ -48,6 +50,7 @@ class Attention:
     scale: float
     softcap: float | None
     window: int | None
+    shares: int = 1
 
     def __str__(self) -> str:
         return f"attention of {self.heads} heads of {self.dim} channels over {self.kv_heads} key-value heads"
@@ -56,14 +59,15 @@ class Attention:
 Operation = Product | Attention
 
 
-def operations(config: ModelConfig) -> list[Operation]:
-    """Every distinct product of a model, then its attention."""
+def operations(config: ModelConfig, tp: int = 1) -> list[Operation]:
+    """Every distinct product of a model, then its attention. Blocks of K are multiplied alone on any layout, so only outputs and
+    heads are cut."""
     hidden, gated = config.hidden_size, 2 if config.gated else 1
     queries, width = config.num_heads * config.head_dim, config.embedding_size or hidden
     found: dict[Operation, None] = {
-        Product(hidden, queries + 2 * config.num_kv_heads * config.head_dim, False): None,
+        Product(hidden, queries + 2 * config.num_kv_heads * config.head_dim, False, tp): None,
         Product(queries, hidden, True): None,
-        Product(width, config.vocab_size, False): None,
+        Product(width, config.vocab_size, False, tp): None,
     }
     if width != hidden or config.embedding_size is not None:
         found |= {Product(width, hidden, False): None, Product(hidden, width, False): None}
@@ -74,10 +78,10 @@ def operations(config: ModelConfig) -> list[Operation]:
         found[Product(hidden, config.moe.num_experts, False)] = None
         inner += [size for size in (config.moe.expert_ffn_size, config.moe.shared_ffn_size) if size]
     for size in inner:
-        found |= {Product(hidden, size * gated, False): None, Product(size, hidden, True): None}
+        found |= {Product(hidden, size * gated, False, tp): None, Product(size, hidden, True): None}
     for window in dict.fromkeys(config.window(i) for i in range(config.num_layers)):
         attention = Attention(
-            config.num_heads, config.num_kv_heads, config.head_dim, config.scale, config.attention_softcap, window
+            config.num_heads, config.num_kv_heads, config.head_dim, config.scale, config.attention_softcap, window, tp
         )  # fmt: skip
         found[attention] = None
     return list(found)
@@ -87,8 +91,8 @@ _tried: dict[tuple[Any, ...], bool] = {}
 
 
 def first_broken(backend: Backend, way: str, wanted: Iterable[Operation]) -> Operation | None:
-    """The first operation whose rows depend on other rows or on the number of threads; None where all hold. `way`: how this backend
-    makes its products now."""
+    """The first operation whose rows depend on other rows, or on the number of threads or ranks; None where all hold. `way`: how
+    this backend makes its products now."""
     for operation in wanted:
         key = (type(backend), way, backend.device, torch.get_num_threads(), operation)
         if key not in _tried:
@@ -109,6 +113,11 @@ def product_holds(backend: Backend, product: Product) -> bool:
     for rows in PROBE_ROWS:
         if not torch.equal(multiply(x[FIRST : FIRST + rows], weight, None), whole[FIRST : FIRST + rows]):
             return False
+    for share in range(product.shares if product.shares > 1 else 0):
+        first, last = n * share // product.shares, n * (share + 1) // product.shares
+        for rows in (1, WHOLE_ROWS):
+            if not torch.equal(multiply(x[:rows], weight[first:last].contiguous(), None), whole[:rows, first:last]):
+                return False
     return same_on_one_thread(lambda: multiply(x[: PROBE_ROWS[-2]], weight, None), whole[: PROBE_ROWS[-2]])
 
 
@@ -133,6 +142,22 @@ def attention_holds(backend: Backend, shape: Attention) -> bool:
         if not torch.equal(_attend(backend, shape, block_size, qkv, CHUNKS, NEIGHBOURS), whole):
             return False
         if not same_on_one_thread(lambda size=block_size: _attend(backend, shape, size, qkv, (0, LENGTH), 0), whole):
+            return False
+        if not _shares_hold(backend, shape, block_size, qkv, whole):
+            return False
+    return True
+
+
+def _shares_hold(backend: Backend, shape: Attention, block_size: int, qkv: list[Tensor], whole: Tensor) -> bool:
+    """Each rank's query heads, with the key-value heads that they read, give their part of the whole."""
+    if shape.shares == 1:
+        return True
+    each, per = shape.heads // shape.shares, shape.heads // shape.kv_heads
+    for first in range(0, shape.heads, each):
+        kv = slice(first // per, (first + each - 1) // per + 1)
+        part = [qkv[0][:, first : first + each].contiguous(), *(x[:, kv].contiguous() for x in qkv[1:])]
+        own = replace(shape, heads=each, kv_heads=part[1].shape[1], shares=1)
+        if not torch.equal(_attend(backend, own, block_size, part, CHUNKS, NEIGHBOURS), whole[:, first : first + each]):
             return False
     return True
 

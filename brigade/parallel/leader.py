@@ -1,0 +1,103 @@
+"""The leader's end of a step: send it to every rank, compute the own part, and hand the answer to the engine that asked.
+
+Steps run in the order in which they were sent, on every rank. Several engines may share the ranks, each with a cache and from a
+thread of its own: whoever waits for an answer computes the leader's part of all steps before it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+from brigade.backends.kv_cache import KVCache
+from brigade.batch import Batch
+from brigade.engine.runner import Answer
+from brigade.parallel.messages import DropCache, MakeCache, Measure, Order, Step, Times, decode_reply, encode
+from brigade.parallel.stage import Stage
+
+
+class Leader:
+    """`ranks`: the other processes, and the watch over them (`launch.Ranks`)."""
+
+    def __init__(self, stage: Stage, ranks: Any, depth: int) -> None:
+        self.stage, self.ranks, self.depth = stage, ranks, depth
+        self._lock = threading.Lock()
+        self._sent: deque[tuple[int, Batch]] = deque()
+        self._answers: dict[int, deque[Answer]] = {}
+        self._caches: dict[int, KVCache] = {}
+        self._next = 0
+
+    def make_runner(self, cache: KVCache) -> RankRunner:
+        """For one engine: every rank takes the memory of its part of the cache."""
+        with self._lock:
+            number, self._next = self._next, self._next + 1
+            self._caches[number], self._answers[number] = cache, deque()
+            self._order(MakeCache(number, cache.num_blocks, cache.block_size))
+        return RankRunner(self, number)
+
+    def send(self, number: int, batch: Batch) -> None:
+        with self._lock:
+            self._order(Step.of(number, batch))
+            self._sent.append((number, batch))
+            self.ranks.step_under_way(True)
+
+    def receive(self, number: int) -> Answer:
+        with self._lock:
+            while not self._answers[number]:
+                self._compute_oldest()
+            return self._answers[number].popleft()
+
+    def drop(self, number: int) -> None:
+        """Give back a cache. Steps under way with it are computed first: the other ranks are about to, and wait for this one."""
+        with self._lock:
+            if number not in self._caches:
+                return
+            while self.ranks.failure is None and any(owner == number for owner, _ in self._sent):
+                self._compute_oldest()
+            if self.ranks.failure is None:
+                self._order(DropCache(number))
+            del self._caches[number], self._answers[number]
+
+    def times(self) -> list[Times]:
+        """How each rank spent its time since the last call, in the order of ranks. No step may be under way."""
+        with self._lock:
+            assert not self._sent
+            self._order(Measure())
+            own = self.stage.times()
+            others = [decode_reply(data) for data in self.ranks.links.replies()]
+            return [own, *others]
+
+    def _compute_oldest(self) -> None:
+        owner, batch = self._sent[0]
+        try:
+            answer = self.stage.run(batch, self._caches[owner])
+        except Exception as error:
+            raise self.ranks.cause(error) from error
+        self._sent.popleft()
+        assert answer is not None
+        self._answers[owner].append(Answer(*answer))
+        self.ranks.step_under_way(bool(self._sent))
+
+    def _order(self, order: Order) -> None:
+        try:
+            self.ranks.links.send_order(encode(order))
+        except Exception as error:
+            raise self.ranks.cause(error) from error
+
+
+class RankRunner:
+    """The engine's `Runner` over many ranks."""
+
+    def __init__(self, leader: Leader, number: int) -> None:
+        self._leader, self._number = leader, number
+        self.depth, self.finds_best = leader.depth, leader.stage.model.held.tp > 1
+
+    def send(self, batch: Batch) -> None:
+        self._leader.send(self._number, batch)
+
+    def receive(self) -> Answer:
+        return self._leader.receive(self._number)
+
+    def close(self) -> None:
+        self._leader.drop(self._number)
