@@ -12,8 +12,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from brigade.api.stream import Stream, received
+from brigade.assembly.assemble import assemble
 from brigade.assembly.choices import Choices, settle_engine
-from brigade.assembly.line import assemble
 from brigade.engine.engine import Engine, Submission
 from brigade.engine.engine_thread import EngineThread, Logits
 from brigade.engine.memory_plan import model_length
@@ -25,12 +25,15 @@ from brigade.errors import ConfigError, RequestError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from brigade.parallel.messages import Times
+
 Params = SamplingParams | Sequence[SamplingParams] | None
 
 
 class LLM:
     """Loads once, then generates. `model`: a folder, an artifact of `brigade export`, a recipe, or None for the embedded model;
-    `engine_settings` are the fields of `EngineConfig`."""
+    `engine_settings` are the fields of `EngineConfig`. With `tp` or `pp` above 1 this process leads tp x pp ranks, and starts the
+    others itself; under torchrun or srun every rank runs the same script, and only rank 0 comes back from here."""
 
     def __init__(
         self,
@@ -47,16 +50,22 @@ class LLM:
         numerics: str | None = None,
         threads: int | None = None,
         cpus: str | None = None,
+        tp: int = 1,
+        pp: int = 1,
+        pp_layers: Sequence[int] | None = None,
+        exchange: str = "auto",
+        rank_timeout: float = 60.0,
+        import_modules: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
         sampler: Sampler | None = None,
         **engine_settings: Any,
     ) -> None:
         choices = Choices(
             model, dtype, backend, device, exact, random_weights, quant, skip_layers, numerics, threads, cpus, engine,
-            engine_settings,
+            engine_settings, tp, pp, pp_layers, exchange, rank_timeout, tuple(import_modules),
         )  # fmt: skip
         made = assemble(choices, sampler, progress)
-        self._parts, self._sampler = made.parts, sampler
+        self._assembled, self._parts, self._sampler = made, made.parts, sampler
         self.plan, self.engine = made.plan, made.engine
         self.blueprint, self.model, self.tokenizer = made.parts.blueprint, made.parts.model, made.parts.tokenizer
         self.source, self.backend, self.dtype = self.blueprint.source, self.blueprint.backend, self.blueprint.dtype
@@ -71,7 +80,7 @@ class LLM:
         config, limit = settle_engine(kind, {"max_model_len": self.blueprint.limit, **engine_settings}), self.blueprint.limit
         if model_length(self.config, config) > limit:
             raise ConfigError(f"max_model_len is {config.max_model_len}, but this model was loaded for {limit} positions")
-        plan = self.blueprint.plan(config, held=self.blueprint.weight_bytes)
+        plan = self._assembled.plan_of(config)
         return self._parts.engine(plan, self._sampler, kind, config)
 
     def generate(
@@ -128,9 +137,20 @@ class LLM:
             raise RequestError("this model has no tokenizer, so it has no chat template either; give token ids as a prompt")
         return ChatPrompt(self.tokenizer.apply_chat_template(messages))
 
+    def rank_times(self) -> list[Times]:
+        """How each rank spent its time since the last call, in the order of ranks; nothing where there is one. To be asked while
+        no request runs."""
+        return [] if self._parts.leader is None else self._parts.leader.times()
+
+    def weight_bytes(self) -> tuple[int, int]:
+        """What a step reads, on all ranks together: all layers, and the head."""
+        return self._assembled.weight_bytes()
+
     def close(self) -> None:
-        """Stop the engine. Whoever waits for it, or comes later, is told by an `EngineStopped`."""
+        """Stop the engine, and end the other ranks. Whoever waits for it, or comes later, is told by an `EngineStopped`."""
         self.thread.close()
+        if self._assembled.ranks is not None:
+            self._assembled.ranks.close()
 
     def __enter__(self) -> LLM:
         return self

@@ -3,20 +3,25 @@ the engine's settings by what the engine takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from brigade.artifact.reader import DTYPES
 from brigade.backends.base import Backend
 from brigade.backends.cpu.quant import Quant, skip_list
+from brigade.backends.cpu.threads import read_cpus, usable
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.load import ModelSource, own_dtype
 from brigade.engine.config import EngineConfig
-from brigade.errors import ConfigError
+from brigade.errors import ConfigError, in_one_line
+from brigade.mesh import Mesh
+from brigade.parallel.degrees import make_mesh
 
 ENGINE_KINDS = ("static", "dynamic")
 DYNAMIC_ONLY = ("prefix_cache",)
@@ -25,7 +30,9 @@ DYNAMIC_ONLY = ("prefix_cache",)
 @dataclass(frozen=True)
 class Choices:
     """As a caller gives them. `model`: a folder, an artifact, a recipe, or None for the embedded model; `quant` None: as the files
-    are; `engine_settings` are fields of `EngineConfig`."""
+    are; `engine_settings` are fields of `EngineConfig`. `tp` x `pp` ranks hold the model together; `pp_layers` cuts it into
+    stages by hand, `exchange` says how ranks talk, `rank_timeout` how many seconds none of them may stand still, and
+    `import_modules` are imported by each, so that a backend or family of one's own is known there."""
 
     model: str | Path | None = None
     dtype: str = "auto"
@@ -40,6 +47,22 @@ class Choices:
     cpus: str | None = None
     engine: str = "dynamic"
     engine_settings: Mapping[str, Any] = field(default_factory=dict)
+    tp: int = 1
+    pp: int = 1
+    pp_layers: Sequence[int] | None = None
+    exchange: str = "auto"
+    rank_timeout: float = 60.0
+    import_modules: Sequence[str] = ()
+
+    def encode(self) -> bytes:
+        """For the other ranks, which settle the same choices."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain |= {"model": None if self.model is None else str(self.model), "skip_layers": _names(self.skip_layers)}
+        return msgspec.json.encode(plain)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Choices:
+        return cls(**msgspec.json.decode(data))
 
 
 def resolve_dtype(wanted: str, source: ModelSource) -> torch.dtype:
@@ -70,6 +93,43 @@ def settle(source: ModelSource, choices: Choices) -> tuple[Backend, torch.dtype]
     backend.quantise(choices.quant, skip, source.config.num_layers)
     backend.hold(dtype)
     return backend, dtype
+
+
+def settle_mesh(source: ModelSource, choices: Choices) -> Mesh:
+    """The layout, or which degrees this model can have."""
+    if choices.pp_layers is not None and choices.pp == 1:
+        raise ConfigError(f"pp_layers is {choices.pp_layers}, but pp is 1; give pp, or drop pp_layers")
+    mesh = make_mesh(source.config, choices.tp, choices.pp, choices.pp_layers)
+    if not (isinstance(choices.rank_timeout, (int, float)) and choices.rank_timeout > 0):
+        raise ConfigError(f"rank_timeout is {choices.rank_timeout!r}; it must be a number of seconds above 0")
+    if mesh.world == 1:
+        for name, value, silent in (("exchange", choices.exchange, "auto"), ("rank_timeout", choices.rank_timeout, 60.0)):
+            if value != silent:
+                raise ConfigError(f"{name} is {value}, but there is one rank, so it has no effect; give tp or pp, or drop {name}")
+    return mesh
+
+
+def share_processors(backend: Backend, choices: Choices, neighbours: int, place: int) -> None:
+    """Threads of this rank, one of `neighbours` on this machine. `threads` are each rank's; `cpus` are shared out among them."""
+    if neighbours == 1 or choices.threads is not None:
+        return backend.use(choices.threads, choices.cpus)
+    if choices.cpus is None:
+        return backend.use(max(len(usable()) // neighbours, 1), None)
+    cpus = read_cpus(choices.cpus)
+    if len(cpus) < neighbours:
+        raise ConfigError(
+            f"cpus is {choices.cpus!r}, {len(cpus)} processors for {neighbours} ranks; name one for each rank, or drop cpus"
+        )
+    own = cpus[len(cpus) * place // neighbours : len(cpus) * (place + 1) // neighbours]
+    backend.use(None, ",".join(map(str, own)))
+
+
+def import_all(modules: Sequence[str]) -> None:
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(f"--import {name} failed ({in_one_line(error)}); name a module that Python finds") from error
 
 
 def settle_engine(kind: str, settings: Mapping[str, Any]) -> EngineConfig:

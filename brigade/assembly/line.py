@@ -1,12 +1,13 @@
-"""The assembly line: choices -> source -> plan -> model -> engine. Each is a value, made once and handed down.
+"""The assembly line of one rank: choices -> source -> plan -> model -> engine. Each is a value, made once and handed down.
 
     blueprint = draw(choices)                    # opens and settles everything; reads no weight
     plan = blueprint.plan()                      # where the memory goes; takes none of it
     parts = load(blueprint, progress)            # the network with its weights, and its tokenizer
     engine = parts.engine(plan)                  # takes the cache's memory
 
-`assemble` walks it from end to end. What is wrong with the choices is refused by `draw` or `plan`, before the long work. A
-blueprint is loaded once: its network is the one that gets the weights.
+`assembly/assemble.py` walks it from end to end, alone or as the leader of many ranks; `assembly/rank.py` is the walk of the others.
+What is wrong with the choices is refused by `draw` or `plan`, before the long work. A blueprint is loaded once: its network is the
+one that gets the weights.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from typing import Any
 
 import torch
 
-from brigade.assembly.choices import Choices, settle, settle_engine
+from brigade.assembly.choices import Choices, import_all, settle, settle_engine, settle_mesh, share_processors
 from brigade.backends.base import Backend
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
-from brigade.checkpoint.load import ModelSource, check_random_weights, fill, open_model
+from brigade.checkpoint.load import ModelSource, fill, open_model
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
 from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
+from brigade.engine.runner import LocalRunner, Runner
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import CheckpointError, ConfigError, RequestError
+from brigade.mesh import Mesh, Part
 from brigade.model.gpt_model import GPTModel, empty_model
+from brigade.parallel.leader import Leader
 from brigade.tokenizer import Tokenizer
 
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
@@ -48,6 +52,9 @@ class Blueprint:
     engine_kind: str
     engine_config: EngineConfig
     sampling_defaults: Mapping[str, Any]  # the checkpoint's own, checked
+    mesh: Mesh
+    rank: int  # whose part of the model this is
+    neighbours: int  # ranks of this machine
 
     @property
     def limit(self) -> int:
@@ -56,13 +63,17 @@ class Blueprint:
 
     @cached_property
     def network(self) -> GPTModel:
-        """The network, made once: without storage until `load` fills it."""
-        return empty_model(self.source.config, self.backend, self.limit)
+        """The network or this rank's part of it, made once: without storage until `load` fills it."""
+        return empty_model(self.source.config, self.backend, self.limit, self.held)
+
+    @property
+    def held(self) -> Part:
+        return self.mesh.part(self.rank, self.source.config.num_layers)
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Of all weights as the backend holds them."""
-        if self.source.artifact is not None:
+        """Of the weights that are here, as the backend holds them."""
+        if self.source.artifact is not None and self.mesh.world == 1:
             return self.source.artifact.manifest.weight_bytes
         return self.backend.packed_bytes(self.network, self.dtype)
 
@@ -95,55 +106,75 @@ class Blueprint:
         return self.backend.number_formats(self.dtype)
 
     def plan(self, config: EngineConfig | None = None, held: int = 0) -> MemoryPlan:
-        """`config`: of another engine over the same weights, of which `held` bytes are in memory already."""
-        available = self.backend.free_memory() + held
-        width = self.backend.cache_dim(self.source.config.head_dim)
-        config = self.engine_config if config is None else config
-        return plan_memory(self.source.config, config, self.weight_bytes, self.dtype.itemsize, available, width)
+        """`config`: of another engine over the same weights, of which `held` bytes are in memory already. Ranks of one machine
+        share what is free."""
+        available = self.backend.free_memory() // self.neighbours + held
+        local = self.held.config(self.source.config)
+        return plan_memory(
+            local, self.engine_config if config is None else config, self.weight_bytes, self.dtype.itemsize, available,
+            self.backend.cache_dim(local.head_dim), len(self.held.layers),
+        )  # fmt: skip
+
+    @property
+    def position_bytes(self) -> int:
+        """What one position takes in the caches of the layers that are here."""
+        local = self.held.config(self.source.config)
+        return 2 * len(self.held.layers) * local.num_kv_heads * self.backend.cache_dim(local.head_dim) * self.dtype.itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the rows of a full step, as they go from stage to stage."""
+        return self.engine_config.max_step_tokens * self.source.config.hidden_size * 4
+
+    def cache(self, num_blocks: int, block_size: int) -> KVCache:
+        """The memory for keys and values of the layers that are here."""
+        local = self.held.config(self.source.config)
+        return KVCache.allocate(
+            len(self.held.layers), num_blocks, local.num_kv_heads, block_size, self.backend.cache_dim(local.head_dim), self.dtype,
+            self.backend.device, self.held.first_layer,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A model with its weights in place, and what an engine needs beside it."""
+    """A model with its weights in place, and what an engine needs beside it. `leader`: where other ranks hold parts of it."""
 
     blueprint: Blueprint
     model: GPTModel
     tokenizer: Tokenizer | None
+    leader: Leader | None = None
 
     def engine(
         self, plan: MemoryPlan, sampler: Sampler | None = None, kind: str | None = None, config: EngineConfig | None = None
     ) -> Engine:
         """An engine with a cache of its own; `kind` and `config` where they are not the blueprint's."""
         drawn = self.blueprint
-        network, config = drawn.source.config, drawn.engine_config if config is None else config
-        cache = KVCache.allocate(
-            network.num_layers, plan.num_blocks, network.num_kv_heads, config.block_size,
-            drawn.backend.cache_dim(network.head_dim), drawn.dtype, drawn.backend.device,
-        )  # fmt: skip
+        config = drawn.engine_config if config is None else config
+        cache = drawn.cache(plan.num_blocks, config.block_size)
+        runner: Runner = LocalRunner(self.model, cache) if self.leader is None else self.leader.make_runner(cache)
         eos_ids = () if self.tokenizer is None else self.tokenizer.eos_ids
-        controller = TextGenerationController(self.model, sampler, self.tokenizer, eos_ids, cache)
-        made = ENGINES[kind or drawn.engine_kind](controller, config, plan.num_blocks, plan.max_model_len, network.vocab_size)
+        controller = TextGenerationController(runner, sampler, self.tokenizer, eos_ids)
+        vocabulary = drawn.source.config.vocab_size
+        made = ENGINES[kind or drawn.engine_kind](controller, config, plan.num_blocks, plan.max_model_len, vocabulary)
         made.default_params = drawn.params()
         return made
 
 
-@dataclass(frozen=True)
-class Assembled:
-    parts: Parts
-    plan: MemoryPlan
-    engine: Engine
-
-
-def draw(choices: Choices) -> Blueprint:
+def draw(choices: Choices, rank: int = 0, neighbours: int | None = None) -> Blueprint:
+    """`neighbours`: how many ranks share this machine; None: all of them."""
+    import_all(choices.import_modules)
     config = settle_engine(choices.engine, choices.engine_settings)
     source = open_model(choices.model)
+    mesh = settle_mesh(source, choices)
+    neighbours = mesh.world if neighbours is None else neighbours
     backend, dtype = settle(source, choices)
     backend.check_block_size(config.block_size)
-    backend.use(choices.threads, choices.cpus)
+    share_processors(backend, choices, neighbours, rank % neighbours)
     model_length(source.config, config)  # a length that the model does not have is refused here
-    backend.probe(source.config)  # which may choose another way to compute, and so other bits
+    backend.probe(source.config, mesh.tp)  # which may choose another way to compute, and so other bits
     made = Blueprint(
-        source, backend, dtype, choices.random_weights, choices.numerics, choices.engine, config, _defaults(source)
+        source, backend, dtype, choices.random_weights, choices.numerics, choices.engine, config, _defaults(source), mesh, rank,
+        neighbours,
     )  # fmt: skip
     made.check_numerics()
     return made
@@ -159,16 +190,9 @@ def _defaults(source: ModelSource) -> dict[str, Any]:
 
 
 def load(blueprint: Blueprint, progress: Callable[[int, int], None] | None = None) -> Parts:
+    """The exchange of the ranks, if there are several, is the backend's by now."""
     source = blueprint.source
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     _ = blueprint.weight_bytes  # counted while the network is still empty
     model = fill(blueprint.network, source, blueprint.dtype, blueprint.random_weights, progress)
     return Parts(blueprint, model, tokenizer)
-
-
-def assemble(choices: Choices, sampler: Sampler | None = None, progress: Callable[[int, int], None] | None = None) -> Assembled:
-    blueprint = draw(choices)
-    check_random_weights(blueprint.source, blueprint.random_weights)
-    plan = blueprint.plan()
-    parts = load(blueprint, progress)
-    return Assembled(parts, plan, parts.engine(plan, sampler))

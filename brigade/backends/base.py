@@ -145,7 +145,9 @@ class Backend(ABC):
         is no head is only looked up."""
         tables = {"embedding.word", "embedding.position"}
         sizes = {name: parameter.numel() * parameter.element_size() for name, parameter in model.named_parameters()}
-        head = sum(size for name, size in sizes.items() if name.startswith("head.")) or sizes["embedding.word"]
+        head = sum(size for name, size in sizes.items() if name.startswith("head."))
+        if not head and model.held.is_last:
+            head = sizes["embedding.word"]
         return sum(size for name, size in sizes.items() if name not in tables and not name.startswith("head.")), head
 
     def free_memory(self) -> int:
@@ -172,6 +174,10 @@ class Backend(ABC):
     def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
         """What the weights of this empty model will take once they are prepared, for the memory plan."""
         return model.num_parameters * dtype.itemsize
+
+    def cut_inside_panels(self, model: Any) -> list[str]:
+        """Which kinds of matrices of a rank's part begin or end where a packed matrix cannot be cut without repacking it."""
+        return []
 
     def number_formats(self, dtype: torch.dtype) -> NumberFormats:
         """What a table says of a model loaded with `dtype`."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from brigade.bench.runner import Run
+from brigade.mesh import Mesh
+from brigade.parallel.messages import Times
 
 PERCENTILES = (50, 90, 99)
 SHOWN = 8  # prompts printed; the JSON has them all
@@ -72,6 +74,27 @@ def text_report(run: Run) -> list[str]:
         lines.append(f"  {name}: " + ", ".join(f"{p} {value * 1e3:.0f} ms" for p, value in values.items()))
     lines.append(f"  peak memory: {peak_memory() / 2**20:.0f} MiB")
     return lines
+
+
+def rank_facts(mesh: Mesh, times: Sequence[Times]) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": rank, "stage": mesh.stage(rank), "tensor_rank": mesh.tp_rank(rank), "seconds": one.elapsed,
+            "waited": one.waited / one.elapsed, "exchanged": one.exchanged / one.elapsed,
+        }
+        for rank, one in enumerate(times)
+    ]  # fmt: skip
+
+
+def rank_lines(mesh: Mesh, times: Sequence[Times]) -> list[str]:
+    """The share of the run in which each rank waited for work of another stage or of the leader, and that of its exchanges."""
+    if not times:
+        return []
+    return ["  time of ranks:"] + [
+        f"    rank {one['rank']} (stage {one['stage']}, tensor rank {one['tensor_rank']}): waited {one['waited']:.0%}, "
+        f"in exchanges {one['exchanged']:.0%}"
+        for one in rank_facts(mesh, times)
+    ]
 
 
 def json_report(run: Run) -> dict[str, Any]:

@@ -26,6 +26,6 @@ class Weights:
 
 def weights_of(llm: Any) -> Weights:
     """What this LLM holds, as its backend says."""
-    layers, head = llm.backend.weight_bytes(llm.model)
+    layers, head = llm.weight_bytes()
     row = (llm.config.embedding_size or llm.config.hidden_size) * llm.backend.held_dtype(llm.dtype).itemsize
     return Weights(layers, head, row, llm.dtype.itemsize, llm.backend.arithmetic)

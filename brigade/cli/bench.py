@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _throughput(args: argparse.Namespace) -> int:
     from brigade.assembly.choices import DYNAMIC_ONLY
-    from brigade.bench.report import json_report, text_report
+    from brigade.bench.report import json_report, rank_facts, rank_lines, text_report
     from brigade.bench.runner import run_workload
     from brigade.bench.workload import WorkloadConfig, simulate
 
@@ -80,18 +80,23 @@ def _throughput(args: argparse.Namespace) -> int:
         flush=True,
     )
     runs: dict[str, list[Any]] = {kind: [] for kind in kinds}
+    times: dict[str, list[Any]] = {}
     for _ in range(args.repeats):
         for kind in kinds:
             own = {k: v for k, v in settings.items() if kind == "dynamic" or k not in DYNAMIC_ONLY}
             engine = llm.make_engine(kind, **own)
             progress = Progress(kind)
+            llm.rank_times()
             runs[kind].append(run_workload(engine, kind, workload, progress=progress))
+            times[kind] = llm.rank_times()
             progress.close()
             engine.check()
+            engine.close()
     for kind in kinds:
-        print("\n".join(text_report(runs[kind][-1])))
+        print("\n".join([*text_report(runs[kind][-1]), *rank_lines(llm.blueprint.mesh, times[kind])]))
     facts: dict[str, Any] = {"model": llm.name, "numerics_id": llm.numerics_id, "formats": str(llm.number_formats)}
     facts["memory_plan"] = llm.plan.as_dict()
+    facts["ranks"] = {kind: rank_facts(llm.blueprint.mesh, found) for kind, found in times.items()}
     facts["runs"] = [json_report(run) for each in zip(*runs.values(), strict=True) for run in each]
     if len(kinds) == 2:
         ratios = [d.output_rate / s.output_rate for s, d in zip(runs["static"], runs["dynamic"], strict=True)]

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     llm = make_llm(args, progress=loading)
     loading.close()
     check_room(config, llm.engine)
-    weights, threads = weights_of(llm), llm.backend.threads
+    ranks = llm.blueprint.neighbours  # of this machine, whose floor it is
+    weights, threads = weights_of(llm), llm.backend.threads * ranks
     print(
         f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | engine {args.engine} | "
         f"{config.prompt_length} ids in, {config.output_length} out, "
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     before = measure_ceilings(threads, llm.backend.device.type)
     before.rate(weights.arithmetic)  # an arithmetic without a ceiling is refused before the long work
     progress = Progress("runs")
-    on_cpu = llm.backend.device.type == "cpu"
-    gauge = make_gauge(weights.arithmetic, threads, llm.backend.name == "cpu") if on_cpu else None
+    alone_on_cpu = llm.backend.device.type == "cpu" and ranks == 1  # a gauge reads with the threads of this process
+    gauge = make_gauge(weights.arithmetic, threads, llm.backend.name == "cpu") if alone_on_cpu else None
     found = measure_latency(llm.engine, config, llm.config.vocab_size, progress, gauge)
     progress.close()
     llm.engine.check()

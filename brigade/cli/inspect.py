@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from brigade.cli.options import add_model_options, engine_settings
+from brigade.cli.options import add_model_options, engine_settings, layout_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ("threads", "cpus", "max_waiting"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect on inspect, which computes nothing; drop it")
+    if args.exchange != "auto" or args.rank_timeout != 60.0:
+        raise ConfigError("--exchange and --rank-timeout have no effect on inspect, which starts no rank; drop them")
     choices = Choices(
         args.model_name or args.model, args.dtype, args.backend, args.device, args.exact == "on", quant=args.quant,
         skip_layers=args.skip_layers, numerics=args.numerics, engine=args.engine, engine_settings=engine_settings(args),
+        **layout_settings(args),
     )  # fmt: skip
     blueprint = draw(choices)
     source, backend, model = blueprint.source, blueprint.backend, blueprint.network
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         "weights_bytes": blueprint.weight_bytes, "numerics_id": blueprint.numerics_id,
         "formats": str(blueprint.number_formats),
         "artifact": None if manifest is None else artifact_facts(manifest),
-        "spec": spec_lines(source.config, backend), "memory": memory,
+        "spec": spec_lines(source.config, backend), "memory": memory, "ranks": ranks_facts(blueprint),
         "tokenizer": None if tokenizer is None else {
             "ids": tokenizer.vocab_size, "bos": tokenizer.bos_id, "eos": list(tokenizer.eos_ids),
             "chat_template": tokenizer.has_chat_template,
@@ -65,12 +68,58 @@ def run(args: argparse.Namespace) -> int:
         print(artifact_line(manifest, backend.numerics_id))
     print("\n".join(facts["spec"]))
     print(memory_line)
+    if blueprint.mesh.world > 1:
+        print("\n".join(ranks_lines(blueprint, facts["ranks"])))
     if tokenizer is None:
         print("tokenizer: none; prompts are token ids")
     else:
         chat = "with" if tokenizer.has_chat_template else "without"
         print(f"tokenizer: {tokenizer.vocab_size} ids, bos {tokenizer.bos_id}, eos {list(tokenizer.eos_ids)}, {chat} chat template")
     return 0
+
+
+def ranks_facts(blueprint: Any) -> list[dict[str, Any]]:
+    """What each rank holds. `repacked`: packed matrices that are cut inside a panel of 32 outputs, which is a copy at loading."""
+    from dataclasses import replace
+
+    found = []
+    for rank in range(blueprint.mesh.world):
+        own = replace(blueprint, rank=rank)
+        local = own.held.config(blueprint.source.config)
+        found.append(
+            {
+                "rank": rank,
+                "stage": blueprint.mesh.stage(rank),
+                "tensor_rank": blueprint.mesh.tp_rank(rank),
+                "layers": [own.held.first_layer, own.held.last_layer - 1],
+                "heads": local.num_heads,
+                "kv_heads": local.num_kv_heads,
+                "vocabulary": list(own.held.vocabulary(local.vocab_size)) if own.held.is_last else None,
+                "weights_bytes": own.backend.packed_bytes(own.network, own.dtype),
+                "position_bytes": own.position_bytes,
+                "repacked": own.backend.cut_inside_panels(own.network),
+            }  # fmt: skip
+        )
+    return found
+
+
+def ranks_lines(blueprint: Any, ranks: list[dict[str, Any]]) -> list[str]:
+    from brigade.engine.memory_plan import readable
+
+    mesh = blueprint.mesh
+    lines = [f"layout: tp {mesh.tp} x pp {mesh.pp}, {mesh.world} ranks; rank 0 leads"]
+    for one in ranks:
+        line = (
+            f"  rank {one['rank']}: stage {one['stage']}, tensor rank {one['tensor_rank']}, layers {one['layers'][0]} to "
+            f"{one['layers'][1]}, {one['heads']} heads over {one['kv_heads']}, weights {readable(one['weights_bytes'])}, "
+            f"{readable(one['position_bytes'])} of cache a position"
+        )
+        if one["vocabulary"] is not None:
+            line += f", logits of ids {one['vocabulary'][0]} to {one['vocabulary'][1] - 1}"
+        lines.append(line)
+        if one["repacked"]:
+            lines.append(f"    cut inside a panel of 32 outputs, so repacked at loading: {', '.join(one['repacked'])}")
+    return lines
 
 
 def artifact_facts(manifest: Any) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def add_model_options(
     group.add_argument("--numerics", metavar="ID", help="bits to give, such as bf16-fma, by the fastest instructions for them")
     group.add_argument("--threads", type=int, help="of the whole process (default: the processors it may use)")
     group.add_argument("--cpus", metavar="LIST", help="one thread on each of these processors, such as 0-3 (the cpu backend)")
+    add_layout_options(parser)
     group = parser.add_argument_group("engine")
     group.add_argument("--engine", choices=engines, default=engines[0])
     group.add_argument("--max-batch-size", type=int, help=f"requests that run at once (default: {said['max_batch_size']})")
@@ -61,6 +62,41 @@ def add_model_options(
     group.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait for their start (default: 65536)")
     group.add_argument("--no-prefix-cache", dest="prefix_cache", action="store_false", default=None)
     group.add_argument("--max-model-len", type=int, help=f"prompt and output together (default: {said['max_model_len']})")
+
+
+def add_layout_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "layout", "one model over many ranks; under torchrun or srun the ranks are those that it started"
+    )
+    group.add_argument("--tp", type=int, default=1, metavar="N", help="ranks that share each layer (tensor parallel)")
+    group.add_argument("--pp", type=int, default=1, metavar="N", help="stages that the layers are cut into (pipeline parallel)")
+    group.add_argument("--pp-layers", type=_counts, metavar="LIST", help="layers of each stage, such as 10,14 (default: by cost)")
+    group.add_argument(
+        "--exchange", choices=["auto", "shared", "group"], default="auto",
+        help="how ranks talk: shared memory, a process group, or (auto) shared memory where they share a machine",
+    )  # fmt: skip
+    group.add_argument(
+        "--rank-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds without a finished layer that end a hanging step (60)",
+    )
+    group.add_argument(
+        "--import", dest="import_modules", action="append", default=[], metavar="MODULE",
+        help="import it in every rank: a backend, family or sampling parameter of your own",
+    )  # fmt: skip
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers; write layers of each stage such as 10,14") from None
+
+
+def layout_settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("tp", "pp", "pp_layers", "exchange", "rank_timeout", "import_modules")}
 
 
 def add_quant_options(group: Any) -> None:
@@ -86,7 +122,8 @@ def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any 
     return LLM(
         args.model, dtype=args.dtype, engine=engine or args.engine, backend=args.backend, device=args.device,
         exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, skip_layers=args.skip_layers,
-        numerics=args.numerics, threads=args.threads, cpus=args.cpus, progress=progress, **engine_settings(args),
+        numerics=args.numerics, threads=args.threads, cpus=args.cpus, progress=progress, **layout_settings(args),
+        **engine_settings(args),
     )  # fmt: skip
 
 

@@ -61,9 +61,10 @@ class Room(msgspec.Struct, tag="room", frozen=True):
 
 
 class Loaded(msgspec.Struct, tag="loaded", frozen=True):
-    """The answer to `Load`, with the bytes of the weights here."""
+    """The answer to `Load`: bytes of weights that a step reads here, of the layers and of the head."""
 
-    weight_bytes: int
+    layer_bytes: int
+    head_bytes: int
 
 
 class Times(msgspec.Struct, tag="times", frozen=True):

@@ -108,5 +108,3 @@ def best_of(pairs_R2T: np.ndarray) -> list[tuple[float, int]]:
     ranks = values.argmax(axis=1)
     rows = np.arange(len(values))
     return [(float(value), int(token)) for value, token in zip(values[rows, ranks], ids[rows, ranks], strict=True)]
-
-

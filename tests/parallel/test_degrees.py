@@ -34,13 +34,25 @@ def test_the_leader_is_the_first_rank_of_the_last_stage() -> None:
     [
         ({}, 3, "tp is 3, but sums over ranks are a tree of 8 blocks; this model takes tp 1, 2, 4 or 8"),
         ({}, 16, "tp is 16, but sums over ranks are a tree of 8 blocks; this model takes tp 1, 2, 4 or 8"),
-        ({"ffn_size": 60}, 8, "tp is 8, but mlp.down sums 60 numbers, which can be cut into 4 equal blocks only; this model takes tp 1, 2 or 4"),
+        (
+            {"ffn_size": 60}, 8,
+            "tp is 8, but mlp.down sums 60 numbers, which can be cut into 4 equal blocks only; this model takes tp 1, 2 or 4",
+        ),
         ({"num_heads": 4, "num_kv_heads": 4}, 8, "tp is 8, but the model has 4 heads; this model takes tp 1, 2 or 4"),
         ({"num_heads": 24, "num_kv_heads": 6}, 4, "tp is 4, but the model has 6 key-value heads; this model takes tp 1 or 2"),
-        ({"qk_norm": "full", "family": "olmoe"}, 2, "tp is 2, but olmoe normalises queries and keys over all heads at once; this model takes tp 1"),
+        (
+            {"qk_norm": "full", "family": "olmoe"}, 2,
+            "tp is 2, but olmoe normalises queries and keys over all heads at once; this model takes tp 1",
+        ),
         ({"vocab_size": 6}, 8, "tp is 8, but the vocabulary has 6 entries; this model takes tp 1, 2 or 4"),
-        ({"moe": MoEConfig(4, 2, expert_ffn_size=36)}, 8, "tp is 8, but experts.down sums 36 numbers, which can be cut into 4 equal blocks only; this model takes tp 1, 2 or 4"),
-        ({"moe": MoEConfig(4, 2, 64, shared_ffn_size=18)}, 4, "tp is 4, but shared.down sums 18 numbers, which can be cut into 2 equal blocks only; this model takes tp 1 or 2"),
+        (
+            {"moe": MoEConfig(4, 2, expert_ffn_size=36)}, 8,
+            "tp is 8, but experts.down sums 36 numbers, which can be cut into 4 equal blocks only; this model takes tp 1, 2 or 4",
+        ),
+        (
+            {"moe": MoEConfig(4, 2, 64, shared_ffn_size=18)}, 4,
+            "tp is 4, but shared.down sums 18 numbers, which can be cut into 2 equal blocks only; this model takes tp 1 or 2",
+        ),
     ],
 )  # fmt: skip
 def test_a_degree_that_cannot_be_is_refused_with_those_that_can(change: dict, tp: int, said: str) -> None:
@@ -90,6 +102,7 @@ def test_every_cut_is_the_best_of_all() -> None:
 
     costs, head = [3, 1, 4, 1, 5, 9, 2, 6], 7
     for pp in range(1, 9):
+
         def dearest(borders: tuple[int, ...]) -> int:
             ends = (0, *borders, len(costs))
             sums = [sum(costs[a:b]) for a, b in zip(ends, ends[1:], strict=False)]

@@ -1,0 +1,121 @@
+"""The whole assembly line, alone or as the leader of many ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from brigade.assembly.choices import Choices
+from brigade.assembly.line import Blueprint, Parts, draw, load
+from brigade.assembly.rank import serve_world
+from brigade.checkpoint.load import check_random_weights
+from brigade.engine.config import EngineConfig
+from brigade.engine.engine import Engine
+from brigade.engine.memory_plan import KV_SHARE, MemoryPlan, readable
+from brigade.engine.sampling import Sampler
+from brigade.errors import ConfigError
+from brigade.mesh import Mesh
+from brigade.parallel.launch import Ranks, join_world, start_ranks
+from brigade.parallel.leader import Leader
+from brigade.parallel.messages import Load, Loaded, Room, decode_reply, encode
+from brigade.parallel.rendezvous import check_world, found_world
+from brigade.parallel.stage import Stage
+
+Progress = Callable[[int, int], None]
+MODULE = "brigade.assembly.rank"  # what the other ranks run
+
+
+@dataclass(frozen=True)
+class Assembled:
+    parts: Parts
+    plan: MemoryPlan
+    engine: Engine
+    ranks: Ranks | None = None  # the others, where there are any
+    rooms: Sequence[Room] = ()  # what they could hold
+    loaded: Sequence[Loaded] = ()  # and what they hold
+
+    def plan_of(self, config: EngineConfig) -> MemoryPlan:
+        """Of another engine over the same weights."""
+        drawn = self.parts.blueprint
+        return fitted(drawn.plan(config, held=drawn.weight_bytes), config, self.rooms, drawn.mesh)
+
+    def weight_bytes(self) -> tuple[int, int]:
+        """What a step reads on all ranks together: all layers, and the head."""
+        layers, head = self.parts.blueprint.backend.weight_bytes(self.parts.model)
+        return layers + sum(one.layer_bytes for one in self.loaded), head + sum(one.head_bytes for one in self.loaded)
+
+
+def assemble(choices: Choices, sampler: Sampler | None = None, progress: Progress | None = None) -> Assembled:
+    """Under torchrun or srun only rank 0 comes back: the others serve it until it is done, and end."""
+    world = found_world(os.environ)
+    if world is not None and world.rank > 0:
+        serve_world(choices, world)
+        raise SystemExit(0)
+    blueprint = draw(choices, 0, None if world is None else world.local_size)
+    if world is not None:
+        check_world(world, blueprint.mesh)
+    check_random_weights(blueprint.source, blueprint.random_weights)
+    plan = blueprint.plan()
+    if blueprint.mesh.world == 1:
+        parts = load(blueprint, progress)
+        return Assembled(parts, plan, parts.engine(plan, sampler))
+    how = {"exchange": choices.exchange, "rank_timeout": choices.rank_timeout, "row_bytes": blueprint.row_bytes}
+    if world is None:
+        ranks = start_ranks(blueprint.mesh, MODULE, choices.encode(), **how)
+    else:
+        ranks = join_world(world, blueprint.mesh, **how)
+    try:
+        return _lead(blueprint, plan, ranks, sampler, progress)
+    except Exception as error:
+        cause = ranks.cause(error)
+        ranks.close()
+        raise cause from error
+    except BaseException:
+        ranks.close()
+        raise
+
+
+def _lead(
+    blueprint: Blueprint, plan: MemoryPlan, ranks: Ranks, sampler: Sampler | None, progress: Progress | None
+) -> Assembled:  # fmt: skip
+    links, mesh = ranks.links, blueprint.mesh
+    rooms = [decode_reply(data) for data in links.replies()]
+    _check_numerics(blueprint.numerics_id, rooms, mesh)
+    plan = fitted(plan, blueprint.engine_config, rooms, mesh)
+    links.send_order(encode(Load()))
+    blueprint.backend.exchange = links.exchange
+    parts = load(blueprint, progress)
+    loaded = [decode_reply(data) for data in links.replies()]
+    parts = replace(parts, leader=Leader(Stage(parts.model, links), ranks, mesh.pp))
+    return Assembled(parts, plan, parts.engine(plan, sampler), ranks, rooms, loaded)
+
+
+def _check_numerics(own: str, rooms: Sequence[Room], mesh: Mesh) -> None:
+    for rank, room in enumerate(rooms, 1):
+        if room.numerics_id != own:
+            raise ConfigError(
+                f"{mesh.name(rank)} computes as {room.numerics_id}, the leader as {own}; their machines differ: ask for the same "
+                "bits on all with --numerics, such as bf16-fma"
+            )
+
+
+def fitted(plan: MemoryPlan, config: EngineConfig, rooms: Sequence[Room], mesh: Mesh) -> MemoryPlan:
+    """The leader's plan with as many blocks as every rank can hold: their numbers mean the same on each."""
+    for rank, room in enumerate(rooms, 1):
+        block_bytes = room.position_bytes * config.block_size
+        if config.kv_blocks is not None:
+            if config.kv_blocks * block_bytes > room.cache_bytes:
+                raise ConfigError(
+                    f"{config.kv_blocks} KV blocks need {readable(config.kv_blocks * block_bytes)} on {mesh.name(rank)}, which has "
+                    f"{readable(room.cache_bytes)} left; lower kv_blocks, or use more ranks"
+                )
+            continue
+        most = (config.kv_memory if config.kv_memory is not None else int(room.cache_bytes * KV_SHARE)) // block_bytes
+        if most < 1:
+            raise ConfigError(
+                f"a KV block needs {readable(block_bytes)} on {mesh.name(rank)}, which has {readable(room.cache_bytes)} left; "
+                "raise kv_memory, lower block_size, or use more ranks"
+            )
+        plan = replace(plan, num_blocks=min(plan.num_blocks, most))
+    return plan

@@ -1,0 +1,55 @@
+"""A rank that is not the leader: it holds its part of the model and of each engine's cache, and does as it is ordered."""
+
+from __future__ import annotations
+
+from brigade.assembly.choices import Choices
+from brigade.assembly.line import draw, load
+from brigade.backends.kv_cache import KVCache
+from brigade.parallel.collectives import Links
+from brigade.parallel.launch import enter, enter_world
+from brigade.parallel.messages import DropCache, Load, Loaded, MakeCache, Measure, Room, Step, decode_order, encode
+from brigade.parallel.rendezvous import World, check_world
+from brigade.parallel.stage import Stage
+
+
+def main() -> None:
+    """Of a process that the leader started."""
+    with enter() as (order, rank, links):
+        serve(Choices.decode(order), rank, None, links)
+
+
+def serve_world(choices: Choices, world: World) -> None:
+    """Of a process that torchrun or srun started."""
+    blueprint = draw(choices, world.rank, world.local_size)
+    check_world(world, blueprint.mesh)
+    with enter_world(world, blueprint.mesh, choices.exchange, blueprint.row_bytes) as links:
+        serve(choices, world.rank, world.local_size, links)
+
+
+def serve(choices: Choices, rank: int, neighbours: int | None, links: Links) -> None:
+    blueprint = draw(choices, rank, neighbours)
+    plan = blueprint.plan()
+    links.reply(encode(Room(blueprint.numerics_id, plan.available - plan.weights - plan.activations, blueprint.position_bytes)))
+    if not isinstance(decode_order(links.receive_order()), Load):
+        return  # the leader found that it cannot be
+    blueprint.backend.exchange = links.exchange
+    stage = Stage(load(blueprint).model, links)
+    links.reply(encode(Loaded(*blueprint.backend.weight_bytes(stage.model))))
+    caches: dict[int, KVCache] = {}
+    while True:
+        with stage.clock.waiting():
+            order = decode_order(links.receive_order())
+        if isinstance(order, Step):
+            stage.run(order.batch(), caches[order.cache])
+        elif isinstance(order, MakeCache):
+            caches[order.number] = blueprint.cache(order.blocks, order.block_size)
+        elif isinstance(order, DropCache):
+            del caches[order.number]
+        elif isinstance(order, Measure):
+            links.reply(encode(stage.times()))
+        else:
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# gpt-12b over 8 ranks that Slurm starts: tensor parallel 4 x pipeline parallel 2. `sbatch examples/launch/gpt_12b_slurm.sh`,
+# or `bash` inside of an allocation; SLURM options such as --nodes 2 go to sbatch.
+#SBATCH --job-name=brigade-gpt-12b
+#SBATCH --ntasks=8
+exec srun --ntasks 8 ${BRIGADE:-brigade} generate --model gpt-12b --random-weights 0 --tp 4 --pp 2 \
+    --token-ids "464 3280 318" --max-tokens 8 "$@"
