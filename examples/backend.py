@@ -26,9 +26,9 @@ class CountingBackend(ReferenceBackend):
         self.operations += 2 * x_TK.shape[0] * weight_NK.numel()
         return super().linear(x_TK, weight_NK, bias_N)
 
-    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, share: int = 1) -> Tensor:
         self.operations += 2 * x_TK.shape[0] * weight_NK.numel()
-        return super().tree_linear(x_TK, weight_NK, bias_N)
+        return super().tree_linear(x_TK, weight_NK, bias_N, share)
 
 
 register_backend("counting", CountingBackend)

@@ -12,13 +12,14 @@ A backend may also exchange whole modules for faster ones of its own: see `adapt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from brigade.backends.exchange import Alone, Exchange
 from brigade.backends.number_formats import NumberFormats
 from brigade.backends.weights import Weights, place_all
 from brigade.errors import ConfigError
@@ -63,6 +64,7 @@ class Backend(ABC):
     exact: bool  # keeps the row rule
     block_sizes: tuple[int, ...] | None = None  # positions of a cache block that it takes; None: any
     quantises = False  # whether `quantise` is understood
+    exchange: Exchange = Alone()  # with the ranks that hold the same layers; set before a model is made
     arithmetic = "float32"  # what its matrix products compute in: a name of `bench`'s ceilings
 
     @property
@@ -83,8 +85,13 @@ class Backend(ABC):
         """Column-parallel: whole sums over K, outputs split freely."""
 
     @abstractmethod
-    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-        """Row-parallel: G partial sums over K, added as a fixed binary tree, the bias once after it."""
+    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, share: int = 1) -> Tensor:
+        """Row-parallel: G partial sums over K, added as a fixed binary tree, the bias once after it. `share`: K is one of so many
+        equal parts of the whole, a part for each rank of `exchange`, and the result is that of the whole."""
+
+    def tree_linears(self, pairs: Sequence[tuple[Tensor, Any]], share: int = 1) -> list[Tensor]:
+        """Several products (x, weight) without bias, for whose parts ranks may exchange once."""
+        return [self.tree_linear(x_TK, weight_NK, None, share) for x_TK, weight_NK in pairs]
 
     @abstractmethod
     def norm(

@@ -68,7 +68,9 @@ class TrainingBackend(Backend):
         out = functional.linear(x_TK.to(dtype), weight_NK.to(dtype))
         return out if bias_N is None else out + bias_N
 
-    tree_linear = linear
+    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, share: int = 1) -> Tensor:
+        assert share == 1
+        return self.linear(x_TK, weight_NK, bias_N)
 
     def norm(
         self, kind: NormKind, x_TH: Tensor, weight_H: Tensor | None, bias_H: Tensor | None, eps: float, offset: float

@@ -11,6 +11,7 @@ from brigade.backends.base import Backend, Step
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch
 from brigade.config import ModelConfig, RopeConfig
+from brigade.mesh import Cut
 from brigade.model.layer_specs import gpt_spec
 from brigade.model.rope import RopeTable
 from brigade.model.spec import ModuleSpec, build_module
@@ -31,6 +32,7 @@ class GPTModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.backend = config, backend
+        self.cuts: dict[str, Cut] = {}  # what a rank holds of the whole parameters, by their names; all of those not named
         self.max_length = max_length or config.max_positions
         spec = gpt_spec(config, backend) if spec is None else spec
 

@@ -24,7 +24,12 @@ class ColumnLinear(_Linear):
 
 
 class RowLinear(_Linear):
-    """The summed axis may be split over ranks: every element is a tree of partial sums."""
+    """The summed axis may be split over ranks: every element is a tree of partial sums, of which `size_in` is one of `share`
+    equal parts."""
+
+    def __init__(self, size_in: int, size_out: int, bias: bool, backend: Backend, share: int = 1) -> None:
+        super().__init__(size_in, size_out, bias, backend)
+        self.share = share
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        return self.backend.tree_linear(x_TK, self.weight, self.bias)
+        return self.backend.tree_linear(x_TK, self.weight, self.bias, self.share)

@@ -25,8 +25,9 @@ class Routing:
 class ExpertWeights(nn.Module):
     """All experts' matrices side by side: `up` [E, F or 2F, H] as [gate; up], `down` [E, H, F]."""
 
-    def __init__(self, moe: MoEConfig, hidden_size: int, gated: bool, backend: Backend) -> None:
+    def __init__(self, moe: MoEConfig, hidden_size: int, gated: bool, backend: Backend, share: int = 1) -> None:
         super().__init__()
+        self.share = share  # of each expert's inner width, `expert_ffn_size` is one of so many equal parts
         width = moe.expert_ffn_size
         self.up = nn.Parameter(torch.empty(moe.num_experts, width * (2 if gated else 1), hidden_size))
         self.down = nn.Parameter(torch.empty(moe.num_experts, hidden_size, width))
@@ -76,16 +77,20 @@ class MoE(nn.Module):
         return plan
 
     def compute(self, x_TH: Tensor, routing: Routing, plan: list[tuple[int, Tensor, Tensor]]) -> Tensor:
+        """All experts' inner rows first, so that ranks who share the experts exchange once for all of them."""
         outputs_TKH = x_TH.new_zeros(*routing.experts_TK.shape, x_TH.shape[-1])
-        for expert, tokens, slots in plan:
-            h = self.backend.linear(x_TH[tokens], self.experts.up[expert], None)
-            if self.gated:
-                gate, up = h.chunk(2, dim=-1)
-                h = self.backend.activate(self.activation, gate) * up
-            else:
-                h = self.backend.activate(self.activation, h)
-            outputs_TKH[tokens, slots] = self.backend.tree_linear(h, self.experts.down[expert], None)
+        pairs = [(self._inner(x_TH[tokens], expert), self.experts.down[expert]) for expert, tokens, _ in plan]
+        products = self.backend.tree_linears(pairs, self.experts.share)
+        for (_, tokens, slots), y in zip(plan, products, strict=True):
+            outputs_TKH[tokens, slots] = y
         return outputs_TKH
+
+    def _inner(self, x_TH: Tensor, expert: int) -> Tensor:
+        h = self.backend.linear(x_TH, self.experts.up[expert], None)
+        if self.gated:
+            gate, up = h.chunk(2, dim=-1)
+            return self.backend.activate(self.activation, gate) * up
+        return self.backend.activate(self.activation, h)
 
     def combine(self, outputs_TKH: Tensor, routing: Routing) -> Tensor:
         """Sum in slot order, whatever the order of arrival was."""

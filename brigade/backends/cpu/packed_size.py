@@ -38,10 +38,11 @@ def _matrices(model: Any) -> Iterator[tuple[str, int, int, bool, dict[str, Any]]
         if kind in LINEARS:
             mlp = native.get(name)
             gate = {} if mlp is None else {"gated": mlp.gated, "activation": mlp.activation}
-            yield name, *module.weight.shape, module.bias is not None, {"tree": kind == "RowLinear", **gate}
+            share = {"share": module.share} if kind == "RowLinear" else {}
+            yield name, *module.weight.shape, module.bias is not None, {"tree": kind == "RowLinear", **share, **gate}
         elif kind == "ExpertWeights":
-            for part, tree in (("up", False), ("down", True)):
+            for part, how in (("up", {"tree": False}), ("down", {"tree": True, "share": module.share})):
                 experts, *shape = getattr(module, part).shape
-                yield from ((f"{name}.{part}.{expert}", *shape, False, {"tree": tree}) for expert in range(experts))
+                yield from ((f"{name}.{part}.{expert}", *shape, False, how) for expert in range(experts))
     if model.head is None:
         yield "head", *model.embedding.word.shape, False, {"tree": False}

@@ -88,7 +88,8 @@ class ReferenceBackend(Backend):
         out = self.matmul(x_TK, weight_NK)
         return out if bias_N is None else out + bias_N
 
-    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+    def tree_linear(self, x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, share: int = 1) -> Tensor:
+        assert share == 1
         width = tree_width(x_TK.shape[1], G)
         out = pair_tree([self.matmul(x, weight) for x, weight in zip(x_TK.chunk(width, 1), weight_NK.chunk(width, 1), strict=True)])
         return out if bias_N is None else out + bias_N
