@@ -33,6 +33,10 @@ class EngineStopped(RuntimeError):
         return heard
 
 
+class ExchangeFailed(RuntimeError):
+    """A rank is gone, and the step under way is lost."""
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error of any kind says. One of ours speaks for itself; of another the kind is named too. Never raises, whatever the
     error's own text does."""

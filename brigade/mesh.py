@@ -64,6 +64,13 @@ class Part:
     def is_last(self) -> bool:
         return self.last_layer == self.num_layers
 
+    def has(self, name: str) -> bool:
+        """Whether a matrix of this name is here, or none of this name is anywhere."""
+        kind, number = (*name.split("."), "")[:2]
+        if kind == "layers" and number.isdecimal():
+            return int(number) in self.layers or int(number) >= self.num_layers
+        return {"embedding": self.is_first, "head": self.is_last, "project_out": self.is_last}.get(kind, True)
+
     def share(self, size: int) -> Run:
         """An equal share of an axis that the degree divides."""
         assert size % self.tp == 0, f"{size} over {self.tp} ranks"

@@ -58,13 +58,6 @@ struct BrStep {
     const int32_t* blocks;
 };
 
-struct BrLayer {
-    BrNorm attention_norm, mlp_norm, attention_post, mlp_post;
-    int32_t has_attention_post, has_mlp_post, norm_after, parallel, has_mlp, pad;
-    BrAttention attention;
-    BrMatrix qkv, out, up, down;
-};
-
 // What the ranks that share a layer's matrices say to each other. All of them make the same calls in the same order; every result is
 // a function of the ranks' numbers alone. Returns 0, or another number where a rank is gone: then the step is lost.
 struct BrExchange {
@@ -74,6 +67,14 @@ struct BrExchange {
     int32_t (*tree)(void* state, void* part, int64_t rows, int64_t width, int32_t whole);
     // The greatest of all ranks' float32 numbers, in place. None is below 0; NaN is above all others.
     int32_t (*maximum)(void* state, float* most, int64_t count);
+};
+
+struct BrLayer {
+    BrNorm attention_norm, mlp_norm, attention_post, mlp_post;
+    int32_t has_attention_post, has_mlp_post, norm_after, parallel, has_mlp, pad;
+    BrAttention attention;
+    BrMatrix qkv, out, up, down;
+    const BrExchange* exchange;  // of the ranks among whom `out` and `down` are cut along K; null: they are whole
 };
 
 struct BrDraw {
@@ -95,8 +96,17 @@ int br_pool_size(void);
 void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats);
 void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum);  // weight [N, K] row-major
 void br_unpack(const BrMatrix* m, float* weight);
+// A part of a matrix, packed as it would be by itself: `to` says how large it is and where it will lie. columns[c]: the padded column of
+// `from` for each of `to`, or below 0 for filling. Of K the blocks from `first_block` on.
+void br_cut(const BrMatrix* from, BrMatrix* to, const int32_t* columns, int first_block);
 
 void br_linear(const BrMatrix* m, const float* x, int rows, float* out);
+// The same of a matrix cut along K, in three steps: each row's greatest number without its sign (int8 alone); the sums of this rank's
+// blocks, float32 [rows, n] or int32 of int8, with each row's scale [rows] (of int8, but never null); and from the sums of all ranks
+// the product. `most`: of whole rows, or null for that of `x`.
+void br_row_most(const float* x, int rows, int width, float* most);
+void br_linear_part(const BrMatrix* m, const float* x, int rows, const float* most, void* part, float* row_scale);
+void br_finish(const BrMatrix* m, const void* whole, const float* row_scale, int rows, float* out);
 void br_norm(const BrNorm* norm, const float* x, int rows, float* out);
 void br_rotate(float* x, int rows, int heads, int dim, const int32_t* positions, const float* cos, const float* sin, int rotary,
                int interleaved);
@@ -106,10 +116,11 @@ void br_softmax(const float* x, int rows, int width, float* out);
 // `keys` and `values`: the layer's part of the caller's cache.
 void br_attend(const BrAttention* a, const BrStep* s, uint8_t* keys, uint8_t* values, const float* q, const float* k, const float* v,
                float* out);
-void br_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_t* values, float* x);  // x [rows, H], in place
+// x [rows, H], in place. Returns 0, or what the exchange returned: then the step is lost.
+int32_t br_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_t* values, float* x);
 // Of rows that nothing reads afterwards only keys and values are made. `wanted` [count] in order, out [count, H].
-void br_last_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_t* values, const float* x, const int32_t* wanted,
-                   int count, float* out);
+int32_t br_last_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_t* values, const float* x, const int32_t* wanted,
+                      int count, float* out);
 // Rows of logits to weights, and each row's total mass; `weights` may be null.
 void br_weigh(const float* logits, int rows, int width, const float* greatest, const float* temperature, float* weights, int64_t* totals);
 // One token a row. `bits`: the row's uniform number, in units of 2^-53. top_k 0, top_p 1 and min_p 0 are off.

@@ -39,8 +39,15 @@ private:
 
 Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale);  // the left operand that m wants
 void multiply(const BrMatrix& m, const Rows& a, const Finish& f);
+
+// A product whose sums are spread over ranks has three steps, the nodes that a layout may put other work between. This rank's blocks:
+void make_part(const BrMatrix& m, const Rows& a, void* part);  // [rows, n]: float32, of int8 rows int32
+// ... `BrExchange::tree`, which makes of all ranks' parts the whole sums; and what follows a sum (`row_scale`: of the left operand):
+void finish_whole(const BrMatrix& m, const void* whole, const float* row_scale, int rows, const Finish& f);
+void put_all(const Rows& to, const float* x);  // x [rows, k]
 bool takes_packed(const BrMatrix& next);  // whether a product may be written straight into next's left operand
 int padded_columns(const BrMatrix& m);
+inline bool is_nibbles(int kind) { return kind == BR_W4 || kind == BR_W4A8; }
 
 // Some rows of a step, in order; null `rows` means all.
 struct Pick {

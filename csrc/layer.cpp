@@ -9,7 +9,7 @@
 namespace brigade {
 namespace {
 struct Room {  // a caller's memory between the parts of a layer
-    Scratch left, left_scale, mixed, mixed_scale, wide, qkv, heads, part;
+    Scratch left, left_scale, mixed, mixed_scale, wide, qkv, heads, part, most, sums;
 };
 Room& room() {
     thread_local Room r;
@@ -27,10 +27,33 @@ void norm_into(const BrNorm& norm, const float* x, const Rows& to, int width) {
     });
 }
 
-void put_all(const Rows& to, const float* x) {
+// The left operand of a row-parallel matrix; row r is at `at(r)`. Where ranks share a row, int8 quantises it by the greatest number of
+// them all.
+template <class At>
+int32_t put_shared(const BrExchange* e, Rows& to, const At& at) {
+    if (e && to.kind == BR_I8 && to.rows) {
+        float* most = (float*)room().most.get((int64_t)to.rows * 4);
+        parallel(to.rows, 4, [&](int64_t first, int64_t last) {
+            for (int64_t r = first; r < last; r++) most[r] = path().most_of(at(r), to.k);
+        });
+        to.most = most;
+        if (const int32_t lost = e->maximum(e->state, most, to.rows)) return lost;
+    }
     parallel(to.rows, 4, [&](int64_t first, int64_t last) {
-        for (int64_t r = first; r < last; r++) path().put_row(to, (int)r, x + r * to.k);
+        for (int64_t r = first; r < last; r++) path().put_row(to, (int)r, at(r));
     });
+    return 0;
+}
+
+// The product of a row-parallel matrix: on one rank at once, else cut where the ranks add their parts.
+int32_t multiply_shared(const BrExchange* e, const BrMatrix& m, const Rows& a, const Finish& f) {
+    if (!e) return multiply(m, a, f), 0;
+    if (!a.rows) return 0;
+    void* sums = room().sums.get((int64_t)a.rows * m.n * 4);
+    make_part(m, a, sums);
+    if (const int32_t lost = e->tree(e->state, sums, a.rows, m.n, a.kind == BR_I8)) return lost;
+    finish_whole(m, sums, a.scale, a.rows, f);
+    return 0;
 }
 
 void norm_all(const BrNorm& norm, const float* x, int rows, float* out) {
@@ -62,8 +85,9 @@ void prepare_heads(const BrAttention& a, const BrStep& s, float* qkv) {
 }
 
 // x's attention, before the residual is added; straight into `f`, which has the picked rows alone, if there is no second norm.
-void attention_part(const BrLayer& l, const BrStep& s, const Cache& cache, const Pick& pick, const float* x, const BrNorm* norm,
-                    const Finish& f) {
+// Returns what its exchange with other ranks returned, as everything here that may have one: of another number than 0 the step is lost.
+int32_t attention_part(const BrLayer& l, const BrStep& s, const Cache& cache, const Pick& pick, const float* x, const BrNorm* norm,
+                       const Finish& f) {
     Room& m = room();
     const BrAttention& a = l.attention;
     const int width = l.qkv.k, row = l.qkv.n;
@@ -74,18 +98,18 @@ void attention_part(const BrLayer& l, const BrStep& s, const Cache& cache, const
     multiply(l.qkv, in, {nullptr, nullptr, qkv, nullptr});
     prepare_heads(a, s, qkv);
     const int q_size = a.heads * a.dim, kv_size = a.kv_heads * a.dim;
-    const Rows mixed = make_rows(l.out, pick.count, m.mixed, m.mixed_scale);
+    Rows mixed = make_rows(l.out, pick.count, m.mixed, m.mixed_scale);
     const bool straight = !pick.rows && takes_packed(l.out) && a.dim % 16 == 0;
     float* heads = straight ? nullptr : (float*)m.heads.get((int64_t)s.rows * q_size * 4);
     attend_all(a, s, pick, {cache, qkv, qkv + q_size, qkv + q_size + kv_size, row, row, heads, q_size, straight ? &mixed : nullptr});
-    if (!straight)
-        parallel(pick.count, 4, [&](int64_t first, int64_t last) {
-            for (int64_t r = first; r < last; r++) path().put_row(mixed, (int)r, heads + (int64_t)pick[(int)r] * q_size);
-        });
-    multiply(l.out, mixed, f);
+    if (!straight) {
+        const auto at = [&](int64_t r) { return heads + (int64_t)pick[(int)r] * q_size; };
+        if (const int32_t lost = put_shared(l.exchange, mixed, at)) return lost;
+    }
+    return multiply_shared(l.exchange, l.out, mixed, f);
 }
 
-void mlp_part(const BrLayer& l, int rows, const float* x, const BrNorm* norm, const Finish& f) {
+int32_t mlp_part(const BrLayer& l, int rows, const float* x, const BrNorm* norm, const Finish& f) {
     Room& m = room();
     const Rows in = make_rows(l.up, rows, m.left, m.left_scale);
     if (norm) norm_into(*norm, x, in, l.up.k);
@@ -96,9 +120,9 @@ void mlp_part(const BrLayer& l, int rows, const float* x, const BrNorm* norm, co
     } else {
         float* wide = (float*)m.wide.get((int64_t)rows * l.down.k * 4);
         multiply(l.up, in, {nullptr, nullptr, wide, nullptr});
-        put_all(inner, wide);
+        if (const int32_t lost = put_shared(l.exchange, inner, [&](int64_t r) { return wide + r * l.down.k; })) return lost;
     }
-    multiply(l.down, inner, f);
+    return multiply_shared(l.exchange, l.down, inner, f);
 }
 
 void add_into(float* x, const float* y, int64_t count) {
@@ -134,39 +158,37 @@ struct Slice {
 };
 
 // `x` is what comes in, of all rows; `y` is where the picked rows are and stay: x itself if that is all of them.
-void layer(const BrLayer& l, const BrStep& s, const Cache& cache, const Pick& pick, const float* x, float* y) {
+int32_t layer(const BrLayer& l, const BrStep& s, const Cache& cache, const Pick& pick, const float* x, float* y) {
     Room& m = room();
     const int rows = pick.count;
     const int64_t count = (int64_t)rows * l.qkv.k;
     float* part = (float*)m.part.get(count * 4);
+    int32_t lost = 0;
     if (l.norm_after) {
-        attention_part(l, s, cache, pick, x, nullptr, {y, nullptr, y, nullptr});
+        if ((lost = attention_part(l, s, cache, pick, x, nullptr, {y, nullptr, y, nullptr}))) return lost;
         norm_all(l.attention_norm, y, rows, y);
-        if (!l.has_mlp) return;
-        mlp_part(l, rows, y, nullptr, {y, nullptr, y, nullptr});
+        if (!l.has_mlp) return 0;
+        if ((lost = mlp_part(l, rows, y, nullptr, {y, nullptr, y, nullptr}))) return lost;
         norm_all(l.mlp_norm, y, rows, y);
-        return;
+        return 0;
     }
     if (l.parallel) {
-        attention_part(l, s, cache, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
-        mlp_part(l, rows, y, &l.mlp_norm, {part, y, y, nullptr});
-        return;
+        if ((lost = attention_part(l, s, cache, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr}))) return lost;
+        return mlp_part(l, rows, y, &l.mlp_norm, {part, y, y, nullptr});
     }
     if (l.has_attention_post) {
-        attention_part(l, s, cache, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr});
+        if ((lost = attention_part(l, s, cache, pick, x, &l.attention_norm, {nullptr, nullptr, part, nullptr}))) return lost;
         norm_all(l.attention_post, part, rows, part);
         add_into(y, part, count);
     } else {
-        attention_part(l, s, cache, pick, x, &l.attention_norm, {y, nullptr, y, nullptr});
+        if ((lost = attention_part(l, s, cache, pick, x, &l.attention_norm, {y, nullptr, y, nullptr}))) return lost;
     }
-    if (!l.has_mlp) return;
-    if (l.has_mlp_post) {
-        mlp_part(l, rows, y, &l.mlp_norm, {nullptr, nullptr, part, nullptr});
-        norm_all(l.mlp_post, part, rows, part);
-        add_into(y, part, count);
-    } else {
-        mlp_part(l, rows, y, &l.mlp_norm, {y, nullptr, y, nullptr});
-    }
+    if (!l.has_mlp) return 0;
+    if (!l.has_mlp_post) return mlp_part(l, rows, y, &l.mlp_norm, {y, nullptr, y, nullptr});
+    if ((lost = mlp_part(l, rows, y, &l.mlp_norm, {nullptr, nullptr, part, nullptr}))) return lost;
+    norm_all(l.mlp_post, part, rows, part);
+    add_into(y, part, count);
+    return 0;
 }
 }  // namespace
 }  // namespace brigade
@@ -182,16 +204,17 @@ int br_threads(int count, int first_cpu) {
 int br_pin(const int32_t* cpus, int count) { return pool_resize(count < 1 ? 1 : count, cpus); }
 int br_pool_size(void) { return pool_size(); }
 
-void br_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* values, float* x) {
+int32_t br_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* values, float* x) {
     for (int row = 0; row < s->rows; row += SLICE_ROWS) {
         const Slice slice(*s, row, std::min(row + SLICE_ROWS, s->rows));
         float* y = x + (int64_t)row * l->qkv.k;
-        layer(*l, slice.step, {keys, values}, {nullptr, slice.step.rows}, y, y);
+        if (const int32_t lost = layer(*l, slice.step, {keys, values}, {nullptr, slice.step.rows}, y, y)) return lost;
     }
+    return 0;
 }
 
-void br_last_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* values, const float* x, const int32_t* wanted, int count,
-                   float* out) {
+int32_t br_last_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* values, const float* x, const int32_t* wanted, int count,
+                      float* out) {
     const int64_t width = l->qkv.k;
     for (int i = 0; i < count; i++) std::memcpy(out + i * width, x + wanted[i] * width, sizeof(float) * (size_t)width);
     std::vector<int32_t> rows;
@@ -201,8 +224,10 @@ void br_last_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* va
         rows.clear();
         float* y = out + at * width;
         for (; at < count && wanted[at] < row + slice.step.rows; at++) rows.push_back(wanted[at] - row);
-        layer(*l, slice.step, {keys, values}, {rows.data(), (int)rows.size()}, x + (int64_t)row * width, y);
+        const Pick pick{rows.data(), (int)rows.size()};
+        if (const int32_t lost = layer(*l, slice.step, {keys, values}, pick, x + (int64_t)row * width, y)) return lost;
     }
+    return 0;
 }
 
 void br_norm(const BrNorm* norm, const float* x, int rows, float* out) { norm_all(*norm, x, rows, out); }

@@ -32,6 +32,7 @@ struct Rows {
     uint8_t* data;
     float* scale;  // I8: one a row
     int flip;      // I8: what every byte is turned by; 0x80 makes it unsigned, 128 more than it was
+    const float* most = nullptr;  // I8: each row's greatest number without its sign, where that is not of this part of it alone
     int64_t group_bytes() const { return (int64_t)blocks * block_k / tile_k(kind) * TILE; }
 };
 
@@ -69,6 +70,7 @@ struct Finish {
     const float *first, *second;  // [rows, n]
     float* out;                   // [rows, n], or null
     Rows* packed;                 // or straight into the next product's left operand
+    bool bare = false;            // `out` gets the sums as they are, of int8 as int32, and nothing of the above happens
 };
 
 // Product of up to 32 rows (two groups, `group_bytes` apart) with a panel, over `steps` tiles of K. c is [32][32], 4 bytes each;
@@ -114,8 +116,10 @@ struct Path {
     const char* bf16_name;  // decides the bits of a bf16 product, so it is part of the numerics id
     Products products;
     void (*panel)(const Products&, const BrMatrix&, const Rows&, int row, int rows, int panel, const uint8_t* expanded, const Finish&);
+    void (*finish)(const BrMatrix&, const float* sums, const float* row_scale, int row, int rows, int panel, const Finish&);  // of bare sums
     void (*expand)(const BrMatrix&, int panel, int first, int steps, uint8_t* out);  // W8, W4 to bf16 tiles, W4A8 to int8
     void (*put_row)(const Rows&, int row, const float* x);
+    float (*most_of)(const float* x, int count);  // the greatest number without its sign; NaN is above all others
     void (*norm_row)(const BrNorm&, const float* x, float* y);
     void (*rotate_head)(float* x, const float* cos, const float* sin, int rotary, int interleaved);
     void (*activate)(int kind, const float* x, int64_t count, float* out);

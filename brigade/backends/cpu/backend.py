@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,17 @@ from brigade.backends.cpu.formats import number_formats
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
+from brigade.backends.cpu.native_exchange import NativeExchange
 from brigade.backends.cpu.numerics import numerics_id, settle_numerics
-from brigade.backends.cpu.packed_size import packed_bytes
+from brigade.backends.cpu.packed_size import cut_inside_panels, packed_bytes
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
 from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
+from brigade.backends.cpu.row_parallel import shared_products
 from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
-from brigade.backends.weights import Weights, place
-from brigade.batch import Batch, Wanted
+from brigade.backends.weights import Weights, place, take_share
+from brigade.batch import Batch
 from brigade.config import Activation, ModelConfig, NormKind
 from brigade.errors import CheckpointError, ConfigError
 
@@ -92,6 +94,9 @@ class CpuBackend(Backend):
     def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
         return packed_bytes(model, self.quant, dtype)
 
+    def cut_inside_panels(self, model: Any) -> list[str]:
+        return cut_inside_panels(model, self.quant)
+
     def number_formats(self, dtype: torch.dtype) -> NumberFormats:
         return number_formats(self.quant, _name(dtype))
 
@@ -103,55 +108,61 @@ class CpuBackend(Backend):
         check_head(model.config)
         if weights is not None:
             for name in plain_tensors(model):
-                place(model, name, weights.take(name))
-        self._pack(model, Packer(self.quant, weights))
+                place(model, name, take_share(weights, name, model.cuts))
+        self._pack(model, Packer(self.quant, weights, cuts=model.cuts))
 
     def adopt(self, model: Any, ready: PackedModel) -> None:
         """Prepare a model whose matrices an artifact holds packed, and whose other tensors are in place."""
         check_head(model.config)
-        packer = Packer(self.quant, ready=ready)
+        packer = Packer(self.quant, ready=ready, cuts=model.cuts)
         self._pack(model, packer)
-        if packer.unused:
-            raise CheckpointError(f"the artifact holds {min(packer.unused)}, which its architecture does not have; export it again")
+        unused = {name for name in packer.unused if model.held.has(name)}
+        if unused:
+            raise CheckpointError(f"the artifact holds {min(unused)}, which its architecture does not have; export it again")
 
     def _pack(self, model: Any, packer: Packer) -> None:
         """A layer that the kernels know whole becomes one call."""
         tables, plain = model.rope_tables(), plain_tensors(model)
         names = {module: name for name, module in model.named_modules()}
-        for index, layer in enumerate(model.layers):
+        exchange = None if self.exchange.size == 1 else NativeExchange(self.exchange)
+        for index, layer in zip(model.held.layers, model.own_layers, strict=True):
             if fits(layer):
-                last = index == len(model.layers) - 1
-                model.layers[index] = NativeLayer(layer, f"layers.{index}", packer, tables.get(layer.attention.rope), last)
+                table, last = tables.get(layer.attention.rope), index == len(model.layers) - 1
+                model.layers[index] = NativeLayer(layer, f"layers.{index}", packer, table, last, exchange)
         for module in list(model.modules()):
             self._pack_module(module, names.get(module, ""), packer)
             for name, child in module.named_children():
                 if type(child).__name__ == "Norm":
                     setattr(module, name, NativeNorm(child))
-        word = model.embedding.word
-        del model.embedding.word
-        tied = None if model.head is not None else packer("head", word, None, tree=False)
-        model.embedding.word = PackedTable(word.detach(), tied)
+        if model.embedding is not None:
+            word, tied = model.embedding.word, None
+            del model.embedding.word
+            if model.head is None and model.held.is_last:
+                tied = packer("head", word, None, "embedding.word", tree=False)
+            model.embedding.word = PackedTable(word.detach(), tied)
         chain([matrix for name, matrix in packer.matrices.items() if "experts" not in name])  # of those a step reads only some
-        self.arithmetic = PRODUCTS.get(self.quant.scheme, _own_scheme(word))
+        self.arithmetic = PRODUCTS.get(self.quant.scheme, next(iter(packer.matrices.values())).scheme)
         model.packed = PackedModel(plain, packer.matrices)
 
     @staticmethod
     def _pack_module(module: Any, name: str, packer: Packer) -> None:
         kind = type(module).__name__
         if kind in LINEARS and isinstance(module.weight, Tensor):
-            packed = packer(name, module.weight, module.bias, tree=kind == "RowLinear")
+            share = {"share": module.share} if kind == "RowLinear" else {}
+            packed = packer(name, module.weight, module.bias, tree=kind == "RowLinear", **share)
             del module.weight
             module.weight, module.bias = packed, None
         elif kind == "ExpertWeights":
             up, down = module.up, module.down
             del module.up, module.down
             module.up = [packer(f"{name}.up.{i}", weight, None, tree=False) for i, weight in enumerate(up)]
-            module.down = [packer(f"{name}.down.{i}", weight, None, tree=True) for i, weight in enumerate(down)]
+            how = {"tree": True, "share": module.share}
+            module.down = [packer(f"{name}.down.{i}", weight, None, **how) for i, weight in enumerate(down)]
 
     def weight_bytes(self, model: Any) -> tuple[int, int]:
         """What a step reads of a prepared model: all layers, and the head."""
         sizes = {name: matrix.nbytes for name, matrix in model.packed.matrices.items()}
-        head = sizes.pop("head")
+        head = sizes.pop("head", 0)
         return sum(sizes.values()), head
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
@@ -163,10 +174,7 @@ class CpuBackend(Backend):
             starts.append(len(ids))
             tables.append(len(blocks))
             blocks.extend(span.blocks)
-            if span.wanted is Wanted.LAST:
-                rows.append(len(ids) - 1)
-            elif span.wanted is Wanted.ALL:
-                rows.extend(range(starts[-2], len(ids)))
+            rows.extend(starts[-2] + row for row in span.rows)
         arrays = tuple(np.array(values, np.int32) for values in (positions, starts, tables, blocks))
         struct = BrStep(
             rows=len(ids), spans=len(tables), block_size=cache.block_size, kv_bf16=cache.keys[0].dtype == torch.bfloat16,
@@ -187,19 +195,17 @@ class CpuBackend(Backend):
         return out_TH
 
     def linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None) -> Tensor:
-        return self._product(x_TK, weight_NK, bias_N, tree=False)
+        return _packed(weight_NK, bias_N)(x_TK)
 
     def tree_linear(self, x_TK: Tensor, weight_NK: Any, bias_N: Tensor | None, share: int = 1) -> Tensor:
-        return self._product(x_TK, weight_NK, bias_N, tree=True)
+        packed = _packed(weight_NK, bias_N, tree=True, share=share)
+        return packed(x_TK) if share == 1 else shared_products([(x_TK, packed)], self.exchange)[0]
 
-    def _product(self, x_TK: Tensor, weight: Any, bias_N: Tensor | None, tree: bool) -> Tensor:
-        if isinstance(weight, PackedTable):
-            assert weight.head is not None
-            return weight.head(x_TK)
-        if isinstance(weight, PackedMatrix):
-            assert bias_N is None, "a packed matrix has its bias with it"
-            return weight(x_TK)
-        return pack(weight, bias_N, _own_scheme(weight), tree)(x_TK)  # not prepared: right, but packed for this once
+    def tree_linears(self, pairs: Sequence[tuple[Tensor, Any]], share: int = 1) -> list[Tensor]:
+        if share == 1:
+            return super().tree_linears(pairs)
+        packed = [(x_TK, _packed(weight_NK, None, tree=True, share=share)) for x_TK, weight_NK in pairs]
+        return shared_products(packed, self.exchange)
 
     def norm(
         self, kind: NormKind, x_TH: Tensor, weight_H: Tensor | None, bias_H: Tensor | None, eps: float, offset: float
@@ -243,6 +249,16 @@ class CpuBackend(Backend):
         out = torch.empty_like(x_TE)
         kernels().br_softmax(x_TE.data_ptr(), x_TE.shape[0], x_TE.shape[1], out.data_ptr())
         return out
+
+
+def _packed(weight: Any, bias_N: Tensor | None, tree: bool = False, share: int = 1) -> PackedMatrix:
+    if isinstance(weight, PackedTable):
+        assert weight.head is not None
+        return weight.head
+    if isinstance(weight, PackedMatrix):
+        assert bias_N is None, "a packed matrix has its bias with it"
+        return weight
+    return pack(weight, bias_N, _own_scheme(weight), tree, share=share)  # not prepared: right, but packed for this once
 
 
 def check_head(config: ModelConfig) -> None:

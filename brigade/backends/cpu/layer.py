@@ -13,6 +13,7 @@ from brigade.backends.cpu.library import BrAttention, BrLayer, kernels
 from brigade.backends.cpu.matrix import PackedNorm, pack_norm
 
 if TYPE_CHECKING:
+    from brigade.backends.cpu.native_exchange import NativeExchange
     from brigade.backends.cpu.packer import Packer
 
 
@@ -35,7 +36,10 @@ class NativeLayer(nn.Module):
 
     reads_rotary = False  # angles are looked up by position inside
 
-    def __init__(self, layer: Any, place: str, packer: Packer, table: Any, last: bool = False) -> None:
+    def __init__(
+        self, layer: Any, place: str, packer: Packer, table: Any, last: bool = False, exchange: NativeExchange | None = None
+    ) -> None:
+        """`exchange`: with the ranks among whom the layer's matrices are cut, if there are any."""
         super().__init__()
         self.last = last  # returns the wanted rows alone: of the others only keys and values are ever read
         attention = layer.attention
@@ -44,6 +48,9 @@ class NativeLayer(nn.Module):
         self.mlp_norm, self.post_norm = layer.mlp_norm, layer.mlp_post_norm
         heads, kv_heads, dim = attention.shape
         native = BrLayer(norm_after=layer.norm_after, parallel=layer.parallel, has_mlp=self.moe is None)
+        self.exchange = exchange
+        if exchange is not None:
+            native.exchange = exchange.address
         self._alive: list[Any] = [table]
         for name, norm in (
             ("attention_norm", layer.attention_norm), ("mlp_norm", layer.mlp_norm),
@@ -64,17 +71,22 @@ class NativeLayer(nn.Module):
             native.attention.rotary, native.attention.interleaved = self.rope.rotary_dim // 2, self.rope.interleaved
             native.attention.cos, native.attention.sin = table.cos.data_ptr(), table.sin.data_ptr()
         native.qkv = self._matrix(attention.qkv, packer, f"{place}.attention.qkv", tree=False)
-        native.out = self._matrix(attention.out, packer, f"{place}.attention.out", tree=True)
+        native.out = self._shared(attention.out, packer, f"{place}.attention.out")
         if self.moe is None:
             mlp = layer.mlp
             native.up = self._matrix(mlp.up, packer, f"{place}.mlp.up", tree=False, gated=mlp.gated, activation=mlp.activation)
-            native.down = self._matrix(mlp.down, packer, f"{place}.mlp.down", tree=True)
+            native.down = self._shared(mlp.down, packer, f"{place}.mlp.down")
         self.native = native
 
     def _norm(self, norm: Any) -> PackedNorm:
         packed = NativeNorm(norm).packed
         self._alive.append(packed)
         return packed
+
+    def _shared(self, linear: Any, packer: Packer, name: str) -> ctypes.Structure:
+        ranks = 1 if self.exchange is None else self.exchange.exchange.size
+        assert linear.share == ranks, f"{name} is one of {linear.share} parts among {ranks} ranks"
+        return self._matrix(linear, packer, name, tree=True, share=linear.share)
 
     def _matrix(self, linear: Any, packer: Packer, name: str, **how: Any) -> ctypes.Structure:
         packed = packer(name, linear.weight, linear.bias, **how)
@@ -90,9 +102,11 @@ class NativeLayer(nn.Module):
             rows, all_TH = step.attention.wanted, x_TH
             x_TH = torch.empty(rows.size, all_TH.shape[1])
             wanted = (all_TH.data_ptr(), rows.ctypes.data, rows.size)
-            kernels().br_last_layer(native, plan, keys, values, *wanted, x_TH.data_ptr())
+            result = kernels().br_last_layer(native, plan, keys, values, *wanted, x_TH.data_ptr())
         else:
-            kernels().br_layer(native, plan, keys, values, x_TH.data_ptr())
+            result = kernels().br_layer(native, plan, keys, values, x_TH.data_ptr())
+        if self.exchange is not None:
+            self.exchange.check(result)
         if self.moe is None:
             return x_TH
         y_TH = self.moe(self.mlp_norm(x_TH))

@@ -46,8 +46,15 @@ BrStep = _struct("BrStep", "i:rows,spans,block_size,kv_bf16 p:positions,span_row
 BrLayer = _struct(
     "BrLayer",
     "BrNorm:attention_norm,mlp_norm,attention_post,mlp_post i:has_attention_post,has_mlp_post,norm_after,parallel,has_mlp,pad "
-    "BrAttention:attention BrMatrix:qkv,out,up,down",
+    "BrAttention:attention BrMatrix:qkv,out,up,down p:exchange",
 )
+BrTree = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_int64, c.c_int64, c.c_int32)
+BrMaximum = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_int64)
+
+
+class BrExchange(c.Structure):
+    _fields_ = (("rank", c.c_int32), ("size", c.c_int32), ("state", c.c_void_p), ("tree", BrTree), ("maximum", BrMaximum))
+
 
 _I, _P, _L, _F = c.c_int, c.c_void_p, c.c_int64, c.c_float
 SIGNATURES = {
@@ -58,15 +65,19 @@ SIGNATURES = {
     "br_pack_size": ([_P, _P, _P], None),
     "br_pack": ([_P, _P, _P, _P, _P], None),
     "br_unpack": ([_P, _P], None),
+    "br_cut": ([_P, _P, _P, _I], None),
     "br_linear": ([_P, _P, _I, _P], None),
+    "br_row_most": ([_P, _I, _I, _P], None),
+    "br_linear_part": ([_P, _P, _I, _P, _P, _P], None),
+    "br_finish": ([_P, _P, _P, _I, _P], None),
     "br_norm": ([_P, _P, _I, _P], None),
     "br_rotate": ([_P, _I, _I, _I, _P, _P, _P, _I, _I], None),
     "br_activate": ([_I, _P, _L, _P], None),
     "br_softcap": ([_P, _L, _F], None),
     "br_softmax": ([_P, _I, _I, _P], None),
     "br_attend": ([_P, _P, _P, _P, _P, _P, _P, _P], None),
-    "br_layer": ([_P, _P, _P, _P, _P], None),
-    "br_last_layer": ([_P, _P, _P, _P, _P, _P, _I, _P], None),
+    "br_layer": ([_P, _P, _P, _P, _P], c.c_int32),
+    "br_last_layer": ([_P, _P, _P, _P, _P, _P, _I, _P], c.c_int32),
     "br_weigh": ([_P, _I, _I, _P, _P, _P, _P], None),
     "br_draw": ([_P, _I, _I, _P, _P, _P], None),
     "br_embed": ([_P, _P, _I, _P, _I, _I, _P], None),

@@ -38,7 +38,8 @@ def address(array: np.ndarray | None) -> int | None:
 @dataclass(frozen=True)
 class Layout:
     """What a packed matrix is. `tree`: K is summed as the tree of G blocks. `gated`: rows are [gate; up], interleaved by 16,
-    and the product is act(gate) * up."""
+    and the product is act(gate) * up. `share`: `k` is one of so many equal parts of the whole K, which is cut between two of
+    the tree's blocks; a block is what it is in the whole matrix, and the rest of the tree is other ranks'."""
 
     scheme: str
     n: int
@@ -47,10 +48,16 @@ class Layout:
     gated: bool = False
     activation: str | None = None
     group: int = GROUP  # of K that share a scale; of 4 bits alone
+    share: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.share == 1 or (self.tree and tree_width(self.k * self.share, G) % self.share == 0), (
+            f"K of {self.k * self.share} has no whole blocks for each of {self.share} ranks"
+        )
 
     @property
     def blocks(self) -> int:
-        return tree_width(self.k, G) if self.tree else 1
+        return tree_width(self.k * self.share, G) // self.share if self.tree else 1
 
     @property
     def block_k(self) -> int:
@@ -138,19 +145,23 @@ class PackedMatrix:
 
 def pack(
     weight_NK: Tensor, bias_N: Tensor | None, scheme: str, tree: bool, gated: bool = False, activation: str | None = None,
-    group: int = GROUP, arena: Arena | None = None,
+    group: int = GROUP, share: int = 1, arena: Arena | None = None,
 ) -> PackedMatrix:  # fmt: skip
     """`arena`: where the arrays come from, for whoever packs many."""
-    take = aligned if arena is None else arena.zeros
-    layout = Layout(scheme, *weight_NK.shape, tree=tree, gated=gated, activation=activation, group=group)
-    sizes = layout.counts()
-    kinds = list(ARRAYS.values())
-    data, scale, colsum = (take(sizes[i], kinds[i]) if sizes[i] else None for i in range(3))
+    layout = Layout(scheme, *weight_NK.shape, tree=tree, gated=gated, activation=activation, group=group, share=share)
+    data, scale, colsum = empty_arrays(layout, arena)
     bias = None if bias_N is None else _pad_bias(bias_N.detach().float().numpy(), layout.columns, gated)
     weight = weight_NK.detach().float().contiguous()
     struct = layout.struct()
     kernels().br_pack(ctypes.byref(struct), weight.data_ptr(), address(data), address(scale), address(colsum))
     return PackedMatrix.over(layout, (data, scale, colsum, bias))
+
+
+def empty_arrays(layout: Layout, arena: Arena | None = None) -> list[np.ndarray | None]:
+    """Room for all of `ARRAYS` but the bias."""
+    take = aligned if arena is None else arena.zeros
+    sizes, kinds = layout.counts(), list(ARRAYS.values())
+    return [take(sizes[i], kinds[i]) if sizes[i] else None for i in range(3)]
 
 
 def _pad_bias(bias: np.ndarray, columns: int, gated: bool) -> np.ndarray:

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from brigade.backends.cpu.cut import ROWS, SPANNING, cut_matrix, part_of
 from brigade.backends.cpu.matrix import Layout, PackedMatrix, pack
 from brigade.backends.cpu.quant import Quant
 from brigade.backends.huge_pages import Arena
 from brigade.backends.weights import Weights
 from brigade.errors import CheckpointError
+from brigade.mesh import Cut
 
 LINEARS = ("ColumnLinear", "RowLinear")
 
@@ -37,27 +39,60 @@ def plain_tensors(model: Any) -> dict[str, Tensor]:
 
 class Packer:
     """Called once for each matrix of a model. A matrix without storage (on the meta device) is taken from `ready`, or read from
-    `weights`, packed, and dropped."""
+    `weights`, packed, and dropped. Both hold whole matrices: of one that `cuts` names a part is taken. What is in place already is
+    this rank's part."""
 
-    def __init__(self, quant: Quant, weights: Weights | None = None, ready: PackedModel | None = None) -> None:
-        self.quant, self.weights, self.ready = quant, weights, ready
+    def __init__(
+        self,
+        quant: Quant,
+        weights: Weights | None = None,
+        ready: PackedModel | None = None,
+        cuts: Mapping[str, Cut] | None = None,
+    ) -> None:
+        self.quant, self.weights, self.ready, self.cuts = quant, weights, ready, cuts or {}
         self.matrices: dict[str, PackedMatrix] = {}
         self._arena = Arena()
 
-    def __call__(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, **how: Any) -> PackedMatrix:
+    def __call__(
+        self, name: str, weight_NK: Tensor, bias_N: Tensor | None, parameter: str | None = None, **how: Any
+    ) -> PackedMatrix:
+        """`parameter`: the name of the weight, where that is not the matrix's own with `.weight` behind it."""
         assert name not in self.matrices, name
+        cut = self._cut(name, parameter or f"{name}.weight")
         if self.ready is not None:
-            packed = self._take(name, weight_NK, bias_N, how)
+            packed = self._take(name, weight_NK, bias_N, cut, how)
+        elif weight_NK.is_meta and cut is not None:
+            packed = self._pack_part(name, tuple(weight_NK.shape), bias_N, cut, how)
         else:
             weight_NK = self._read(name, "weight", weight_NK)
             bias_N = None if bias_N is None else self._read(name, "bias", bias_N)
-            scheme = self.quant.of(name, str(weight_NK.dtype).removeprefix("torch."))
-            packed = pack(weight_NK, bias_N, scheme, arena=self._arena, **how)
+            packed = pack(weight_NK, bias_N, self._scheme(name, weight_NK), arena=self._arena, **how)
         self.matrices[name] = packed
         return packed
 
-    def _read(self, name: str, kind: str, given: Tensor) -> Tensor:
-        if not given.is_meta:
+    def _cut(self, name: str, parameter: str) -> Cut | None:
+        experts, _, index = name.rpartition(".")
+        return self.cuts.get(experts if index.isdigit() else parameter)
+
+    def _scheme(self, name: str, weight_NK: Tensor) -> str:
+        return self.quant.of(name, str(weight_NK.dtype).removeprefix("torch."))
+
+    def _pack_part(self, name: str, shape: tuple[int, ...], bias_N: Tensor | None, cut: Cut, how: dict[str, Any]) -> PackedMatrix:
+        """Cut first where that gives the same bytes, since packing is the longer work."""
+        whole_NK = self._read(name, "weight", None)
+        bias_N = None if bias_N is None else self._read(name, "bias", bias_N)
+        scheme = self._scheme(name, whole_NK)
+        if cut.axis != ROWS and scheme in SPANNING:
+            packed = cut_matrix(pack(whole_NK, bias_N, scheme, **{**how, "share": 1}), cut, self._arena)
+        else:
+            if bias_N is not None and cut.axis == ROWS:
+                bias_N = cut.of(bias_N)
+            packed = pack(cut.of(whole_NK), bias_N, scheme, arena=self._arena, **how)
+        assert packed.shape == shape and packed.layout.share == how.get("share", 1), f"{name}: {packed.layout} for {shape}"
+        return packed
+
+    def _read(self, name: str, kind: str, given: Tensor | None) -> Tensor:
+        if given is not None and not given.is_meta:
             return given
         assert self.weights is not None, name
         experts, _, index = name.rpartition(".")
@@ -65,17 +100,30 @@ class Packer:
             return self.weights.take_part(experts, int(index))
         return self.weights.take(f"{name}.{kind}")
 
-    def _take(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, how: dict[str, Any]) -> PackedMatrix:
+    def _take(
+        self, name: str, weight_NK: Tensor, bias_N: Tensor | None, cut: Cut | None, how: dict[str, Any]
+    ) -> PackedMatrix:  # fmt: skip
         assert self.ready is not None
         packed = self.ready.matrices.get(name)
         if packed is None:
             raise CheckpointError(f"the artifact has no matrix {name}, which its architecture needs; export it again")
-        expected = Layout(packed.layout.scheme, *weight_NK.shape, group=packed.layout.group, **how)
-        if packed.layout != expected or packed.has_bias != (bias_N is not None):
-            raise CheckpointError(
-                f"the artifact holds {name} as {packed.layout}, its architecture needs {expected}; export it again"
-            )
-        return packed
+        found = packed.layout
+        n, k = weight_NK.shape
+        if cut is not None and cut.axis == ROWS:  # what is known of the whole: the part lies inside, and up half of all behind gate
+            last = max(last for _, last in cut.runs)
+            n = 2 * (cut.runs[1][0] - cut.runs[0][0]) if how.get("gated") else max(found.n, last)
+        elif cut is not None:
+            k *= how["share"]
+        expected = Layout(found.scheme, n, k, group=found.group, **(how if cut is None else {**how, "share": 1}))
+        if found != expected or packed.has_bias != (bias_N is not None):
+            raise CheckpointError(f"the artifact holds {name} as {found}, its architecture needs {expected}; export it again")
+        if cut is None:
+            return packed
+        part = part_of(found, cut)
+        assert (part.n, part.k, part.share) == (*weight_NK.shape, how.get("share", 1)), (
+            f"{name}: {part} for {tuple(weight_NK.shape)}"
+        )
+        return cut_matrix(packed, cut, self._arena)
 
     @property
     def unused(self) -> set[str]:

@@ -1,0 +1,275 @@
+// How a matrix lies: packing its numbers, finding them again, and cutting a part out of it. No sum is decided here.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+
+namespace brigade {
+namespace {
+int weight_bits(int kind) { return kind == BR_F32 ? 32 : kind == BR_BF16 ? 16 : kind == BR_W4 ? 4 : 8; }
+int64_t groups_of(const BrMatrix& m) { return is_nibbles(m.kind) ? (int64_t)m.blocks * m.block_k / m.group : 1; }
+
+int64_t panel_bytes(const BrMatrix& m) {
+    if (m.kind == BR_W4A8) return groups_of(m) * times_bytes(m.group);
+    return (int64_t)m.blocks * m.block_k * PANEL * weight_bits(m.kind) / 8;
+}
+
+uint16_t to_bf16(float x) {
+    uint32_t u;
+    std::memcpy(&u, &x, 4);
+    if (std::isnan(x)) return 0x7fc0;
+    return (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16);
+}
+
+// The greatest number without its sign. By their bits, where NaN is above all others: a scale made from it is NaN as well.
+float greatest(const float* x, int64_t count) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t u;
+        std::memcpy(&u, x + i, 4);
+        most = std::max(most, u & 0x7fffffffu);
+    }
+    float found;
+    std::memcpy(&found, &most, 4);
+    return found;
+}
+
+// The source row of padded column n, or -1: gated panels hold 16 gate rows, then the 16 up rows that belong to them.
+int source_row(const BrMatrix& m, int n) {
+    if (!m.gated) return n < m.n ? n : -1;
+    const int half = m.n / 2, at = n / PANEL * 16 + n % 16;
+    return at < half ? at + (n % PANEL >= 16 ? half : 0) : -1;
+}
+
+// Where an element stands, in units of its kind, in the panel.
+int64_t place(const BrMatrix& m, int column, int64_t k) {
+    const int per = tile_k(row_kind(m.kind)), words = per / 16;
+    const int64_t line = k / words * 2 + column / 16;
+    const int word = column % 16, sub = (int)(k % words);
+    if (m.kind == BR_W4A8) return (k / m.group * times_bytes(m.group) + LINE + k % m.group / 4 * LINE + word * 4 + sub) * 2 + column / 16;
+    if (m.kind == BR_W4) return (line / 4 * 32 + word * 2 + sub) * 4 + line % 4;  // nibble of a 16-bit word
+    return line * per + word * words + sub;
+}
+
+void put(const BrMatrix& m, uint8_t* panel, int64_t at, float v) {
+    switch (m.kind) {
+        case BR_F32: ((float*)panel)[at] = v; break;
+        case BR_BF16: ((uint16_t*)panel)[at] = to_bf16(v); break;
+        case BR_W4:
+        case BR_W4A8: panel[at / 2] = (uint8_t)((panel[at / 2] & (at % 2 ? 0x0f : 0xf0)) | ((int)v + 8) << (at % 2 * 4)); break;
+        default: ((int8_t*)panel)[at] = (int8_t)v;
+    }
+}
+float take(const BrMatrix& m, const uint8_t* panel, int64_t at) {
+    uint32_t u;
+    float v;
+    switch (m.kind) {
+        case BR_F32: return ((const float*)panel)[at];
+        case BR_BF16: u = (uint32_t)((const uint16_t*)panel)[at] << 16; std::memcpy(&v, &u, 4); return v;
+        case BR_W4:
+        case BR_W4A8: return (float)((panel[at / 2] >> (at % 2 * 4) & 15) - 8);
+        default: return (float)((const int8_t*)panel)[at];
+    }
+}
+float* scale_at(const BrMatrix& m, float* scale, int n, int64_t k) {
+    return m.kind == BR_W4 ? scale + (n / PANEL * groups_of(m) + k / m.group) * PANEL + n % PANEL : scale + n;
+}
+
+// The scale of a group in 4 bits, -8 to 7: the one whose rounded values miss the group least, in squares. Letting the largest
+// be cut off pays where it stands alone. A fixed set of candidates, summed in a fixed order: the same on every machine.
+float best_scale(const float* from, int count) {
+    constexpr int LANES = 8, CANDIDATES = 20;
+    constexpr float ROUND = 12582912.0f;  // adding and taking it away rounds to the nearest integer, the even one of two
+    const float most = greatest(from, count);
+    float best = most, least = 0;
+    for (int c = 0; most > 0 && c < CANDIDATES; c++) {
+        const float s = most / 7.0f * (1.0f - 0.025f * (float)c);
+        const float over = 1.0f / s;
+        float lanes[LANES] = {};
+        for (int i = 0; i < count; i++) {
+            const float v = std::max(-8.0f, std::min(7.0f, from[i] * over + ROUND - ROUND));
+            const float miss = from[i] - v * s;
+            lanes[i % LANES] += miss * miss;
+        }
+        float total = 0;
+        for (const float lane : lanes) total += lane;
+        if (c == 0 || total < least) least = total, best = s;
+    }
+    return best;
+}
+
+uint16_t& times_at(const BrMatrix& m, uint8_t* panel, int64_t k, int column) {
+    return ((uint16_t*)(panel + k / m.group * times_bytes(m.group)))[column];
+}
+
+// One column of W4A8: what its groups' best scales are, in sixteenths of the largest. `from` is null where the column is filling.
+// Returns its scale; every weight is a whole multiple of it, an int8 number, and `total` their sum.
+float pack_times(const BrMatrix& m, const float* from, uint8_t* panel, int column, int32_t* total) {
+    constexpr float MOST = 16.0f;
+    const int length = m.k / m.blocks, each = m.block_k / m.group;
+    const auto run = [&](int64_t g) {  // of a group: where it begins in the source, and how much there is
+        const int k = (int)(g % each) * m.group, count = std::min(m.group, length - k);
+        if (!from || count <= 0) return std::pair<const float*, int>(nullptr, 0);
+        return std::pair<const float*, int>(from + g / each * length + k, count);
+    };
+    std::vector<float> best((size_t)groups_of(m));
+    for (size_t g = 0; g < best.size(); g++) best[g] = best_scale(run((int64_t)g).first, run((int64_t)g).second);
+    const float unit = greatest(best.data(), (int64_t)best.size()) / MOST;
+    *total = 0;
+    for (int64_t g = 0; g < (int64_t)best.size(); g++) {
+        const float times = unit > 0 ? std::max(1.0f, std::min(MOST, std::nearbyint(best[(size_t)g] / unit))) : 1.0f;
+        times_at(m, panel, g * m.group, column) = (uint16_t)times;
+        for (int i = 0; i < run(g).second; i++) {
+            const float v = unit > 0 ? std::max(-8.0f, std::min(7.0f, std::nearbyint(run(g).first[i] / (unit * times)))) : 0.0f;
+            put(m, panel, place(m, column, g * m.group + i), v);
+            *total += (int32_t)(v * times);
+        }
+    }
+    return unit;
+}
+
+// Columns of a whole matrix that stand together there as they shall here.
+bool is_whole_panel(const int32_t* source) {
+    for (int column = 0; column < PANEL; column++)
+        if (source[column] != source[0] + column) return false;
+    return source[0] >= 0 && source[0] % PANEL == 0;
+}
+
+// A panel of `to`, column by column; one whose source is below 0 is filling. What is not a nibble lies in words of 16 columns a line,
+// two lines for each step along K.
+void cut_columns(const BrMatrix& from, const BrMatrix& to, const int32_t* source, int first_block, uint8_t* data) {
+    const int64_t length = (int64_t)to.blocks * to.block_k, skipped = (int64_t)first_block * to.block_k;
+    const int words = tile_k(row_kind(to.kind)) / 16, word = words * weight_bits(to.kind) / 8;
+    std::memset(data, is_nibbles(to.kind) ? 0x88 : 0, (size_t)panel_bytes(to));
+    for (int column = 0; column < PANEL; column++) {
+        const int n = source[column], there = n % PANEL;
+        const uint8_t* panel = n < 0 ? nullptr : from.data + n / PANEL * panel_bytes(from);
+        for (int64_t k = 0; to.kind == BR_W4A8 && k < length; k += to.group)
+            times_at(to, data, k, column) = panel ? times_at(from, (uint8_t*)panel, skipped + k, there) : (uint16_t)1;
+        if (!panel) continue;
+        if (is_nibbles(to.kind)) {
+            for (int64_t k = 0; k < length; k++) put(to, data, place(to, column, k), take(from, panel, place(from, there, skipped + k)));
+            continue;
+        }
+        const uint8_t* run = panel + (skipped / words * PANEL + there) * word;
+        for (int64_t at = 0; at < length / words; at++) {
+            uint8_t* to_word = data + (at * PANEL + column) * word;
+            if (word == 4) std::memcpy(to_word, run + at * PANEL * 4, 4);
+            else std::memcpy(to_word, run + at * PANEL * 2, 2);
+        }
+    }
+}
+
+void cut_scales(const BrMatrix& from, const BrMatrix& to, const int32_t* source, int first_block, int panel) {
+    const int64_t length = to.kind == BR_W4 ? (int64_t)to.blocks * to.block_k : 1, skipped = (int64_t)first_block * to.block_k;
+    for (int64_t k = 0; to.kind >= BR_I8 && k < length; k += to.group)
+        for (int column = 0; column < PANEL; column++) {
+            const int n = source[column];
+            *scale_at(to, (float*)to.scale, panel * PANEL + column, k) = n < 0 ? 0.0f : *scale_at(from, (float*)from.scale, n, skipped + k);
+        }
+}
+
+// The sums of a panel's columns, each a run of int8 numbers: what `colsum` holds.
+void sum_columns(const BrMatrix& m, const uint8_t* panel, int32_t* sums) {
+    std::fill(sums, sums + PANEL, 0);
+    if (m.kind == BR_I8) {
+        for (const uint8_t* line = panel; line < panel + panel_bytes(m); line += 2 * LINE)
+            for (int i = 0; i < 2 * LINE; i++) sums[i / 4] += (int8_t)line[i];
+        return;
+    }
+    for (const uint8_t* group = panel; group < panel + panel_bytes(m); group += times_bytes(m.group)) {
+        int32_t part[PANEL] = {};
+        for (const uint8_t* line = group + LINE; line < group + times_bytes(m.group); line += LINE)
+            for (int i = 0; i < LINE; i++) part[i / 4] += (line[i] & 15) - 8, part[16 + i / 4] += (line[i] >> 4) - 8;
+        for (int column = 0; column < PANEL; column++) sums[column] += part[column] * ((const uint16_t*)group)[column];
+    }
+}
+}  // namespace
+
+int padded_columns(const BrMatrix& m) { return (int)(m.gated ? round_up(m.n / 2, 16) * 2 : round_up(m.n, PANEL)); }
+}  // namespace brigade
+
+using namespace brigade;
+
+extern "C" {
+void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats) {
+    *data_bytes = panel_bytes(*m) * (padded_columns(*m) / PANEL);
+    *scale_floats = m->kind < BR_I8 ? 0 : padded_columns(*m) * (m->kind == BR_W4 ? groups_of(*m) : 1);
+}
+
+void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum) {
+    const int64_t bytes = panel_bytes(*m);
+    const int length = m->k / m->blocks;
+    parallel(padded_columns(*m) / PANEL, 1, [&](int64_t first, int64_t last) {
+        for (int64_t panel = first; panel < last; panel++) {
+            uint8_t* to = data + panel * bytes;
+            std::memset(to, is_nibbles(m->kind) ? 0x88 : 0, (size_t)bytes);
+            for (int column = 0; column < PANEL; column++) {
+                const int n = (int)panel * PANEL + column, row = source_row(*m, n);
+                const float* from = weight + (int64_t)row * m->k;
+                if (m->kind == BR_W4A8) {
+                    scale[n] = pack_times(*m, row < 0 ? nullptr : from, to, column, colsum + n);
+                    continue;
+                }
+                const float steps = m->kind == BR_W4 ? 7.0f : 127.0f, lowest = m->kind == BR_W4 ? -8.0f : -127.0f;
+                const int run = m->kind == BR_W4 ? m->group : length;
+                if (m->kind == BR_I8 || m->kind == BR_W8) {
+                    scale[n] = greatest(from, row < 0 ? 0 : m->k) / steps;
+                }
+                int32_t total = 0;
+                for (int b = 0; b < m->blocks; b++)
+                    for (int k = 0; k < m->block_k; k++) {
+                        const int64_t at = (int64_t)b * m->block_k + k;
+                        if (m->kind == BR_W4 && k % run == 0) {
+                            *scale_at(*m, scale, n, at) = row < 0 || k >= length ? 0.0f : best_scale(from + b * length + k, std::min(run, length - k));
+                        }
+                        if (row < 0 || k >= length) continue;
+                        float v = from[b * length + k];
+                        if (m->kind >= BR_I8) {
+                            const float s = *scale_at(*m, scale, n, at);
+                            v = s > 0 ? std::max(lowest, std::min(steps, std::nearbyint(v / s))) : 0.0f;
+                            total += (int32_t)v;
+                        }
+                        put(*m, to, place(*m, column, at), v);
+                    }
+                if (colsum && m->kind == BR_I8) colsum[n] = total;
+            }
+        }
+    });
+}
+
+void br_unpack(const BrMatrix* m, float* weight) {
+    const int64_t bytes = panel_bytes(*m);
+    const int length = m->k / m->blocks;
+    for (int n = 0; n < padded_columns(*m); n++) {
+        const int row = source_row(*m, n);
+        if (row < 0) continue;
+        for (int b = 0; b < m->blocks; b++)
+            for (int k = 0; k < length; k++) {
+                const int64_t at = (int64_t)b * m->block_k + k;
+                const uint8_t* panel = m->data + n / PANEL * bytes;
+                float v = take(*m, panel, place(*m, n % PANEL, at));
+                if (m->kind == BR_W4A8) v *= (float)times_at(*m, (uint8_t*)panel, at, n % PANEL);
+                weight[(int64_t)row * m->k + b * length + k] = m->kind >= BR_I8 ? v * *scale_at(*m, (float*)m->scale, n, at) : v;
+            }
+    }
+}
+
+// A panel whose columns stand together in both is one run of bytes: whole blocks follow each other.
+void br_cut(const BrMatrix* from, BrMatrix* to, const int32_t* columns, int first_block) {
+    const int64_t bytes = panel_bytes(*to), skipped = bytes / to->blocks * first_block;
+    parallel(padded_columns(*to) / PANEL, 1, [&](int64_t first, int64_t last) {
+        for (int64_t panel = first; panel < last; panel++) {
+            const int32_t* source = columns + panel * PANEL;
+            uint8_t* data = (uint8_t*)to->data + panel * bytes;
+            if (is_whole_panel(source)) std::memcpy(data, from->data + source[0] / PANEL * panel_bytes(*from) + skipped, (size_t)bytes);
+            else cut_columns(*from, *to, source, first_block, data);
+            cut_scales(*from, *to, source, first_block, (int)panel);
+            if (to->colsum) sum_columns(*to, data, (int32_t*)to->colsum + panel * PANEL);
+        }
+    });
+}
+}
