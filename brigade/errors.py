@@ -33,6 +33,15 @@ class EngineStopped(RuntimeError):
         return heard
 
 
+class RankFailed(RuntimeError):
+    """A rank died, raised or hangs: the message names it. The other ranks were ended. `lost`: this is not the cause, but what
+    another rank met when it waited for the one that is gone."""
+
+    def __init__(self, message: str, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error of any kind says. One of ours speaks for itself; of another the kind is named too. Never raises, whatever the
     error's own text does."""

@@ -36,6 +36,7 @@ ROOMS = (
     Room("checkpoint", "folders, families, recipes", 3, (2, 3)),
     Room("artifact", "a model packed once", 4, (2, 3)),
     Room("model", "what the network is", 4, (3, 4)),
+    Room("parallel", "ranks and what they say", 4, (1, 2)),
     Room("backends", "how it is computed: C++ kernels of csrc/, reference, KV cache", 5, (1, 4)),
     Room("tokenizer", "text and token ids", 5, (0, 1)),
     Room("batch", "the object that travels to the model"),
