@@ -33,8 +33,13 @@ class EngineStopped(RuntimeError):
         return heard
 
 
-class ExchangeFailed(RuntimeError):
-    """A rank is gone, and the step under way is lost."""
+class RankFailed(RuntimeError):
+    """A rank died, raised or hangs: the message names it. The other ranks were ended. `lost`: this is not the cause, but what
+    another rank met when it waited for the one that is gone."""
+
+    def __init__(self, message: str, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 def in_one_line(error: BaseException) -> str:

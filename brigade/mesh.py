@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from brigade.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Run = tuple[int, int]  # first .. last - 1
 PANEL = 32  # outputs that the kernels keep together: a border of the vocabulary lies on a multiple of it where that is possible
@@ -32,6 +33,8 @@ class Cut:
 
     def of(self, whole: Tensor) -> Tensor:
         """A bias has no rows but its own: it is cut along its only axis."""
+        import torch  # here, so that a mesh costs no time to start
+
         axis = -1 if whole.dim() == 1 else self.axis
         parts = [whole.narrow(axis, first, last - first) for first, last in self.runs]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)).contiguous()

@@ -77,6 +77,42 @@ struct BrLayer {
     const BrExchange* exchange;  // of the ranks among whom `out` and `down` are cut along K; null: they are whole
 };
 
+// Shared memory between the ranks of one host (exchange.cpp).
+enum BrRankState : int32_t { BR_WAITING = 3 };  // of brigade/parallel/board.py
+
+// A number that only grows, and how many processes sleep until it does. On a cache line of its own.
+struct BrCounter {
+    uint32_t value, sleepers, pad[14];
+};
+
+// How a rank waits for others.
+struct BrWait {
+    const int32_t* stop;  // shared; not 0: nobody may wait any longer
+    int32_t* state;       // shared: what this rank does, as those see it who watch
+    int64_t spins;        // how often it looks before it sleeps; 0 where ranks have no cores of their own
+    double seconds;       // waited so far
+};
+
+// A rank's end of its group's slots: every rank has two, used in turn. All fields but those of the caller's choice begin with 0.
+struct BrSlots {
+    int32_t rank, size;
+    int64_t slot_bytes;  // a multiple of 64
+    BrCounter* arrived;  // shared: one more for each rank that has filled its slot
+    uint8_t* data;       // shared: [2, size, slot_bytes]
+    BrWait wait;
+    int64_t calls, bytes;
+    double seconds;  // in calls, waiting included
+    uint32_t turn, pad;
+};
+
+// One end of a stream of bytes. The capacity is a power of two.
+struct BrRing {
+    uint8_t* data;
+    int64_t capacity;
+    BrCounter *written, *read;
+    BrWait wait;
+};
+
 struct BrDraw {
     uint64_t bits;
     double top_p;
@@ -127,6 +163,13 @@ void br_weigh(const float* logits, int rows, int width, const float* greatest, c
 void br_draw(const float* logits, int rows, int width, const float* greatest, const BrDraw* draws, int64_t* tokens);
 // `onto`: added to what is in out.
 void br_embed(const uint16_t* table_bf16, const float* table_f32, int width, const int64_t* ids, int rows, int onto, float* out);
+// Makes an exchange of slots; not 0 where this system or this number of ranks (2, 4, 8) cannot.
+int br_slots_attach(BrSlots* slots, BrExchange* exchange);
+// Every rank gives `bytes`; who gives `all` [size, bytes] reads those of all ranks. Not 0 where a rank is gone.
+int br_slots_gather(const BrExchange* exchange, const void* mine, int64_t bytes, void* all);
+// The bytes that were moved: fewer than asked where a signal came in between, after which the caller goes on; -1 where a rank is gone.
+int64_t br_ring_send(BrRing* ring, const void* data, int64_t bytes);
+int64_t br_ring_receive(BrRing* ring, void* data, int64_t bytes);
 // What the path in force can do at most, over about `seconds`: multiply-adds a second of BR_F32, BR_BF16 or BR_I8, of all threads
 // together; and cycles a second of each.
 double br_peak(int kind, int threads, double seconds);

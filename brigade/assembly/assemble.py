@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from brigade.assembly import rank as other_rank
 from brigade.assembly.choices import Choices
 from brigade.assembly.line import Blueprint, Parts, draw, load
-from brigade.assembly.rank import serve_world
 from brigade.checkpoint.load import check_random_weights
 from brigade.engine.config import EngineConfig
 from brigade.engine.engine import Engine
 from brigade.engine.memory_plan import KV_SHARE, MemoryPlan, readable
 from brigade.engine.sampling import Sampler
-from brigade.errors import ConfigError
+from brigade.errors import ConfigError, UserError
 from brigade.mesh import Mesh
-from brigade.parallel.launch import Ranks, join_world, start_ranks
+from brigade.parallel.launch import Ranks, join_world, refuse_world, start_ranks
 from brigade.parallel.leader import Leader
 from brigade.parallel.messages import Load, Loaded, Room, decode_reply, encode
-from brigade.parallel.rendezvous import check_world, found_world
+from brigade.parallel.rendezvous import World, check_world, found_world
 from brigade.parallel.stage import Stage
 
 Progress = Callable[[int, int], None]
-MODULE = "brigade.assembly.rank"  # what the other ranks run
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,43 @@ class Assembled:
 def assemble(choices: Choices, sampler: Sampler | None = None, progress: Progress | None = None) -> Assembled:
     """Under torchrun or srun only rank 0 comes back: the others serve it until it is done, and end."""
     world = found_world(os.environ)
-    if world is not None and world.rank > 0:
-        serve_world(choices, world)
+    if world is None:
+        return _assemble(choices, None, sampler, progress)
+    if world.rank > 0:
+        other_rank.main()
         raise SystemExit(0)
+    try:
+        return _assemble(choices, world, sampler, progress)
+    except UserError as error:
+        refuse_world(world, error)  # the others wait for the leader
+        raise
+
+
+def _assemble(choices: Choices, world: World | None, sampler: Sampler | None, progress: Progress | None) -> Assembled:
     blueprint = draw(choices, 0, None if world is None else world.local_size)
+    mesh = blueprint.mesh
     if world is not None:
-        check_world(world, blueprint.mesh)
+        check_world(world, mesh)
     check_random_weights(blueprint.source, blueprint.random_weights)
     plan = blueprint.plan()
-    if blueprint.mesh.world == 1:
+    if mesh.world == 1:
         parts = load(blueprint, progress)
         return Assembled(parts, plan, parts.engine(plan, sampler))
-    how = {"exchange": choices.exchange, "rank_timeout": choices.rank_timeout, "row_bytes": blueprint.row_bytes}
+    how: dict[str, Any] = {
+        "exchange": choices.exchange, "device": blueprint.backend.device.type, "rank_timeout": choices.rank_timeout,
+        "max_rows_bytes": blueprint.row_bytes,
+    }  # fmt: skip
     if world is None:
-        ranks = start_ranks(blueprint.mesh, MODULE, choices.encode(), **how)
+        ranks = start_ranks(mesh, other_rank.__name__, choices.encode(), threads=choices.threads, **how)
     else:
-        ranks = join_world(world, blueprint.mesh, **how)
+        ranks = join_world(world, mesh, choices.encode(), **how)
     try:
         return _lead(blueprint, plan, ranks, sampler, progress)
     except Exception as error:
         cause = ranks.cause(error)
         ranks.close()
+        if cause is error:
+            raise
         raise cause from error
     except BaseException:
         ranks.close()

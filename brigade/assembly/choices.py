@@ -15,7 +15,7 @@ import torch
 from brigade.artifact.reader import DTYPES
 from brigade.backends.base import Backend
 from brigade.backends.cpu.quant import Quant, skip_list
-from brigade.backends.cpu.threads import read_cpus, usable
+from brigade.backends.cpu.threads import allowed_threads, read_cpus
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.load import ModelSource, own_dtype
 from brigade.engine.config import EngineConfig
@@ -114,7 +114,7 @@ def share_processors(backend: Backend, choices: Choices, neighbours: int, place:
     if neighbours == 1 or choices.threads is not None:
         return backend.use(choices.threads, choices.cpus)
     if choices.cpus is None:
-        return backend.use(max(len(usable()) // neighbours, 1), None)
+        return backend.use(max(allowed_threads() // neighbours, 1), None)
     cpus = read_cpus(choices.cpus)
     if len(cpus) < neighbours:
         raise ConfigError(

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 from brigade.assembly.choices import Choices
 from brigade.assembly.line import draw, load
 from brigade.backends.kv_cache import KVCache
-from brigade.parallel.collectives import Links
-from brigade.parallel.launch import enter, enter_world
+from brigade.parallel.launch import enter
+from brigade.parallel.links import Links
 from brigade.parallel.messages import DropCache, Load, Loaded, MakeCache, Measure, Room, Step, decode_order, encode
-from brigade.parallel.rendezvous import World, check_world
 from brigade.parallel.stage import Stage
 
 
 def main() -> None:
-    """Of a process that the leader started."""
-    with enter() as (order, rank, links):
-        serve(Choices.decode(order), rank, None, links)
+    """Of a process that the leader, torchrun or srun started. Returns when the leader is done."""
+    mesh, rank, order, links = enter()
+    serve(Choices.decode(order), rank, int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world)), links)
+    links.close()
 
 
-def serve_world(choices: Choices, world: World) -> None:
-    """Of a process that torchrun or srun started."""
-    blueprint = draw(choices, world.rank, world.local_size)
-    check_world(world, blueprint.mesh)
-    with enter_world(world, blueprint.mesh, choices.exchange, blueprint.row_bytes) as links:
-        serve(choices, world.rank, world.local_size, links)
-
-
-def serve(choices: Choices, rank: int, neighbours: int | None, links: Links) -> None:
+def serve(choices: Choices, rank: int, neighbours: int, links: Links) -> None:
     blueprint = draw(choices, rank, neighbours)
     plan = blueprint.plan()
     links.reply(encode(Room(blueprint.numerics_id, plan.available - plan.weights - plan.activations, blueprint.position_bytes)))
@@ -37,8 +31,7 @@ def serve(choices: Choices, rank: int, neighbours: int | None, links: Links) -> 
     links.reply(encode(Loaded(*blueprint.backend.weight_bytes(stage.model))))
     caches: dict[int, KVCache] = {}
     while True:
-        with stage.clock.waiting():
-            order = decode_order(links.receive_order())
+        order = decode_order(links.receive_order())
         if isinstance(order, Step):
             stage.run(order.batch(), caches[order.cache])
         elif isinstance(order, MakeCache):

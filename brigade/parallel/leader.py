@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any
 
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch
 from brigade.engine.runner import Answer
+from brigade.parallel.launch import Ranks
 from brigade.parallel.messages import DropCache, MakeCache, Measure, Order, Step, Times, decode_reply, encode
 from brigade.parallel.stage import Stage
 
 
 class Leader:
-    """`ranks`: the other processes, and the watch over them (`launch.Ranks`)."""
-
-    def __init__(self, stage: Stage, ranks: Any, depth: int) -> None:
+    def __init__(self, stage: Stage, ranks: Ranks, depth: int) -> None:
         self.stage, self.ranks, self.depth = stage, ranks, depth
         self._lock = threading.Lock()
         self._sent: deque[tuple[int, Batch]] = deque()

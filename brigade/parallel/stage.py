@@ -7,9 +7,7 @@ one, and only the logits, cut over the vocabulary, are gathered: to the first ra
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,38 +17,16 @@ from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch, Wanted
 from brigade.mesh import vocabulary_border
 from brigade.model.gpt_model import GPTModel
+from brigade.parallel.links import Links
 from brigade.parallel.messages import Times
 
 Best = Sequence[tuple[float, int]]
 
 
-class Clock:
-    """How long a rank has waited for others, of all the time since the clock was started."""
-
-    def __init__(self) -> None:
-        self._begun, self._waited = time.perf_counter(), 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._waited += time.perf_counter() - begun
-
-    def restart(self) -> tuple[float, float]:
-        """Seconds in all, and seconds waited."""
-        now = time.perf_counter()
-        passed = now - self._begun, self._waited
-        self._begun, self._waited = now, 0.0
-        return passed
-
-
 class Stage:
-    """`links` are the ends of this rank's channels (`collectives.Links`)."""
-
-    def __init__(self, model: GPTModel, links: Any) -> None:
-        self.model, self.links, self.clock = model, links, Clock()
+    def __init__(self, model: GPTModel, links: Links) -> None:
+        self.model, self.links = model, links
+        self._seconds, self._since = dict(links.seconds), time.perf_counter()
         vocabulary, tp = model.config.vocab_size, model.held.tp
         borders = [vocabulary_border(vocabulary, tp, rank) for rank in range(tp + 1)]
         self._widths = [last - first for first, last in zip(borders, borders[1:], strict=False)]
@@ -61,7 +37,7 @@ class Stage:
         model, held = self.model, self.model.held
         with torch.inference_mode():
             step = model.backend.begin_step(batch, cache, model.windows)
-            x_TH = model.embedding(step) if held.is_first else self._rows_before(batch.num_tokens)
+            x_TH = model.embedding(step) if held.is_first else self.links.receive_rows(batch.num_tokens, model.config.hidden_size)
             x_TH = model.through(x_TH, step, self.links.tick)
             if not held.is_last:
                 self.links.send_rows(x_TH)
@@ -70,14 +46,10 @@ class Stage:
 
     def times(self) -> Times:
         """Since the last call."""
-        elapsed, waited = self.clock.restart()
-        exchange = self.model.backend.exchange
-        exchanged, exchange.seconds = exchange.seconds, 0.0
-        return Times(elapsed, waited, exchanged)
-
-    def _rows_before(self, count: int) -> Tensor:
-        with self.clock.waiting():
-            return self.links.receive_rows(count, self.model.config.hidden_size)
+        now, seconds = time.perf_counter(), dict(self.links.seconds)
+        passed = {what: value - self._seconds[what] for what, value in seconds.items()}
+        elapsed, self._since, self._seconds = now - self._since, now, seconds
+        return Times(elapsed, passed["rows"] + passed["orders"], passed["exchange"])
 
     def _answer(self, logits_RV: Tensor, batch: Batch) -> tuple[Tensor, Best] | None:
         kinds = [span.wanted for span in batch.spans for _ in span.rows]

@@ -17,7 +17,7 @@ from brigade.mesh import Mesh
 from brigade.model.gpt_model import GPTModel, empty_model
 from brigade.parallel.degrees import make_mesh
 from brigade.parallel.stage import Stage, best_of
-from tests.parallel.threads import Table, ThreadExchange, run_ranks
+from tests.parallel.thread_ranks import Table, ThreadExchange, run_ranks
 
 BASE = ModelConfig(
     "tiny", vocab_size=151, num_layers=4, hidden_size=32, num_heads=8, num_kv_heads=8, head_dim=8, ffn_size=64, max_positions=128,

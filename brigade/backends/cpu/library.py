@@ -16,8 +16,8 @@ PATHS = ("amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable")
 
 
 def _struct(name: str, fields: str) -> type[c.Structure]:
-    """`i:a,b f:c p:d` is two int32, a float and a pointer."""
-    types = {"i": c.c_int32, "f": c.c_float, "p": c.c_void_p}
+    """`i:a,b f:c p:d` is two int32, a float and a pointer; `l` an int64, `d` a double."""
+    types = {"i": c.c_int32, "f": c.c_float, "p": c.c_void_p, "l": c.c_int64, "d": c.c_double}
     pairs = [
         (field, types[kind] if kind in types else _NAMED[kind])
         for kind, names in (part.split(":") for part in fields.split())
@@ -56,6 +56,10 @@ class BrExchange(c.Structure):
     _fields_ = (("rank", c.c_int32), ("size", c.c_int32), ("state", c.c_void_p), ("tree", BrTree), ("maximum", BrMaximum))
 
 
+BrWait = _struct("BrWait", "p:stop,state l:spins d:seconds")
+BrSlots = _struct("BrSlots", "i:rank,size l:slot_bytes p:arrived,data BrWait:wait l:calls,bytes d:seconds i:turn,pad")
+BrRing = _struct("BrRing", "p:data l:capacity p:written,read BrWait:wait")
+
 _I, _P, _L, _F = c.c_int, c.c_void_p, c.c_int64, c.c_float
 SIGNATURES = {
     "br_choose_path": ([c.c_char_p], _I),
@@ -81,6 +85,10 @@ SIGNATURES = {
     "br_weigh": ([_P, _I, _I, _P, _P, _P, _P], None),
     "br_draw": ([_P, _I, _I, _P, _P, _P], None),
     "br_embed": ([_P, _P, _I, _P, _I, _I, _P], None),
+    "br_slots_attach": ([_P, _P], _I),
+    "br_slots_gather": ([_P, _P, _L, _P], _I),
+    "br_ring_send": ([_P, _P, _L], _L),
+    "br_ring_receive": ([_P, _P, _L], _L),
     "br_read_bandwidth": ([_P, _L], c.c_double),
     "br_peak": ([_I, _I, c.c_double], c.c_double),
     "br_clock": ([_I, c.c_double], c.c_double),

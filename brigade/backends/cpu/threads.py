@@ -41,10 +41,15 @@ def quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
         return None
 
 
+def allowed_threads() -> int:
+    """What may be used, by all ranks of this machine together."""
+    most, limit = len(usable()), quota()
+    return most if limit is None else min(most, max(int(limit), 1))
+
+
 def default_threads() -> int:
     """What may be used, and no other rank of this machine uses."""
-    most, limit = len(usable()), quota()
-    most = most if limit is None else min(most, max(int(limit), 1))
+    most = allowed_threads()
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(most // (int(ranks) if ranks.isdecimal() and int(ranks) else 1), 1)
 

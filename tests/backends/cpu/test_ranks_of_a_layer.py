@@ -18,7 +18,7 @@ from brigade.backends.exchange import Exchange
 from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Span, Wanted
 from brigade.config import ModelConfig, MoEConfig, RopeConfig
-from brigade.errors import ExchangeFailed
+from brigade.errors import RankFailed
 from tests.backends.cpu.paths import FOUND
 from tests.backends.cpu.ranks import Meeting, ThreadExchange, Whole, empty_part, in_ranks, make_model, random_weights, run
 
@@ -192,7 +192,7 @@ def test_a_native_exchange_is_called_as_it_is_and_its_failure_named() -> None:
 
     exchange = Native(1, Meeting(2))
     model = make_model(BASE, random_weights(BASE), "int8", exchange)
-    with pytest.raises(ExchangeFailed, match="a rank is gone; the step is lost"), torch.inference_mode():
+    with pytest.raises(RankFailed, match="a rank is gone; the step is lost"), torch.inference_mode():
         run(model, [Batch((Span(range(7), 0, [1]),))])
     assert calls == [(1234, 7, 40, 1)] * 2 and not exchange.calls
 

@@ -1,0 +1,284 @@
+"""Who notices that a rank is gone, and what happens then.
+
+The leader has a `Watch`: a thread that sees the death of every process of its host, reads the board for errors and for layers that
+no rank finishes, and ends all ranks with one message. Every worker has a `Guard`: a thread that leaves, whatever the main thread
+is doing, when the leader is gone or has said stop. Between hosts both speak through the store, once a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from brigade.errors import RankFailed
+from brigade.parallel.board import Board, Facts, State, Stop
+from brigade.parallel.setup import Setup
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+LOOK = 0.1  # seconds between two looks
+TELL = 1.0  # between two words to other hosts
+SILENCE = 8.0  # after which a rank of another host counts as gone
+SETTLE, SETTLE_LOST = 0.3, 4.0  # how long a rank with a reason of its own is looked for, once something is known
+LEAVE = 3.0  # how long a worker may take to leave by itself
+
+
+class Watch:
+    """The leader's. `children`: the processes that it started itself, by their ranks."""
+
+    def __init__(self, setup: Setup, board: Board, store: Store | None, children: Mapping[int, subprocess.Popen]) -> None:
+        self.setup, self.board, self.store, self.children = setup, board, store, children
+        self.failure: RankFailed | None = None
+        self._over = threading.Event()  # everybody is gone
+        self._closing = threading.Event()
+        self._ending = threading.Lock()
+        self._here = [rank for rank in setup.here(0) if rank != 0]
+        self._elsewhere = [rank for rank in range(1, setup.mesh.world) if rank not in setup.here(0)] if store else []
+        self._pidfds: dict[int, int] = {}
+        self._gone: dict[int, str] = {}
+        self._heard: dict[int, tuple[float, int, Facts]] = {}  # of ranks elsewhere: when, which beat, and what
+        self._told, self._beat = 0.0, 0
+        self._since: float | None = None  # when the step under way began
+        self._layers: list[int] = []  # finished by every rank, and when one of them was the last time
+        self._moved = 0.0
+        self._thread = threading.Thread(target=self._run, name="brigade-watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def step_under_way(self, under_way: bool) -> None:
+        self._since = time.monotonic() if under_way else None
+
+    def verdict(self, cause: BaseException | None = None) -> RankFailed:
+        """For whoever waited in vain: what happened, once everybody is gone."""
+        end = time.monotonic() + SILENCE + SETTLE_LOST + LEAVE
+        while not self._over.wait(LOOK) and not self._closing.is_set():
+            if time.monotonic() > end:
+                self._end(0, f"lost another rank, and none of them shows why ({cause})")
+        if self.failure is None:
+            return RankFailed("the ranks were closed while one waited for another")
+        heard = RankFailed(str(self.failure))
+        for note in getattr(self.failure, "__notes__", ()):
+            heard.add_note(note)
+        return heard
+
+    def close(self) -> None:
+        """Everybody leaves: by themselves, or they are killed. Does nothing where they have been ended already."""
+        with self._ending:
+            self._closing.set()
+            if self.failure is None:
+                self.board.stop(Stop.CLOSING)
+                self._tell_stop(Stop.CLOSING)
+                self._reap(LEAVE + 1)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=2)
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._pidfds.clear()
+
+    def _run(self) -> None:
+        while not self._closing.is_set() and self.failure is None:
+            self._look(LOOK)
+            found = self._evidence() or self._hang()
+            if found is not None and not self._closing.is_set():
+                return self._end(*self._settled(found))
+
+    def _look(self, seconds: float) -> None:
+        """See who has died here, and hear how the others are."""
+        for rank in self._here:
+            process = self.children[rank].pid if rank in self.children else self.board.facts(rank).process
+            if rank not in self._pidfds and process:
+                try:
+                    self._pidfds[rank] = os.pidfd_open(process)
+                except ProcessLookupError:
+                    self._gone.setdefault(rank, "ended")
+        poller = select.poll()
+        for rank, pidfd in self._pidfds.items():
+            if rank not in self._gone:
+                poller.register(pidfd, select.POLLIN)
+        by_fd = {pidfd: rank for rank, pidfd in self._pidfds.items()}
+        for pidfd, _ in poller.poll(seconds * 1000):
+            self._gone[by_fd[pidfd]] = self._death(by_fd[pidfd])
+        if self.store is not None and time.monotonic() > self._told + TELL:
+            self._hear()
+
+    def _death(self, rank: int) -> str:
+        child = self.children.get(rank)
+        code = None if child is None else child.wait()
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                return f"died by signal {-code} ({signal.Signals(-code).name})"
+            return f"died by signal {-code}"
+        return "ended before its time" + ("" if code is None else f" with exit code {code}")
+
+    def _hear(self) -> None:
+        """The store's word: how ranks of other hosts are. The leader's own beat tells them that it lives."""
+        self._told, self._beat = time.monotonic(), self._beat + 1
+        try:
+            self.store.set("alive", str(self._beat))
+            for rank in self._elsewhere:
+                if not self.store.check([f"facts/{rank}"]):
+                    continue
+                beat, given = json.loads(self.store.get(f"facts/{rank}"))
+                if rank not in self._heard or self._heard[rank][1] != beat:
+                    self._heard[rank] = time.monotonic(), beat, Facts(**given)
+        except Exception as error:
+            self._gone.setdefault(0, f"lost the store at which the hosts meet ({type(error).__name__}: {error})")
+        for rank, (when, _, _) in self._heard.items():
+            if time.monotonic() > when + SILENCE:
+                self._gone.setdefault(rank, f"has not been heard of for {SILENCE:.0f} s")
+
+    def _facts(self, rank: int) -> Facts:
+        if rank in self._elsewhere:
+            return self._heard[rank][2] if rank in self._heard else Facts(0, State.STARTING, 0)
+        return self.board.facts(rank)
+
+    def _evidence(self) -> tuple[bool, int, str] | None:
+        """Whether it is a reason of its own, the rank, and what happened to it: the best that is known."""
+        errors = {rank: facts for rank in range(1, self.setup.mesh.world) if (facts := self._facts(rank)).error}
+        own = sorted((facts.when, rank) for rank, facts in errors.items() if not facts.lost)
+        if own:
+            return True, own[0][1], f"raised {errors[own[0][1]].error}"
+        for rank, death in self._gone.items():
+            if rank not in errors:
+                return True, rank, death
+        for rank, facts in errors.items():
+            return False, rank, f"raised {facts.error}"
+        return None
+
+    def _settled(self, found: tuple[bool, int, str]) -> tuple[int, str]:
+        """The first rank that failed for a reason of its own wins over those that only lost it."""
+        start = time.monotonic()
+        while time.monotonic() < start + (SETTLE if found[0] else SETTLE_LOST) and not self._closing.is_set():
+            self._look(0)
+            found = self._evidence() or found
+            time.sleep(LOOK / 2)
+        return found[1:]
+
+    def _hang(self) -> tuple[bool, int, str] | None:
+        since, limit = self._since, self.setup.rank_timeout
+        if since is None:
+            return None
+        facts = [self._facts(rank) for rank in range(self.setup.mesh.world)]
+        layers = [each.layers for each in facts]
+        if layers != self._layers:
+            self._layers, self._moved = layers, time.monotonic()
+        if time.monotonic() < max(since, self._moved) + limit:
+            return None
+        what = (
+            f"a step is under way, and for {limit:g} s no rank has finished a layer; if steps may take longer, raise --rank-timeout"
+        )
+        busy = [rank for rank, each in enumerate(facts) if each.state != State.WAITING]
+        if busy:
+            return True, busy[-1], f"hangs: {what}"
+        return True, 0, f"waits, as all other ranks do: {what}"
+
+    def _end(self, rank: int, what: str) -> None:
+        with self._ending:
+            if self._closing.is_set() or self.failure is not None:
+                return
+            first, _, rest = what.partition("\n")
+            self.failure = RankFailed(f"{self.setup.mesh.name(rank)} {first}; all ranks were ended")
+            if rest:
+                self.failure.add_note(rest)
+            self.board.stop(Stop.FAILED)
+            self._tell_stop(Stop.FAILED)
+            for child in self.children.values():
+                child.kill()
+            self._reap(2 * LOOK if self.children else LEAVE)
+        self._over.set()
+
+    def _tell_stop(self, why: Stop) -> None:
+        if self.store is not None:
+            with contextlib.suppress(Exception):
+                self.store.set("stop", why.name)
+
+    def _reap(self, seconds: float) -> None:
+        """Wait for those of this host, then kill who is left."""
+        end = time.monotonic() + seconds
+        for rank in self._here:
+            self._wait(rank, end - time.monotonic())
+        for rank, pidfd in self._pidfds.items():
+            if rank not in self.children and rank not in self._gone:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for child in self.children.values():
+            child.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=5)
+
+    def _wait(self, rank: int, seconds: float) -> None:
+        if rank in self.children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.children[rank].wait(timeout=max(seconds, 0.001))
+        elif rank in self._pidfds and rank not in self._gone:
+            poller = select.poll()
+            poller.register(self._pidfds[rank], select.POLLIN)
+            if poller.poll(max(seconds, 0) * 1000):
+                self._gone[rank] = "ended"
+
+
+class Guard:
+    """A worker's. Where the leader is on this host, its process is watched."""
+
+    def __init__(self, setup: Setup, rank: int, board: Board, store: Store | None) -> None:
+        self.setup, self.rank, self.board, self.store = setup, rank, board, store
+        self._leader = os.pidfd_open(setup.leader) if 0 in setup.here(rank) else None
+        self._told, self._beat = 0.0, 0
+        self._alive, self._when = b"", time.monotonic()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="brigade-guard", daemon=True).start()
+
+    def lost(self, cause: BaseException | None) -> BaseException:
+        """What the main thread raises where it waited in vain: in good order when the leader closes."""
+        if self.board.stopped is Stop.CLOSING:
+            return SystemExit(0)
+        return RankFailed("another rank is gone" + (f" ({str(cause).splitlines()[0]})" if cause and str(cause) else ""), lost=True)
+
+    def _run(self) -> None:
+        poller = select.poll()
+        if self._leader is not None:
+            poller.register(self._leader, select.POLLIN)
+        while True:
+            if poller.poll(LOOK * 1000) and self._leader is not None:
+                os._exit(1)
+            if self.store is not None and time.monotonic() > self._told + TELL:
+                self._tell()
+            if self.board.stopped is Stop.FAILED:
+                os._exit(1)
+            if self.board.stopped is Stop.CLOSING:
+                self._leave()
+
+    def _leave(self) -> None:
+        """The main thread leaves by itself as soon as it waits in shared memory; in the process group it would wait for ever."""
+        end, idle = time.monotonic() + LEAVE, 0
+        while time.monotonic() < end and idle < 4:
+            idle = idle + 1 if self.board.facts(self.rank).state == State.WAITING else 0
+            time.sleep(LOOK)
+        os._exit(0)
+
+    def _tell(self) -> None:
+        """How this rank is, for a leader on another host, and how that one is."""
+        self._told, self._beat = time.monotonic(), self._beat + 1
+        try:
+            self.store.set(f"facts/{self.rank}", json.dumps([self._beat, asdict(self.board.facts(self.rank))]))
+            if self.store.check(["stop"]):
+                self.board.stop(Stop[self.store.get("stop").decode()])
+            alive = self.store.get("alive") if self.store.check(["alive"]) else b""
+        except Exception:  # the store went with its host
+            os._exit(1)
+        if alive != self._alive or not alive:
+            self._alive, self._when = alive, time.monotonic()
+        if time.monotonic() > self._when + SILENCE:
+            os._exit(1)
