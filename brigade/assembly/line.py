@@ -28,6 +28,7 @@ from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
 from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
+from brigade.engine.runner import LocalRunner
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import CheckpointError, ConfigError, RequestError
 from brigade.model.gpt_model import GPTModel, empty_model
@@ -121,7 +122,7 @@ class Parts:
             drawn.backend.cache_dim(network.head_dim), drawn.dtype, drawn.backend.device,
         )  # fmt: skip
         eos_ids = () if self.tokenizer is None else self.tokenizer.eos_ids
-        controller = TextGenerationController(self.model, sampler, self.tokenizer, eos_ids, cache)
+        controller = TextGenerationController(LocalRunner(self.model, cache), sampler, self.tokenizer, eos_ids)
         made = ENGINES[kind or drawn.engine_kind](controller, config, plan.num_blocks, plan.max_model_len, network.vocab_size)
         made.default_params = drawn.params()
         return made

@@ -11,7 +11,7 @@ import pytest
 from brigade.engine.engine import Engine
 from brigade.engine.request import Request
 from brigade.engine.sampling import SamplingParams
-from brigade.engine.scheduler import LOOK_AHEAD
+from brigade.engine.dynamic_scheduler import LOOK_AHEAD
 from tests.engine.fakes import counting_engine
 
 RUNNING, MANY = 8, 10_000
