@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Read:
-    """Who takes a token from an answer: `readers` from these of its rows, `best` from a pair. The prompt rows of `failed` are bad."""
+    """Who takes a token from an answer: `readers` from these of its rows, `best` from a pair. `failed` could not keep its prompt's
+    rows."""
 
     readers: list[Request] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -88,7 +89,7 @@ class TextGenerationController:
                 continue
             if span.wanted is Wanted.BEST:
                 value, token = next(pairs)
-                if request is not None:
+                if request is not None and request.max_tokens > 0:
                     read.best.append((request, _best(value, token, request.position)))
                 continue
             first, row = row, row + (len(span.token_ids) if span.wanted is Wanted.ALL else 1)

@@ -3,8 +3,8 @@
 An engine belongs to one thread, which alone may change it: whoever made it and steps it, or an `EngineThread` from the first
 request that came through it. `prepare` changes nothing, so any thread may call it.
 
-As many steps may be under way as the runner has stages; with one it is the same code. `step` sends one step, and receives the oldest
-where no further one has room or nothing can be sent. So it may return nothing, and it waits wherever there is nothing else to do.
+As many steps may be under way as the runner has stages; with one stage it is the same code. `step` sends one, and receives the
+oldest where there is room for no other, or where nothing can be sent. So it may return nothing; a loop around it never spins.
 """
 
 from __future__ import annotations
@@ -210,8 +210,8 @@ class Engine:
         return deltas
 
     def close(self) -> None:
-        """Nothing is computed any more: steps under way are dropped, and the runner gives its cache back. Requests stay as they are.
-        Closing again does nothing."""
+        """Nothing is computed any more: steps under way are dropped, and the runner gives its cache back. Requests stay as they
+        are. Closing again does nothing."""
         self._check_owner()
         if not self._closing.acquire(blocking=False):
             return

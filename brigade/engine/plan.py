@@ -33,9 +33,7 @@ class Sent:
 
     def owners(self) -> list[Request | None]:
         """The owner of each span; None where it is in another life by now, and the span's answer counts for nothing."""
-        return [
-            request if request.life == life else None for request, life in zip(self.requests, self.lives, strict=True)
-        ]
+        return [request if request.life == life else None for request, life in zip(self.requests, self.lives, strict=True)]
 
 
 def _span(request: Request, count: int) -> Span:

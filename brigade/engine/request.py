@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 clock = time.perf_counter
 
 
+def most_positions(prompt: int, max_tokens: int) -> int:
+    """Of the cache: those of the prompt, and of all tokens behind it but the last, which is never computed."""
+    return prompt + max(max_tokens - 1, 0)
+
+
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sample of one submitted prompt. `ids` is the prompt and every token so far. The cache holds the first `settled` of them in
-    `blocks`; behind those, up to `computed`, they are computed by steps under way."""
+    """One sample of one submitted prompt. `ids` is the prompt and every token so far. The cache holds the first `settled` of them,
+    in `blocks`; those behind, up to `computed`, are computed by steps under way."""
 
     request_id: str
     index: int
@@ -92,8 +97,8 @@ class Request:
 
     @property
     def most_tokens(self) -> int:
-        """Cache positions this request can ever need: the last sampled token is never computed."""
-        return max(len(self.prompt_token_ids) + self.max_tokens - 1, 1)
+        """Cache positions this request can ever need."""
+        return most_positions(len(self.prompt_token_ids), self.max_tokens)
 
     def key(self, place: int, block_size: int) -> tuple[int, ...]:
         """The ids of a full block, cut out once: ids are only ever appended, so what is full stays as it is."""

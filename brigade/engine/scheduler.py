@@ -1,4 +1,4 @@
-"""Who computes what in the next step: the queues and the blocks that both schedulers share, and the static one. No tensor comes here.
+"""Who computes what in the next step: the queues and blocks that both schedulers share, and the static one. No tensor comes here.
 
 With several steps under way, the requests that decode are shared out among as many groups, so that every stage of the pipeline has
 work. By the exactness contract neither the grouping nor an order of steps shows in what a request says.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from brigade.engine.request import most_positions
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import RequestError
 
@@ -44,7 +45,7 @@ class Limits:
                 f"{wanted} exceed the limit of {self.positions} positions; shorten the prompt, lower max_tokens, "
                 "or raise max_model_len if the model allows it"
             )
-        blocks = -(-max(len(ids) + max_tokens - 1, 1) // self.block_size)
+        blocks = -(-most_positions(len(ids), max_tokens) // self.block_size)
         if blocks > self.num_blocks:
             raise RequestError(
                 f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "

@@ -80,8 +80,8 @@ def tiny_model(setup: Setup = REFERENCE) -> GPTModel:
 
 
 class PipelinedRunner:
-    """A pipeline of `depth` stages, as the engine sees it: a step is computed only when it is received, and nothing that was sent may
-    change until then."""
+    """A pipeline of `depth` stages, as the engine sees it: a step is computed only when it is received, and nothing that was sent
+    may change until then."""
 
     def __init__(self, model, cache=None, depth: int = 2, finds_best: bool = False) -> None:
         self.model, self.cache, self.depth, self.finds_best = model, cache, depth, finds_best

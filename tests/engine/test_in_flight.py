@@ -1,5 +1,5 @@
-"""Several steps under way: whatever happens to a request, it says what it says alone on one rank; and each mark, block and answer is
-where it belongs after every step."""
+"""Several steps under way: whatever happens to a request, it says what it says alone on one rank; and each mark, block and answer
+is where it belongs after every step."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def busy(count: int = 10) -> list[Ask]:
 @pytest.mark.parametrize("depth", [2, 4])
 def test_the_property_sees_stale_answers_preemption_and_known_blocks(depth: int) -> None:
     """Guards it: a tight cache brings all of them about, with several steps under way, and best pairs among rows."""
-    engine = speaking_engine(depth=depth, num_blocks=7, prefill_chunk=8, finds_best=True)
+    engine = speaking_engine(depth=depth, num_blocks=7, prefill_chunk=8, finds_best=True, sampler=Sampler(Rule()))
     played = play(engine, busy())
     check(busy(), played)
     assert played.seen["stale"] > 2 and played.preemptions > 2 and played.cached > 0 and played.seen["best"] > 10
@@ -278,8 +278,8 @@ def running(engine: Engine, name: str) -> Request:
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_an_answer_for_an_earlier_life_is_ignored_whole(cache: bool) -> None:
-    """A prompt is under way when an urgent request takes its slot; that one is given up, and the prompt is sent again. Then comes the
-    first answer: it would fit the request as it is now, but its blocks were somebody else's in between."""
+    """A prompt is under way when an urgent request takes its slot; that one is given up, and the prompt is sent again. Then comes
+    the first answer: it would fit the request as it is now, but its blocks were somebody else's in between."""
     engine = speaking_engine(depth=3, max_batch_size=1, prefix_cache=cache)
     ask = Ask((*range(14, 24),), SamplingParams(max_tokens=3, prompt_logprobs=1, **GREEDY))
     expected = alone(ask)
@@ -369,7 +369,9 @@ def test_nobody_waits_longer_than_a_round_though_the_shares_are_uneven(depth: in
 @pytest.mark.parametrize("poison", [(SpeakingModel.POISON,), (1, SpeakingModel.POISON)])
 def test_a_best_pair_that_is_no_number_ends_its_request_as_a_row_does(poison: tuple[int, ...]) -> None:
     """NaN behind one id and infinity behind two, among requests that want rows."""
-    workload = [Ask(prompt, SamplingParams(max_tokens=3, seed=1, **kind)) for prompt in ((20,), poison) for kind in KINDS_OF_SAMPLING[1:3]]
+    workload = [
+        Ask(prompt, SamplingParams(max_tokens=3, seed=1, **kind)) for prompt in ((20,), poison) for kind in KINDS_OF_SAMPLING[1:3]
+    ]
     played = play(speaking_engine(depth=2, finds_best=True), workload)
     rows, best = played.outputs[3].samples[0], played.outputs[2].samples[0]
     assert best.finish_reason == "error" and f"the logits for position {len(poison)} are not finite" in best.error
@@ -390,13 +392,12 @@ def test_whoever_reads_its_row_does_not_ask_for_the_best_alone() -> None:
     workload = [Ask((i,), replace(plain, **more)) for i, more in enumerate([{}, *others], 30)]
 
     def wanted(**given) -> set[int]:
-        engine, asked = speaking_engine(depth=2, max_batch_size=8, **given), set()
-        send = engine.controller.send
-        engine.controller.send = lambda batch: (asked.update(s.token_ids[0] for s in batch.spans if s.wanted is Wanted.BEST), send(batch))
+        engine = speaking_engine(depth=2, max_batch_size=8, **given)
         for ask in workload:
             submit(engine, ask, str(ask.prompt[0]))
         engine.step()
-        return asked
+        (sent,) = engine.under_way
+        return {span.token_ids[0] for span in sent.batch.spans if span.wanted is Wanted.BEST}
 
     assert wanted(finds_best=True) == wanted(finds_best=True, sampler=Sampler(Rule())) == {30}
     assert wanted(finds_best=False) == wanted(finds_best=True, sampler=Own()) == set()

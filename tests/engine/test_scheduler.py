@@ -6,10 +6,10 @@ import pytest
 
 from brigade.batch import Wanted
 from brigade.engine.config import EngineConfig
+from brigade.engine.dynamic_scheduler import BYPASS_LIMIT, LOOK_AHEAD
 from brigade.engine.engine import DynamicEngine, StaticEngine
 from brigade.engine.request import Request
 from brigade.engine.sampling import SamplingParams
-from brigade.engine.dynamic_scheduler import BYPASS_LIMIT, LOOK_AHEAD
 from brigade.errors import ConfigError, RequestError
 from tests.engine.fakes import counting_engine, run_to_end
 
@@ -281,6 +281,18 @@ def test_static_groups_run_to_their_common_end() -> None:
         engine.submit([1], SamplingParams(max_tokens=tokens, **GREEDY), name)
     order = [(delta.request_id, engine.steps) for _ in range(12) for delta in engine.step() if delta.finish_reason]
     assert order == [("a", 2), ("b", 9), ("c", 10)], "c waits for b although a left early"
+
+
+@pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
+def test_a_prompt_without_a_token_behind_it_has_a_block_for_its_last_position(kind) -> None:
+    """Its logits are asked for, so all of it is computed: nine positions are two blocks of eight."""
+    params = SamplingParams(max_tokens=1)
+    engine = counting_engine(kind, num_blocks=2)
+    engine.submit(range(1, 10), params, "fits", collect_logits=True)
+    run_to_end(engine)
+    assert engine.take_logits("fits").argmax(1).tolist() == list(range(2, 11))
+    with pytest.raises(RequestError, match="need 2 KV blocks of 8 positions; the cache has 1"):
+        counting_engine(kind, num_blocks=1).submit(range(1, 10), params, collect_logits=True)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from brigade.batch import Batch, Wanted
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine
-from brigade.engine.runner import LocalRunner
 from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.runner import LocalRunner
 from brigade.engine.sampling import SamplingParams
 from brigade.tokenizer import Tokenizer
 from tests.engine.fakes import run_to_end
