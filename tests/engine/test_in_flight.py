@@ -379,6 +379,22 @@ def test_a_best_pair_that_is_no_number_ends_its_request_as_a_row_does(poison: tu
     check(workload, played)
 
 
+@pytest.mark.parametrize("more", [{}, {"logprobs": 1}], ids=["best", "row"])
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_what_was_for_somebody_gone_is_not_taken_by_the_next(more: dict, gone: int) -> None:
+    """Three are in one step, one of them is given up meanwhile: pairs and rows go to their owners all the same."""
+    workload = [Ask((20 + i,), SamplingParams(max_tokens=2, seed=0, **GREEDY, **more)) for i in range(3)]
+    engine = speaking_engine(depth=2, finds_best=True)
+    for number, ask in enumerate(workload):
+        submit(engine, ask, str(number))
+    assert engine.step() == []
+    engine.abort(str(gone))
+    run_to_end(engine)
+    for number, ask in enumerate(workload):
+        found = engine.take_output(str(number)).samples[0]
+        assert said(found) == said(alone(ask).samples[0]) if number != gone else found.token_ids == []
+
+
 class Own(Sampler):
     pass
 
