@@ -15,6 +15,7 @@ from brigade.bench.report import percentile
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine
+from brigade.engine.runner import LocalRunner
 from brigade.engine.sampling.params import SamplingParams
 from brigade.text_table import columns
 from brigade.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ def measure(
 ) -> Overhead:
     """Steps in which all requests decode; prompts are in before the clock starts."""
     model = FakeModel(vocab_size, requests)
-    controller = TextGenerationController(model, None, tokenizer)
+    controller = TextGenerationController(LocalRunner(model), None, tokenizer)
     config = EngineConfig(max_batch_size=requests, max_step_tokens=max(requests * PROMPT, 64), prefill_chunk=PROMPT)
     engine = DynamicEngine(controller, config, requests * LIMIT // config.block_size, LIMIT, vocab_size)
     generator = random.Random(0)

@@ -1,17 +1,19 @@
 """The text-generation controller: one step of text, from a batch to the deltas it adds.
 
-forward -> last-token logits -> sampler -> ids -> stop check -> text delta. Both engines share it; it knows requests and
-tensors, but no queue and no block.
+send -> ... -> receive -> last-token logits -> sampler -> ids -> stop check -> text delta. Both engines share it; it knows requests
+and tensors, but no queue and no block. Between sending a step and receiving it, others may be sent.
 
 A failure that belongs to one request ends that request alone, with the finish reason "error": logits that are not finite, a
 sampling rule, processor or parameter that raises, text that cannot be made. Rows do not depend on each other, so the others go
-on with the same bits. What the model itself raises belongs to nobody, and is the engine's failure.
+on with the same bits. What the runner raises belongs to nobody, and is the engine's failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,59 +28,83 @@ from brigade.engine.sampling.sampler import LogitsError, Sampled, Sampler
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from brigade.backends.kv_cache import KVCache
+    from brigade.engine.runner import Answer, Runner
+    from brigade.engine.sampling.params import SamplingParams
     from brigade.tokenizer import Tokenizer
 
 
+@dataclass(slots=True)
+class _Read:
+    """Who takes a token from an answer: `readers` from these of its rows, `best` from a pair. `failed` could not keep its prompt's
+    rows."""
+
+    readers: list[Request] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    best: list[tuple[Request, Sampled | Exception]] = field(default_factory=list)
+    failed: list[Request] = field(default_factory=list)
+
+
 class TextGenerationController:
-    """`model(batch, cache)` returns logits [wanted rows, vocabulary]; `sampler` turns rows into ids."""
+    """`runner` computes the steps; `sampler` turns rows of logits into ids."""
 
     def __init__(
         self,
-        model: Callable[[Batch, Any], Tensor],
+        runner: Runner,
         sampler: Sampler | None = None,
         tokenizer: Tokenizer | None = None,
         eos_ids: Sequence[int] = (),
-        cache: KVCache | None = None,
     ) -> None:
-        self.model, self.sampler, self.tokenizer = model, sampler or Sampler(), tokenizer
-        self.eos_ids, self.cache = tuple(eos_ids), cache
+        self.runner, self.sampler, self.tokenizer = runner, sampler or Sampler(), tokenizer
+        self.eos_ids = tuple(eos_ids)
 
-    def run(self, batch: Batch, requests: Sequence[Request]) -> list[Delta]:
-        """Compute one step. `requests` are the owners of the batch's spans, in the same order."""
+    def takes_best(self, params: SamplingParams) -> bool:
+        """Whether a token is nothing but the lowest id of the greatest logit, so that whoever computes can find it. A sampler of
+        somebody's own is shown every row."""
+        return self.runner.finds_best and type(self.sampler) is Sampler and params.is_plain
+
+    def send(self, batch: Batch) -> None:
+        self.runner.send(batch)
+
+    def finish(self, batch: Batch, owners: Sequence[Request | None]) -> list[Delta]:
+        """Receive the oldest step, which is this batch, and return what it adds. `owners` of the batch's spans, in the same order;
+        None where a span's answer is not for anybody any more."""
+        answer = self.runner.receive()
         with torch.inference_mode():
-            logits = self.model(batch, self.cache)
-            readers, rows, failed = self._read_rows(batch, requests, logits)
-            if not readers:
-                return [_failure(request) for request in failed]
-            if len(rows) != logits.shape[0]:
-                logits = logits[rows]
-            sampled = self._sample(logits, readers)
+            read = self._read(batch, owners, answer)
+            logits, sampled = answer.logits_RV, []
+            if read.readers:
+                if len(read.rows) != logits.shape[0]:
+                    logits = logits[read.rows]
+                sampled = self._sample(logits, read.readers)
         now = clock()
-        deltas = [self._append(request, token, now) for request, token in zip(readers, sampled, strict=True)]
-        return deltas + [_failure(request) for request in failed]
+        deltas = [self._append(request, token, now) for request, token in zip(read.readers, sampled, strict=True)]
+        deltas += [self._append(request, token, now) for request, token in read.best]
+        return deltas + [_failure(request) for request in read.failed]
 
-    def _read_rows(
-        self, batch: Batch, requests: Sequence[Request], logits: Tensor
-    ) -> tuple[list[Request], list[int], list[Request]]:
-        """Keep prompt rows for those who want them; return who samples now, from which row, and whose prompt rows failed."""
-        readers, rows, failed, row = [], [], [], 0
-        for span, request in zip(batch.spans, requests, strict=True):
+    def _read(self, batch: Batch, owners: Sequence[Request | None], answer: Answer) -> _Read:
+        """Keep prompt rows for those who want them, and find who samples now, and from what."""
+        read, row, pairs = _Read(), 0, iter(answer.best)
+        for span, request in zip(batch.spans, owners, strict=True):
             if span.wanted is Wanted.NONE:
+                continue
+            if span.wanted is Wanted.BEST:
+                value, token = next(pairs)
+                if request is not None and request.max_tokens > 0:
+                    read.best.append((request, _best(value, token, request.position)))
+                continue
+            first, row = row, row + (len(span.token_ids) if span.wanted is Wanted.ALL else 1)
+            if request is None:
                 continue
             if span.wanted is Wanted.ALL:
                 try:
-                    self._keep_prompt_rows(request, span.start, logits[row : row + len(span.token_ids)])
+                    self._keep_prompt_rows(request, span.start, answer.logits_RV[first:row])
                 except Exception as error:
                     request.fail(error)
-                    failed.append(request)
-                row += len(span.token_ids)
-            else:
-                row += 1
+                    read.failed.append(request)
             if span.end == len(request.ids) and request.max_tokens > 0 and not request.is_finished:
-                readers.append(request)
-                rows.append(row - 1)
-        return readers, rows, failed
+                read.readers.append(request)
+                read.rows.append(row - 1)
+        return read
 
     @staticmethod
     def _keep_prompt_rows(request: Request, start: int, logits_LV: Tensor) -> None:
@@ -179,6 +205,10 @@ class TextGenerationController:
             request.finish_reason, request.stop_reason = "stop", matched
             return text
         return text + request.stop_strings.finish()
+
+
+def _best(value: float, token: int, position: int) -> Sampled | Exception:
+    return Sampled(token, None) if math.isfinite(value) else LogitsError([0], [position])
 
 
 def _failure(request: Request) -> Delta:

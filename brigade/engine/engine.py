@@ -2,6 +2,9 @@
 
 An engine belongs to one thread, which alone may change it: whoever made it and steps it, or an `EngineThread` from the first
 request that came through it. `prepare` changes nothing, so any thread may call it.
+
+As many steps may be under way as the runner has stages; with one stage it is the same code. `step` sends one, and receives the
+oldest where there is room for no other, or where nothing can be sent. So it may return nothing; a loop around it never spins.
 """
 
 from __future__ import annotations
@@ -10,35 +13,24 @@ import itertools
 import os
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brigade.engine.block_pool import BlockPool
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController, last_words
+from brigade.engine.dynamic_scheduler import DynamicScheduler
 from brigade.engine.outputs import Delta, FinishReason, RequestOutput
+from brigade.engine.plan import Sent
 from brigade.engine.prompt import Prompt, encode_prompt
 from brigade.engine.request import Request, clock
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.sampling.rng import derive_seed
-from brigade.engine.scheduler import DynamicScheduler, Scheduler, StaticScheduler
-from brigade.errors import RequestError
+from brigade.engine.scheduler import Scheduler, StaticScheduler
+from brigade.engine.submission import Limits, Submission
+from brigade.errors import EngineStopped, RequestError, in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A request that was checked and can be served: what `prepare` returns and `add` takes."""
-
-    prompt: str | None
-    ids: list[int]
-    params: SamplingParams
-    max_tokens: int
-    seed: int
-    arrival: float
-    collect_logits: bool
 
 
 class Engine:
@@ -57,7 +49,9 @@ class Engine:
     ) -> None:
         self.controller, self.config, self.limit, self.vocab_size = controller, config, limit, vocab_size
         self.pool = BlockPool(num_blocks, config.block_size, config.prefix_cache and self.prefix_cache_allowed)
-        self.scheduler = self.scheduler_type(config, self.pool)
+        self.depth = controller.runner.depth
+        self.scheduler = self.scheduler_type(config, self.pool, self.depth)
+        self.under_way: deque[Sent] = deque()  # the oldest first
         self.default_params = SamplingParams()  # of a request that brings none
         self.owner: int | None = None  # the only thread that may change anything; None: whoever made it sees to that
         self.steps = 0
@@ -65,12 +59,15 @@ class Engine:
         self._prompts: dict[str, str | None] = {}
         self._numbers = itertools.count()
         self._unsent: deque[Delta] = deque()
+        self._limits = Limits(limit, vocab_size, num_blocks, config.block_size, controller.tokenizer is not None)
+        self._ended: str | None = None  # why no step can be computed any more
+        self._closing = threading.Lock()  # taken once, by the first who closes
 
     clock = staticmethod(clock)
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work or bool(self._unsent)
+        return self.scheduler.has_work or bool(self.under_way) or bool(self._unsent)
 
     @property
     def num_running(self) -> int:
@@ -108,7 +105,7 @@ class Engine:
         ids = encoded.token_ids
         room = self.limit - len(ids)
         max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
-        self._check(ids, max_tokens, params)
+        self._limits.check(ids, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
         arrival = clock() if arrival is None else arrival
         return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits)
@@ -124,6 +121,7 @@ class Engine:
     def add(self, submission: Submission, request_id: str | None = None) -> str:
         """Queue what was prepared, one request for each sample."""
         self._check_owner()
+        self._check_open()
         params, number = submission.params, next(self._numbers)
         request_id = f"request-{number}" if request_id is None else request_id
         if request_id in self._groups:
@@ -132,6 +130,7 @@ class Engine:
             Request(
                 request_id, index, (params.priority, number), params, derive_seed(submission.seed, index), submission.ids,
                 self.controller.eos_ids, submission.arrival, submission.max_tokens, collect_logits=submission.collect_logits,
+                takes_best=self.controller.takes_best(params),
             )
             for index in range(params.n)
         ]  # fmt: skip
@@ -150,30 +149,9 @@ class Engine:
         if self.owner is not None and self.owner != threading.get_ident():
             raise RuntimeError("a thread of its own steps this engine; use LLM or AsyncLLM, or make another one by LLM.make_engine")
 
-    def _check(self, ids: list[int], max_tokens: int, params: SamplingParams) -> None:
-        if not ids:
-            raise RequestError("the prompt has 0 tokens; give at least 1")
-        bad = next((i for i in ids if i < 0 or (self.vocab_size is not None and i >= self.vocab_size)), None)
-        if bad is not None:
-            raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}; use 0 to {self.vocab_size - 1}")
-        if len(ids) + max(max_tokens, 0) > self.limit or (max_tokens <= 0 and params.max_tokens is None):
-            wanted = f"{len(ids)} prompt tokens and max_tokens {params.max_tokens}"
-            raise RequestError(
-                f"{wanted} exceed the limit of {self.limit} positions; shorten the prompt, lower max_tokens, "
-                "or raise max_model_len if the model allows it"
-            )
-        blocks = self.pool.blocks_for(max(len(ids) + max_tokens - 1, 1))
-        if blocks > self.pool.num_blocks:
-            raise RequestError(
-                f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "
-                f"{self.pool.block_size} positions; the cache has {self.pool.num_blocks}: raise kv_memory or kv_blocks"
-            )
-        if self.vocab_size is not None:
-            params.check_vocabulary(self.vocab_size)
-        if params.stop and self.controller.tokenizer is None:
-            raise RequestError("stop strings match on text, but this model has no tokenizer; use stop_token_ids")
-        if params.echo and self.controller.tokenizer is None:
-            raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise EngineStopped(self._ended)
 
     def _open_text(self, request: Request, prompt: str | None) -> None:
         """Text goes on where the prompt ends; `prompt` is its text as given, None where ids were given."""
@@ -195,24 +173,52 @@ class Engine:
             self._unsent.append(Delta(request.request_id, request.index, text, (), None, None))
 
     def step(self) -> list[Delta]:
-        """Compute one step of whatever is scheduled and return what it added."""
+        """Compute one step of whatever is scheduled and return what came in: with several steps under way, of an earlier one."""
         self._check_owner()
+        self._check_open()
         deltas = list(self._unsent)
         self._unsent.clear()
-        plan = self.scheduler.schedule()
-        if not plan.tokens:
-            assert not self.scheduler.has_work, "work is queued, and nothing could be scheduled"
-            return deltas
-        requests = list(plan.tokens)
-        deltas += self.controller.run(plan.batch(), requests)
-        self.scheduler.advance(plan)
+        try:
+            plan = self.scheduler.schedule()
+            if plan.tokens:
+                sent = self.scheduler.send(plan)
+                self.controller.send(sent.batch)
+                self.under_way.append(sent)
+                if len(self.under_way) < self.depth:
+                    return deltas
+            elif not self.under_way:
+                assert not self.scheduler.has_work, "work is queued, and nothing could be scheduled"
+                return deltas
+            return deltas + self._receive(self.under_way.popleft())
+        except BaseException as error:  # the marks have moved, so no step can follow
+            self._ended = f"the engine failed ({in_one_line(error)}) and computes nothing any more; make another one"
+            self.under_way.clear()
+            raise
+
+    def _receive(self, sent: Sent) -> list[Delta]:
+        owners = sent.owners()
+        deltas = self.controller.finish(sent.batch, owners)
+        self.scheduler.advance(sent.batch, owners)
         self.steps += 1
-        for request in requests:
+        for request in owners:
+            if request is None:
+                continue
             if request.is_finished:
                 self.scheduler.remove(request)
-            elif request.max_tokens == 0 and request.pending == 0:
+            elif request.max_tokens == 0 and request.settled == len(request.ids):
                 deltas.append(self._end(request, "length"))
         return deltas
+
+    def close(self) -> None:
+        """Nothing is computed any more: steps under way are dropped, and the runner gives its cache back. Requests stay as they
+        are. Closing again does nothing."""
+        self._check_owner()
+        if not self._closing.acquire(blocking=False):
+            return
+        if self._ended is None:
+            self._ended = "the engine was closed; make another one"
+        self.under_way.clear()
+        self.controller.runner.close()
 
     def _end(self, request: Request, reason: FinishReason, text: str = "") -> Delta:
         """End a request outside of sampling: nothing to sample, or aborted."""

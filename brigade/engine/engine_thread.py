@@ -9,6 +9,7 @@ asked for. Four rules keep callers apart:
 - After `close`, or after a failure that belongs to no single request, every open reader is given an `EngineStopped`, also of an
   order that was still in the queue; whoever comes later is refused with it. Nothing waits for ever.
 - An `EngineThread` that nobody holds any more closes itself. The thread holds the engine, never the `EngineThread`.
+  The thread's last act is to close the engine, once everybody was told; steps under way are dropped.
 - `abort` and `close` take no lock, since the garbage collector may call them in the middle of anything.
 """
 
@@ -24,8 +25,9 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from brigade.engine.engine import Engine, Submission
+from brigade.engine.engine import Engine
 from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.submission import Submission
 from brigade.errors import EngineStopped, in_one_line
 
 if TYPE_CHECKING:
@@ -152,7 +154,9 @@ class _Work:
             return
         self._stop(EngineStopped("the engine was closed; make another LLM"))
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None:
+            self._engine.close()
+        elif thread is not threading.current_thread():
             thread.join(PATIENCE)
 
     def _check_open(self) -> None:
@@ -194,6 +198,8 @@ class _Work:
             reason = EngineStopped(f"the engine failed and stopped ({in_one_line(error)}); make another LLM")
             reason.__cause__ = error
             self._stop(reason)
+        finally:
+            self._engine.close()
 
     def _take_orders(self) -> None:
         """Carry out what was ordered; wait for an order where there is nothing else to do."""

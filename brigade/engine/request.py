@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 clock = time.perf_counter
 
 
+def most_positions(prompt: int, max_tokens: int) -> int:
+    """Of the cache: those of the prompt, and of all tokens behind it but the last, which is never computed."""
+    return prompt + max(max_tokens - 1, 0)
+
+
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sample of one submitted prompt. `ids` is the prompt and every token so far; the cache holds the first
-    `computed` of them in `blocks`."""
+    """One sample of one submitted prompt. `ids` is the prompt and every token so far. The cache holds the first `settled` of them,
+    in `blocks`; those behind, up to `computed`, are computed by steps under way."""
 
     request_id: str
     index: int
@@ -38,11 +43,14 @@ class Request:
     detokenizer: Detokenizer | None = None
     stop_strings: StopStrings | None = None
     collect_logits: bool = False
+    takes_best: bool = False  # the greatest logit and its id decide: steps need not return the whole row
 
     rank: tuple[int, int, int] = field(init=False)  # `order`, and the index among samples of one prompt: a total order
     ids: list[int] = field(default_factory=list)
     output_token_ids: list[int] = field(default_factory=list)
     computed: int = 0
+    settled: int = 0
+    life: int = 0  # a new one begins where its blocks are taken: what was sent before is not for it any more
     blocks: list[int] = field(default_factory=list)
     published: int = 0  # leading blocks whose content is known to the pool
     tip: int = ROOT  # the pool's node of the last of them
@@ -71,7 +79,7 @@ class Request:
 
     @property
     def pending(self) -> int:
-        """Tokens whose keys and values are still to be computed; 1 while decoding."""
+        """Tokens whose keys and values no step was sent for; 1 while decoding, and 0 while its next token is under way."""
         return len(self.ids) - self.computed
 
     @property
@@ -89,8 +97,8 @@ class Request:
 
     @property
     def most_tokens(self) -> int:
-        """Cache positions this request can ever need: the last sampled token is never computed."""
-        return max(len(self.prompt_token_ids) + self.max_tokens - 1, 1)
+        """Cache positions this request can ever need."""
+        return most_positions(len(self.prompt_token_ids), self.max_tokens)
 
     def key(self, place: int, block_size: int) -> tuple[int, ...]:
         """The ids of a full block, cut out once: ids are only ever appended, so what is full stays as it is."""
@@ -101,8 +109,9 @@ class Request:
         return self.keys[place]
 
     def forget_cache(self) -> None:
+        self.life += 1
         self.blocks = []
-        self.computed = self.published = 0
+        self.computed = self.settled = self.published = 0
         self.tip = ROOT
 
     def fail(self, error: Exception) -> None:

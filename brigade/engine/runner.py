@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`logits_RV`: float32 rows of the spans that want `LAST` or `ALL`, in the order of the batch. `best`: for each span that wants
-    `BEST`, in order, its greatest logit (a NaN if there is one) and the lowest id that has it."""
+    """`logits_RV`: float32 rows of the spans that want `LAST` or `ALL`, in the order of the batch; whoever receives them may keep
+    them. `best`: for each span that wants `BEST`, in order, its greatest logit (a NaN if there is one) and the lowest id that has
+    it."""
 
     logits_RV: Tensor
     best: Sequence[tuple[float, int]] = ()
 
 
 class Runner(Protocol):
+    """What `send` or `receive` raises belongs to no request: it ends the engine, and then only `close` is called."""
+
     depth: int  # steps that may be under way at once
     finds_best: bool  # whether spans may want `BEST`
 
@@ -38,10 +41,11 @@ class Runner(Protocol):
         """Begin a step."""
 
     def receive(self) -> Answer:
-        """The answer to the oldest step under way."""
+        """Wait for the answer to the oldest step under way."""
 
     def close(self) -> None:
-        """Give back the cache. Nothing is sent afterwards."""
+        """Give back the cache. It is called once; nothing is sent afterwards, and steps under way are not received. A garbage
+        collector may be the caller, so it waits for no lock that the other methods hold."""
 
 
 class LocalRunner:

@@ -50,6 +50,11 @@ class Ranks:
         """Why there are no ranks any more."""
         return self._watch.failure
 
+    @property
+    def is_open(self) -> bool:
+        """Neither closed nor failed."""
+        return self._end.alive and self.failure is None
+
     def cause(self, error: Exception) -> Exception:
         """What to say of an error in the leader's own work: where it met the loss of another rank, what happened to that one."""
         return self._watch.verdict(error) if isinstance(error, RankFailed) and error.lost else error

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch
@@ -24,47 +26,66 @@ class Leader:
         self._sent: deque[tuple[int, Batch]] = deque()
         self._answers: dict[int, deque[Answer]] = {}
         self._caches: dict[int, KVCache] = {}
+        self._dropped: deque[int] = deque()
         self._next = 0
 
     def make_runner(self, cache: KVCache) -> RankRunner:
         """For one engine: every rank takes the memory of its part of the cache."""
-        with self._lock:
+        with self._turn():
             number, self._next = self._next, self._next + 1
             self._caches[number], self._answers[number] = cache, deque()
             self._order(MakeCache(number, cache.num_blocks, cache.block_size))
         return RankRunner(self, number)
 
     def send(self, number: int, batch: Batch) -> None:
-        with self._lock:
+        with self._turn():
             self._order(Step.of(number, batch))
             self._sent.append((number, batch))
             self.ranks.step_under_way(True)
 
     def receive(self, number: int) -> Answer:
-        with self._lock:
+        with self._turn():
             while not self._answers[number]:
                 self._compute_oldest()
             return self._answers[number].popleft()
 
     def drop(self, number: int) -> None:
-        """Give back a cache. Steps under way with it are computed first: the other ranks are about to, and wait for this one."""
-        with self._lock:
-            if number not in self._caches:
-                return
-            while self.ranks.failure is None and any(owner == number for owner, _ in self._sent):
-                self._compute_oldest()
-            if self.ranks.failure is None:
-                self._order(DropCache(number))
-            del self._caches[number], self._answers[number]
+        """Give back a cache, now or when the leader has finished what it is at: this waits for no lock, since the garbage collector
+        may call it in the middle of anything."""
+        self._dropped.append(number)
+        self._clear_dropped()
 
     def times(self) -> list[Times]:
         """How each rank spent its time since the last call, in the order of ranks. No step may be under way."""
-        with self._lock:
+        with self._turn():
             assert not self._sent
             self._order(Measure())
             own = self.stage.times()
             others = [decode_reply(data) for data in self.ranks.links.replies()]
             return [own, *others]
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            yield
+        self._clear_dropped()
+
+    def _clear_dropped(self) -> None:
+        """Whoever finds the lock taken leaves the work to its holder, who comes here last."""
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                while self._dropped:
+                    self._drop(self._dropped.popleft())
+            finally:
+                self._lock.release()
+
+    def _drop(self, number: int) -> None:
+        """Steps under way with this cache are computed first: the other ranks are about to, and wait for this one."""
+        if self.ranks.is_open:
+            while any(owner == number for owner, _ in self._sent):
+                self._compute_oldest()
+            self._order(DropCache(number))
+        del self._caches[number], self._answers[number]
 
     def _compute_oldest(self) -> None:
         owner, batch = self._sent[0]

@@ -66,7 +66,7 @@ def alone(ask: Ask) -> list[int]:
 def check_step(engine: Engine, before: int) -> None:
     """What every step keeps to, given the number of batches before it."""
     engine.check()
-    config, batches = engine.config, engine.controller.model.batches[before:]
+    config, batches = engine.config, engine.controller.runner.model.batches[before:]
     assert len(engine.scheduler.running) <= config.max_batch_size
     for batch in batches:
         assert 0 < batch.num_tokens <= config.max_step_tokens and len(batch.spans) <= config.max_batch_size
@@ -76,16 +76,16 @@ def check_step(engine: Engine, before: int) -> None:
 def failures(engine: Engine) -> set[str]:
     """Names put into this set end in an error inside the next step that computes them: after the plan, before the advance."""
     names: set[str] = set()
-    run = engine.controller.run
+    finish = engine.controller.finish
 
-    def run_and_fail(batch, requests):
-        deltas = run(batch, requests)
+    def finish_and_fail(batch, requests):
+        deltas = finish(batch, requests)
         for request in requests:
             if request.request_id in names and not request.is_finished:
                 request.finish_reason = "error"
         return deltas
 
-    engine.controller.run = run_and_fail
+    engine.controller.finish = finish_and_fail
     return names
 
 
@@ -99,9 +99,9 @@ def play(engine: Engine, workload: list[Ask]) -> dict[int, list[tuple[list[int],
                 started.add(number)
             if ask.end_after is not None and step == ask.at_step + ask.end_after and not engine.is_finished(name):
                 failing.add(name) if ask.fails else engine.abort(name)
-        before, ready = len(engine.controller.model.batches), engine.scheduler.has_work
+        before, ready = len(engine.controller.runner.model.batches), engine.scheduler.has_work
         engine.step()
-        assert not ready or len(engine.controller.model.batches) == before + 1, "work waits, and nothing was computed"
+        assert not ready or len(engine.controller.runner.model.batches) == before + 1, "work waits, and nothing was computed"
         check_step(engine, before)
         step += 1
         assert step < 3000, "the engine hangs"
@@ -134,6 +134,6 @@ def test_the_model_sees_a_block_in_the_wrong_hands(kind) -> None:
     engine = remembering_engine(kind)
     engine.submit(ask.prompt, ask.params, "0")
     engine.step()
-    engine.controller.model.cache[engine.scheduler.running[0].blocks[0]][3] += 1
+    engine.controller.runner.model.cache[engine.scheduler.running[0].blocks[0]][3] += 1
     run_to_end(engine)
     assert engine.take_output("0").token_ids != alone(ask)

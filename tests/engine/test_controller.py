@@ -6,24 +6,7 @@ import pytest
 
 from brigade.engine.engine import DynamicEngine, StaticEngine
 from brigade.engine.sampling import SamplingParams
-from tests.engine.fakes import counting_engine, make_engine, run_to_end
-
-
-class Letters:
-    """A tokenizer of one character an id."""
-
-    eos_ids = ()
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(c) - 32 for c in text]
-
-    def decode(self, ids) -> str:
-        return "".join(chr(i + 32) for i in ids)
-
-    def detokenizer(self, after=()):
-        from brigade.tokenizer.detokenizer import ByteDetokenizer
-
-        return ByteDetokenizer([chr(i + 32).encode() for i in range(97)])
+from tests.engine.fakes import Letters, counting_engine, make_engine, run_to_end
 
 
 def ask(prompt="A", kind=DynamicEngine, eos_ids=(), **params):

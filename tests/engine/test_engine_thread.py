@@ -48,8 +48,8 @@ class Blocked:
 
 
 def block(engine, failure: Exception | None = None) -> Blocked:
-    engine.controller.model = Blocked(engine.controller.model, failure)
-    return engine.controller.model
+    engine.controller.runner.model = Blocked(engine.controller.runner.model, failure)
+    return engine.controller.runner.model
 
 
 def ask(thread: EngineThread, *prompts: list[int], params=GREEDY, deltas=False, **settings) -> tuple[list[str], SimpleQueue]:
@@ -107,7 +107,7 @@ def test_many_threads_share_one_engine_and_each_gets_its_own(thread: EngineThrea
     for caller in callers:
         caller.join(BOUND)
     assert not wrong and len(set(names)) == len(names) == 8 * 40
-    assert max(len(batch.spans) for batch in thread.engine.controller.model.batches) > 2  # they did join one batch
+    assert max(len(batch.spans) for batch in thread.engine.controller.runner.model.batches) > 2  # they did join one batch
     thread.engine.check()
 
 
@@ -271,3 +271,76 @@ def test_torch_is_let_alone_between_requests(thread: EngineThread) -> None:
     weight = torch.ones(1, requires_grad=True)
     (weight * 2).backward()
     assert weight.grad is not None
+
+
+# Several steps under way.
+
+
+@pytest.fixture
+def pipelined():
+    engine = counting_engine(depth=3)
+    made = EngineThread(engine)
+    yield made
+    made.close()
+
+
+def test_a_pipeline_serves_many_and_neither_spins_nor_sleeps(pipelined: EngineThread) -> None:
+    runner, steps, real = pipelined.engine.controller.runner, [], pipelined.engine.step
+
+    def step():
+        before = runner.sent + runner.received
+        deltas = real()
+        steps.append((runner.sent + runner.received - before, len(deltas)))
+        return deltas
+
+    pipelined.engine.step = step
+    inboxes = [ask(pipelined, [first], deltas=True)[1] for first in range(0, 90, 10)]
+    for first, inbox in zip(range(0, 90, 10), inboxes, strict=True):
+        said = [inbox.get(timeout=BOUND) for _ in range(7)]
+        assert said[-1].token_ids == [first + 1 + i for i in range(6)]
+    assert pipelined.wait_idle(BOUND)
+    assert runner.sent == runner.received > 0 and any(added == 0 for _, added in steps)
+    assert all(done > 0 for done, _ in steps), "a turn of the thread that neither sent nor received a step"
+
+
+def test_idle_means_that_nothing_is_under_way(pipelined: EngineThread) -> None:
+    model = block(pipelined.engine)
+    ids, inbox = ask(pipelined, [1] * 40, params=SamplingParams(temperature=0.0, max_tokens=400))
+    assert model.begun.wait(BOUND)
+    pipelined.abort(ids)
+    assert not pipelined.wait_idle(0.2)
+    model.go_on.set()
+    assert pipelined.wait_idle(BOUND) and inbox.empty()
+    runner = pipelined.engine.controller.runner
+    assert runner.sent == runner.received > 1 and not pipelined.engine.under_way
+    pipelined.engine.check()
+
+
+def test_a_lost_rank_reaches_every_caller_in_its_own_words(pipelined: EngineThread) -> None:
+    runner = pipelined.engine.controller.runner
+    lost = RuntimeError("rank 3 (stage 0, tensor rank 1) is gone: signal 9")
+    model = block(pipelined.engine, lost)
+    inboxes = [ask(pipelined, [first], deltas=True)[1] for first in (1, 2, 3)]
+    assert model.begun.wait(BOUND)
+    model.go_on.set()
+    for inbox in inboxes:
+        stopped = inbox.get(timeout=BOUND)
+        assert isinstance(stopped, EngineStopped) and str(lost) in str(stopped) and stopped.__cause__ is lost
+    with pytest.raises(EngineStopped, match="rank 3"):
+        ask(pipelined, [3])
+    pipelined.close()
+    assert runner.closed == 1 and not pipelined.engine.under_way
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_the_runner_is_closed_once_with_the_thread(pipelined: EngineThread, used: bool) -> None:
+    if used:
+        model = block(pipelined.engine)
+        _, inbox = ask(pipelined, [1])
+        assert model.begun.wait(BOUND)
+        threading.Timer(0.2, model.go_on.set).start()
+    pipelined.close()
+    pipelined.close()
+    runner = pipelined.engine.controller.runner
+    assert runner.closed == 1 and runner.sent == used and not pipelined.engine.under_way
+    assert not used or isinstance(inbox.get_nowait(), EngineStopped)

@@ -83,7 +83,7 @@ def check(found: list, alone: list, words: str) -> None:
 def test_logits_that_are_not_finite(kind, value: float) -> None:
     alone = play(counting_engine(kind), None)
     engine = counting_engine(kind)
-    engine.controller.model = Poisoned(value)
+    engine.controller.runner.model = Poisoned(value)
     found = play(engine, None)
     check(found, alone, "not finite")
     assert found[1].token_ids == []
@@ -97,7 +97,7 @@ def test_prompt_rows_that_are_not_finite(kind) -> None:
     """Only whoever wants the log-probabilities of its prompt reads those rows; in a chunk before the last, too."""
     prompt = [BAD, *range(20, 45)]
     engine = counting_engine(kind)
-    engine.controller.model = Poisoned(math.nan)
+    engine.controller.runner.model = Poisoned(math.nan)
     wanting = engine.submit(prompt, params(1, prompt_logprobs=1))
     other = engine.submit(prompt, params(1))
     run_to_end(engine)

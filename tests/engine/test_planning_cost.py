@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from brigade.engine.dynamic_scheduler import LOOK_AHEAD
 from brigade.engine.engine import Engine
 from brigade.engine.request import Request
 from brigade.engine.sampling import SamplingParams
-from brigade.engine.scheduler import LOOK_AHEAD
 from tests.engine.fakes import counting_engine
 
 RUNNING, MANY = 8, 10_000

@@ -6,10 +6,10 @@ import pytest
 
 from brigade.batch import Wanted
 from brigade.engine.config import EngineConfig
+from brigade.engine.dynamic_scheduler import BYPASS_LIMIT, LOOK_AHEAD
 from brigade.engine.engine import DynamicEngine, StaticEngine
 from brigade.engine.request import Request
 from brigade.engine.sampling import SamplingParams
-from brigade.engine.scheduler import BYPASS_LIMIT, LOOK_AHEAD
 from brigade.errors import ConfigError, RequestError
 from tests.engine.fakes import counting_engine, run_to_end
 
@@ -59,7 +59,7 @@ def test_a_long_prompt_has_the_whole_budget_while_nobody_could_join() -> None:
     engine.submit([1] * 5, SamplingParams(max_tokens=1, **GREEDY), "short")
     engine.step()
     engine.step()
-    assert [batch.num_tokens for batch in engine.controller.model.batches][1] == 16, "the only slot is taken"
+    assert [batch.num_tokens for batch in engine.controller.runner.model.batches][1] == 16, "the only slot is taken"
 
 
 @pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
@@ -78,7 +78,7 @@ def test_chunks_and_decodes_share_a_step() -> None:
     engine.step()
     engine.submit([1] * 30, SamplingParams(max_tokens=2, **GREEDY), "prompt")
     engine.step()
-    batch = engine.controller.model.batches[-1]
+    batch = engine.controller.runner.model.batches[-1]
     assert [len(span.token_ids) for span in batch.spans] == [1, 8]
     assert [span.wanted for span in batch.spans] == [Wanted.LAST, Wanted.NONE]
 
@@ -89,9 +89,9 @@ def test_a_step_stays_within_its_budget(kind) -> None:
     for i in range(10):
         engine.submit([1] * (5 + 9 * i), SamplingParams(max_tokens=5, **GREEDY))
     run_to_end(engine)
-    assert max(batch.num_tokens for batch in engine.controller.model.batches) <= 20
-    assert max(len(batch.spans) for batch in engine.controller.model.batches) <= 4
-    assert max(len(span.token_ids) for batch in engine.controller.model.batches for span in batch.spans) <= 16
+    assert max(batch.num_tokens for batch in engine.controller.runner.model.batches) <= 20
+    assert max(len(batch.spans) for batch in engine.controller.runner.model.batches) <= 4
+    assert max(len(span.token_ids) for batch in engine.controller.runner.model.batches for span in batch.spans) <= 16
 
 
 def submit(engine, name: str, prompt: list[int], priority: int = 0, max_tokens: int = 2) -> None:
@@ -233,18 +233,19 @@ def planned(engine):
     for number in range(2):
         submit(engine, f"{number}", [number] * 8, max_tokens=4)
     engine.step()
-    return engine.scheduler.schedule(), *engine.scheduler.running
+    return engine.scheduler.send(engine.scheduler.schedule()), *engine.scheduler.running
 
 
 @pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
-def test_who_is_removed_between_plan_and_advance_is_left_alone(kind) -> None:
+def test_who_is_removed_while_its_step_is_under_way_is_left_alone(kind) -> None:
     engine = counting_engine(kind)
-    plan, gone, stays = planned(engine)
+    sent, gone, stays = planned(engine)
     engine.scheduler.remove(gone)
     engine.scheduler.remove(gone)
-    engine.scheduler.advance(plan)
-    assert (gone.computed, gone.steps, gone.blocks) == (0, 1, [])
-    assert (stays.computed, stays.steps) == (9, 2)
+    assert sent.owners() == [None, stays]
+    engine.scheduler.advance(sent.batch, sent.owners())
+    assert (gone.computed, gone.settled, gone.steps, gone.blocks) == (0, 0, 1, [])
+    assert (stays.computed, stays.settled, stays.steps) == (9, 9, 2)
     engine.check()
     engine.scheduler.remove(gone)
     engine.scheduler.remove(stays)
@@ -254,10 +255,10 @@ def test_who_is_removed_between_plan_and_advance_is_left_alone(kind) -> None:
 def test_what_a_failed_step_computed_does_not_become_known() -> None:
     engine = counting_engine()
     submit(engine, "fails", [5] * 8)
-    plan = engine.scheduler.schedule()
+    sent = engine.scheduler.send(engine.scheduler.schedule())
     (failed,) = engine.scheduler.running
     failed.finish_reason = "error"
-    engine.scheduler.advance(plan)
+    engine.scheduler.advance(sent.batch, sent.owners())
     engine.scheduler.remove(failed)
     assert engine.pool.num_cached == 0 and engine.pool.num_free == engine.pool.num_blocks
 
@@ -269,7 +270,7 @@ def test_static_prompts_come_in_chunks_before_the_group_decodes() -> None:
     spans = []
     while engine.has_work:
         engine.step()
-        spans.append([len(span.token_ids) for span in engine.controller.model.batches[-1].spans])
+        spans.append([len(span.token_ids) for span in engine.controller.runner.model.batches[-1].spans])
     assert spans == [[16, 4], [8, 5, 1], [1, 1, 1], [1, 1, 1]]
     assert all(engine.take_output(name).token_ids == [2, 3, 4] for name in "abc")
 
@@ -280,6 +281,18 @@ def test_static_groups_run_to_their_common_end() -> None:
         engine.submit([1], SamplingParams(max_tokens=tokens, **GREEDY), name)
     order = [(delta.request_id, engine.steps) for _ in range(12) for delta in engine.step() if delta.finish_reason]
     assert order == [("a", 2), ("b", 9), ("c", 10)], "c waits for b although a left early"
+
+
+@pytest.mark.parametrize("kind", [DynamicEngine, StaticEngine])
+def test_a_prompt_without_a_token_behind_it_has_a_block_for_its_last_position(kind) -> None:
+    """Its logits are asked for, so all of it is computed: nine positions are two blocks of eight."""
+    params = SamplingParams(max_tokens=1)
+    engine = counting_engine(kind, num_blocks=2)
+    engine.submit(range(1, 10), params, "fits", collect_logits=True)
+    run_to_end(engine)
+    assert engine.take_logits("fits").argmax(1).tolist() == list(range(2, 11))
+    with pytest.raises(RequestError, match="need 2 KV blocks of 8 positions; the cache has 1"):
+        counting_engine(kind, num_blocks=1).submit(range(1, 10), params, collect_logits=True)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine
 from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.runner import LocalRunner
 from brigade.engine.sampling import SamplingParams
 from brigade.tokenizer import Tokenizer
 from tests.engine.fakes import run_to_end
@@ -32,7 +33,7 @@ class Script:
 
 def say(tokenizer: Tokenizer, prompt, ids: list[int], **params) -> tuple[RequestOutput, list[Delta]]:
     length = len(tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
-    controller = TextGenerationController(Script(length, ids, tokenizer.vocab_size), None, tokenizer)
+    controller = TextGenerationController(LocalRunner(Script(length, ids, tokenizer.vocab_size)), None, tokenizer)
     engine = DynamicEngine(controller, EngineConfig(block_size=8), 64, 512, tokenizer.vocab_size)
     name = engine.submit(prompt, SamplingParams(**{"temperature": 0.0, "max_tokens": len(ids)} | params))
     deltas = run_to_end(engine)
@@ -126,7 +127,7 @@ def test_echo_gives_every_sample_its_prompt() -> None:
 def test_an_abort_gives_the_text_that_was_held_back() -> None:
     """The ids of a possible stop string are in the output, and so is its text."""
     ids = [LETTERS.encode(char)[0] for char in "abcd"]
-    controller = TextGenerationController(Script(1, ids, LETTERS.vocab_size), None, LETTERS)
+    controller = TextGenerationController(LocalRunner(Script(1, ids, LETTERS.vocab_size)), None, LETTERS)
     engine = DynamicEngine(controller, EngineConfig(block_size=8), 64, 512, LETTERS.vocab_size)
     name = engine.submit([ids[0]], SamplingParams(temperature=0.0, max_tokens=9, stop="bcx"))
     deltas = [delta for _ in range(3) for delta in engine.step()]

@@ -48,6 +48,7 @@ class SamplingParams:
     # Asked of every row at every step, so worked out once.
     is_penalised: bool = field(init=False, repr=False, compare=False)
     edits_logits: bool = field(init=False, repr=False, compare=False)  # whether anything changes the logits before temperature
+    is_plain: bool = field(init=False, repr=False, compare=False)  # greedy, and the greatest logit says it all
 
     def __post_init__(self) -> None:
         self._number("temperature", 0.0, 100.0)
@@ -88,6 +89,7 @@ class SamplingParams:
         penalised = self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
         object.__setattr__(self, "is_penalised", penalised)
         object.__setattr__(self, "edits_logits", bool(penalised or self.logit_bias or self.min_tokens or self.extra))
+        object.__setattr__(self, "is_plain", self.is_greedy and not self.edits_logits and self.logprobs is None)
 
     def _number(self, name: str, low: float, high: float, open_below: bool = False) -> None:
         value = getattr(self, name)

@@ -60,7 +60,7 @@ def test_a_matrix_alone_is_followed_by_nothing() -> None:
 
 def test_a_model_is_read_from_its_first_layer_to_its_head() -> None:
     llm = LLM(kv_blocks=4, max_batch_size=1)
-    packed = llm.engine.controller.model.packed.matrices
+    packed = llm.engine.controller.runner.model.packed.matrices
     order = [
         f"layers.{i}.{part}"
         for i in range(llm.config.num_layers)

@@ -1,0 +1,59 @@
+"""A request that was checked, and what an engine can serve at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from brigade.engine.request import most_positions
+from brigade.engine.sampling.params import SamplingParams
+from brigade.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request that was checked and can be served: what `Engine.prepare` returns and `Engine.add` takes."""
+
+    prompt: str | None
+    ids: list[int]
+    params: SamplingParams
+    max_tokens: int
+    seed: int
+    arrival: float
+    collect_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`positions`: of the longest request, prompt and output together."""
+
+    positions: int
+    vocab_size: int | None
+    num_blocks: int
+    block_size: int
+    has_tokenizer: bool
+
+    def check(self, ids: list[int], max_tokens: int, params: SamplingParams) -> None:
+        """Refuse, with the numbers, what could never be served."""
+        if not ids:
+            raise RequestError("the prompt has 0 tokens; give at least 1")
+        bad = next((i for i in ids if i < 0 or (self.vocab_size is not None and i >= self.vocab_size)), None)
+        if bad is not None:
+            raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}; use 0 to {self.vocab_size - 1}")
+        if len(ids) + max(max_tokens, 0) > self.positions or (max_tokens <= 0 and params.max_tokens is None):
+            wanted = f"{len(ids)} prompt tokens and max_tokens {params.max_tokens}"
+            raise RequestError(
+                f"{wanted} exceed the limit of {self.positions} positions; shorten the prompt, lower max_tokens, "
+                "or raise max_model_len if the model allows it"
+            )
+        blocks = -(-most_positions(len(ids), max_tokens) // self.block_size)
+        if blocks > self.num_blocks:
+            raise RequestError(
+                f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "
+                f"{self.block_size} positions; the cache has {self.num_blocks}: raise kv_memory or kv_blocks"
+            )
+        if self.vocab_size is not None:
+            params.check_vocabulary(self.vocab_size)
+        if params.stop and not self.has_tokenizer:
+            raise RequestError("stop strings match on text, but this model has no tokenizer; use stop_token_ids")
+        if params.echo and not self.has_tokenizer:
+            raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
