@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
+from brigade.backends.cpu.library import find_kernels
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
 from brigade.backends.weights import Weights
@@ -35,15 +37,22 @@ CONFIGS = {
     "moe": replace(BASE, moe=MoEConfig(4, 2, expert_ffn_size=32, shared_ffn_size=16, layers=(1, 2))),
 }
 LAYOUTS = [(1, 2), (2, 1), (4, 1), (8, 1), (1, 4), (2, 2), (4, 2), (2, 4)]
+FEW = [(2, 1), (8, 1), (2, 2)]
+Format = tuple[str, str, str]  # backend, dtype, quant
+Found = tuple[torch.Tensor, list[tuple[float, int]]]
+FORMATS: list[Format] = [("reference", "float32", "none")]
+if find_kernels() is not None:
+    FORMATS += [("cpu", "float32", "none"), ("cpu", "bfloat16", "none")]
+    FORMATS += [("cpu", "bfloat16", quant) for quant in ("int8", "int8-weight", "int4", "int4-int8")]
 
 
 class Drawn(Weights):
     """Whole parameters of a fixed seed, by name."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         shapes = {name: p.shape for name, p in empty_model(config, get_backend("reference")).named_parameters()}
         generator = torch.Generator().manual_seed(3)
-        self.tensors = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
+        self.tensors = {name: (torch.randn(shape, generator=generator) * 0.3).to(dtype) for name, shape in shapes.items()}
 
     def take(self, name: str) -> torch.Tensor:
         return self.tensors[name]
@@ -56,7 +65,7 @@ class Channel:
     """The hand-off to the next stage, and a count of finished layers."""
 
     def __init__(self, before: queue.Queue | None, after: queue.Queue | None) -> None:
-        self.before, self.after, self.layers = before, after, 0
+        self.before, self.after, self.layers, self.seconds = before, after, 0, {}
 
     def receive_rows(self, rows: int, width: int) -> torch.Tensor:
         x_TH = self.before.get(timeout=60)
@@ -70,11 +79,15 @@ class Channel:
         self.layers += 1
 
 
-def made_rank(config: ModelConfig, mesh: Mesh, rank: int, exchange: ThreadExchange) -> GPTModel:
-    backend = get_backend("reference")
+def made_rank(config: ModelConfig, mesh: Mesh, rank: int, exchange: ThreadExchange, form: Format) -> GPTModel:
+    name, dtype, quant = form
+    backend = get_backend(name)
     backend.exchange = exchange
+    if quant != "none":
+        backend.quantise(quant)
+    backend.hold(getattr(torch, dtype))
     model = empty_model(config, backend, held=mesh.part(rank, config.num_layers))
-    backend.prepare(model, Drawn(config))
+    backend.prepare(model, Drawn(config, getattr(torch, dtype)))
     return model
 
 
@@ -89,18 +102,19 @@ def steps(wanted_of_decode: Wanted = Wanted.LAST) -> list[Batch]:
     ]
 
 
-def run_layout(config: ModelConfig, tp: int, pp: int, batches: list[Batch]) -> list[tuple[torch.Tensor, list[tuple[float, int]]]]:
+def run_layout(config: ModelConfig, tp: int, pp: int, batches: list[Batch], form: Format = FORMATS[0]) -> list[Found]:
     mesh = make_mesh(config, tp, pp)
     tables = [Table(tp) for _ in range(pp)]
     belts = {(stage, t): queue.Queue() for stage in range(pp - 1) for t in range(tp)}
 
     def work(rank: int):
         stage, t = mesh.stage(rank), mesh.tp_rank(rank)
-        model = made_rank(config, mesh, rank, ThreadExchange(tables[stage], t))
+        model = made_rank(config, mesh, rank, ThreadExchange(tables[stage], t), form)
         channel = Channel(belts.get((stage - 1, t)), belts.get((stage, t)))
         local = model.held.config(config)
         cache = KVCache.allocate(
-            len(model.held.layers), 4, local.num_kv_heads, 32, config.head_dim, first_layer=model.held.first_layer
+            len(model.held.layers), 4, local.num_kv_heads, 32, model.backend.cache_dim(config.head_dim), getattr(torch, form[1]),
+            first_layer=model.held.first_layer,
         )  # fmt: skip
         own = Stage(model, channel)
         answers = [own.run(batch, cache) for batch in batches]
@@ -112,17 +126,32 @@ def run_layout(config: ModelConfig, tp: int, pp: int, batches: list[Batch]) -> l
     return found[0]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def config(request) -> ModelConfig:
-    return CONFIGS[request.param]
-
-
-def test_logits_are_those_of_one_rank_on_every_layout(config: ModelConfig) -> None:
-    expected = [logits for logits, _ in run_layout(config, 1, 1, steps())]
+def check_layouts(config: ModelConfig, form: Format, layouts: Sequence[tuple[int, int]]) -> None:
+    expected = [logits for logits, _ in run_layout(config, 1, 1, steps(), form)]
     assert all(torch.isfinite(logits).all() for logits in expected) and len({float(x[0, 0]) for x in expected}) == len(expected)
-    for tp, pp in LAYOUTS:
-        for step, (logits, _) in enumerate(run_layout(config, tp, pp, steps())):
+    for tp, pp in layouts:
+        for step, (logits, _) in enumerate(run_layout(config, tp, pp, steps(), form)):
             assert torch.equal(logits, expected[step]), f"tp {tp}, pp {pp}: step {step}"
+
+
+# Every architecture in one format, and one architecture in every format; all of both in the slow set.
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("form", FORMATS[:3:2], ids="-".join)
+def test_logits_are_those_of_one_rank_on_every_layout(name: str, form: Format) -> None:
+    check_layouts(CONFIGS[name], form, LAYOUTS if form[0] == "cpu" else FEW)
+
+
+@pytest.mark.parametrize("form", FORMATS[1:], ids="-".join)
+def test_and_in_every_number_format(form: Format) -> None:
+    for name in ("gpt2", "moe"):
+        check_layouts(CONFIGS[name], form, [(2, 1), (8, 1), (4, 2)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("form", FORMATS, ids="-".join)
+def test_all_of_both(name: str, form: Format) -> None:
+    check_layouts(CONFIGS[name], form, LAYOUTS)
 
 
 def test_a_greedy_row_is_one_pair_a_rank() -> None:
