@@ -27,7 +27,7 @@ from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.backends.weights import Weights, place
-from brigade.batch import Batch, Wanted
+from brigade.batch import Batch
 from brigade.config import Activation, ModelConfig, NormKind
 from brigade.errors import CheckpointError, ConfigError
 
@@ -106,7 +106,7 @@ class CpuBackend(Backend):
         if weights is not None:
             for name in plain_tensors(model):
                 tensor, cut = weights.take(name), model.cuts.get(name)
-                place(model, name, tensor if cut is None else cut.of(tensor))
+                place(model, name, tensor if cut is None else cut.of(tensor).clone())  # a view would keep the whole alive
         self._pack(model, Packer(self.quant, weights, cuts=model.cuts))
 
     def adopt(self, model: Any, ready: PackedModel) -> None:
@@ -169,10 +169,7 @@ class CpuBackend(Backend):
             starts.append(len(ids))
             tables.append(len(blocks))
             blocks.extend(span.blocks)
-            if span.wanted is Wanted.LAST:
-                rows.append(len(ids) - 1)
-            elif span.wanted is Wanted.ALL:
-                rows.extend(range(starts[-2], len(ids)))
+            rows.extend(range(starts[-2] + span.rows.start, starts[-2] + span.rows.stop))
         arrays = tuple(np.array(values, np.int32) for values in (positions, starts, tables, blocks))
         struct = BrStep(
             rows=len(ids), spans=len(tables), block_size=cache.block_size, kv_bf16=cache.keys[0].dtype == torch.bfloat16,
