@@ -41,4 +41,4 @@ def place_all(model: nn.Module, weights: Weights, cuts: Mapping[str, Cut]) -> No
 def take_share(weights: Weights, name: str, cuts: Mapping[str, Cut]) -> Tensor:
     """What a rank holds of a parameter: all of it, where `cuts` does not say less."""
     whole = weights.take(name)
-    return cuts[name].of(whole) if name in cuts else whole
+    return cuts[name].of(whole).clone() if name in cuts else whole  # a view would keep the whole alive

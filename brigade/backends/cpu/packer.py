@@ -100,16 +100,14 @@ class Packer:
             return self.weights.take_part(experts, int(index))
         return self.weights.take(f"{name}.{kind}")
 
-    def _take(
-        self, name: str, weight_NK: Tensor, bias_N: Tensor | None, cut: Cut | None, how: dict[str, Any]
-    ) -> PackedMatrix:  # fmt: skip
+    def _take(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, cut: Cut | None, how: dict[str, Any]) -> PackedMatrix:
         assert self.ready is not None
         packed = self.ready.matrices.get(name)
         if packed is None:
             raise CheckpointError(f"the artifact has no matrix {name}, which its architecture needs; export it again")
         found = packed.layout
         n, k = weight_NK.shape
-        if cut is not None and cut.axis == ROWS:  # what is known of the whole: the part lies inside, and up half of all behind gate
+        if cut is not None and cut.axis == ROWS:  # of the whole is known that the part lies inside; if gated, where up begins
             last = max(last for _, last in cut.runs)
             n = 2 * (cut.runs[1][0] - cut.runs[0][0]) if how.get("gated") else max(found.n, last)
         elif cut is not None:

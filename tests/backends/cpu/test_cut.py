@@ -181,6 +181,7 @@ def test_a_word_table_that_is_cut_is_the_head_too() -> None:
         model.embedding.word = torch.nn.Parameter(torch.empty(29, 40, device="meta"), requires_grad=False)
         if isinstance(source, Whole):
             backend.prepare(model, source)
+            assert model.embedding.word.table_VH.untyped_storage().nbytes() == 29 * 40 * 2  # nothing else stays in memory
         else:
             placed = {name: cut.of(t) if name == "embedding.word" else t for name, t in source.tensors.items()}
             model.load_state_dict(placed, strict=False, assign=True)

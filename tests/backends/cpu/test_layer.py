@@ -162,3 +162,12 @@ def test_a_step_longer_than_a_slice_has_the_bits_of_short_ones() -> None:
     assert torch.equal(run(last, cache(), x, *both)[0], got[599:600])
     few = (Span(ids, 0, ours, Wanted.ALL), Span(range(500), 0, theirs))
     assert torch.equal(run(last, cache(), x, *few)[0], torch.cat([got[:600], got[-1:]]))
+
+
+def test_a_row_that_wants_its_best_id_is_computed_like_one_that_is_sampled() -> None:
+    backend, rows = get_backend("cpu"), []
+    cache = KVCache.allocate(1, 4, 1, 32, 32)
+    for wanted in (Wanted.LAST, Wanted.BEST):
+        spans = (Span(range(3), 0, [0], wanted), Span(range(2), 0, [1], Wanted.ALL), Span(range(2), 0, [2], Wanted.NONE))
+        rows.append(backend.begin_step(Batch(spans), cache, [None]).logit_rows.tolist())
+    assert rows == [[2, 3, 4], [2, 3, 4]]
