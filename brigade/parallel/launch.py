@@ -168,6 +168,7 @@ def _lead(setup: Setup, board: Board, store: Store | None, memory: HostMemory, w
     watch.start()
     places = setup.places(0, Board.bytes(setup.mesh.world))
     links = _or_failure(watch, lambda: connect(setup, 0, board, places, store, watch.verdict))
+    watch.all_are_here()
     ranks = Ranks(setup, links, watch, memory)
     try:
         links.send_order(order)
