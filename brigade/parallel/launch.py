@@ -17,6 +17,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,14 @@ from brigade.mesh import Mesh
 from brigade.parallel.board import Board, State
 from brigade.parallel.links import Links, connect
 from brigade.parallel.memory import HostMemory
-from brigade.parallel.rendezvous import MEETING, World, all_hosts, check_world, found_world, open_store
+from brigade.parallel.rendezvous import MEETING, World, all_hosts, check_world, found_world, open_store, own_host
 from brigade.parallel.setup import SPINS, Setup
 from brigade.parallel.watch import Guard, Watch
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
+REFUSAL = timedelta(seconds=30)
 GIVEN = "BRIGADE_RANK"  # in the environment of a process that the leader started
 Entered = tuple[Mesh, int, bytes, Links]
 
@@ -144,11 +146,11 @@ def join_world(
     store = open_store(world)
     try:
         check_world(world, mesh)
-        hosts = all_hosts(store, 0, world.size)
+        hosts = all_hosts(store, world.size)
         spins = SPINS if hosts.count(0) <= len(usable()) else 0
         setup = Setup(mesh, hosts, exchange, device, backend, rank_timeout, max_rows_bytes, spins, os.getpid())
     except BaseException as error:
-        _refuse(store, error)
+        _refuse(world, store, error)
         raise
     store.set("setup", setup.to_json())
     memory = _memory_of_host(setup, 0, store)
@@ -164,11 +166,15 @@ def join_world(
 
 def refuse_world(world: World, error: BaseException) -> None:
     """Where the leader finds that it cannot begin: the others of its world end too."""
-    _refuse(open_store(world), error)
+    _refuse(world, open_store(world), error)
 
 
-def _refuse(store: Store, error: BaseException) -> None:
+def _refuse(world: World, store: Store, error: BaseException) -> None:
+    """The store may be this process's own, so it stays until all others have come and heard; or for a while."""
     store.set("setup", json.dumps({"refused": in_one_line(error)}))
+    if not world.has_store:
+        with contextlib.suppress(RuntimeError):
+            store.wait([f"heard/{rank}" for rank in range(1, world.size)], REFUSAL)
 
 
 def _lead(setup: Setup, board: Board, store: Store | None, memory: HostMemory, watch: Watch, order: bytes) -> Ranks:
@@ -177,6 +183,7 @@ def _lead(setup: Setup, board: Board, store: Store | None, memory: HostMemory, w
     watch.start()
     places = setup.places(0, Board.bytes(setup.mesh.world))
     links = _or_failure(watch, lambda: connect(setup, 0, board, places, store, watch.verdict))
+    watch.all_are_here()
     ranks = Ranks(setup, links, watch, memory)
     try:
         links.send_order(order)
@@ -257,13 +264,13 @@ def _enter_world() -> tuple[int, Setup, HostMemory, Store]:
     if world is None:
         raise ConfigError("this process is a rank, but neither a leader nor a launcher started it; start it by torchrun or srun")
     store = open_store(world)
-    hosts = all_hosts(store, world.rank, world.size)
+    store.set(f"host/{world.rank}", own_host())
     text = store.get("setup")
     if b"refused" in text[:12]:
+        store.set(f"heard/{world.rank}", "")
         print(f"brigade: rank {world.rank} leaves, since rank 0 refused: {json.loads(text)['refused']}", file=sys.stderr)
         sys.exit(2)
     setup = Setup.from_json(text)
-    assert hosts == setup.hosts
     return world.rank, setup, _memory_of_host(setup, world.rank, store), store
 
 

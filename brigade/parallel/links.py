@@ -34,7 +34,7 @@ class Links:
     worker whose leader closes, every wait is the end of the process."""
 
     def __init__(self, mesh: Mesh, rank: int, board: Board, exchange: Exchange, ends: Mapping[Stream, StreamEnd]) -> None:
-        self.mesh, self.rank, self.board, self.exchange = mesh, rank, board, exchange
+        self.mesh, self.rank, self.board, self.exchange, self.ends = mesh, rank, board, exchange, ends
         writes = {s: end for s, end in ends.items() if s.writer == rank}
         reads = {s: end for s, end in ends.items() if s.reader == rank}
         self._orders_to = [end for s, end in writes.items() if s.kind == "orders"]

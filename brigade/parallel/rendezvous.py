@@ -160,13 +160,12 @@ def own_host(environ: Environment = os.environ) -> str:
     return " ".join(parts)
 
 
-def all_hosts(store: Store, rank: int, size: int) -> tuple[int, ...]:
-    """For each rank the first rank of its host."""
-    store.set(f"host/{rank}", own_host())
-    names = []
-    for other in range(size):
+def all_hosts(store: Store, size: int) -> tuple[int, ...]:
+    """For each rank the first rank of its host; on the leader. Every other rank puts its host's name there."""
+    names = [own_host()]
+    for other in range(1, size):
         try:
-            names.append(store.get(f"host/{other}"))
+            names.append(store.get(f"host/{other}").decode())
         except RuntimeError as error:
             raise ConfigError(f"rank {other} of {size} did not come to the meeting within {MEETING}; start all ranks") from error
     return tuple(names.index(name) for name in names)

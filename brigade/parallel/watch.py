@@ -2,7 +2,7 @@
 
 The leader has a `Watch`: a thread that sees the death of every process of its host, reads the board for errors and for layers that
 no rank finishes, and ends all ranks with one message. Every worker has a `Guard`: a thread that leaves, whatever the main thread
-is doing, when the leader is gone or has said stop. Between hosts both speak through the store, once a second.
+is doing, when the leader is gone or has said stop. Between hosts both speak through the store, twice a second.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 LOOK = 0.1  # seconds between two looks
-TELL = 1.0  # between two words to other hosts
-SILENCE = 8.0  # after which a rank of another host counts as gone
+TELL = 0.5  # between two words to other hosts
+SILENCE, SILENCE_OF_LOST = 6.0, 3.0  # after which a rank of another host counts as gone: the latter once some rank is known to be
 SETTLE, SETTLE_LOST = 0.3, 4.0  # how long a rank with a reason of its own is looked for, once something is known
 LEAVE = 3.0  # how long a worker may take to leave by itself
 
@@ -48,6 +48,7 @@ class Watch:
         self._gone: dict[int, str] = {}
         self._heard: dict[int, tuple[float, int, Facts]] = {}  # of ranks elsewhere: when, which beat, and what
         self._told, self._beat = 0.0, 0
+        self._silence = SILENCE
         self._since: float | None = None  # when the step under way began
         self._layers: list[int] = []  # finished by every rank, and when one of them was the last time
         self._moved = 0.0
@@ -56,11 +57,18 @@ class Watch:
     def start(self) -> None:
         self._thread.start()
 
+    def all_are_here(self) -> None:
+        """The leader has met all ranks: from now on none may be silent."""
+        nothing = time.monotonic(), -1, Facts(0, State.STARTING, 0)
+        for rank in self._elsewhere:
+            self._heard.setdefault(rank, nothing)
+
     def step_under_way(self, under_way: bool) -> None:
         self._since = time.monotonic() if under_way else None
 
     def verdict(self, cause: BaseException | None = None) -> RankFailed:
         """For whoever waited in vain: what happened, once everybody is gone."""
+        self._silence = SILENCE_OF_LOST
         end = time.monotonic() + SILENCE + SETTLE_LOST + LEAVE
         while not self._over.wait(LOOK) and not self._closing.is_set():
             if time.monotonic() > end:
@@ -80,6 +88,7 @@ class Watch:
                 self.board.stop(Stop.CLOSING)
                 self._tell_stop(Stop.CLOSING)
                 self._reap(LEAVE + 1)
+                self._wait_until_heard(LEAVE)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=2)
         for pidfd in self._pidfds.values():
@@ -134,9 +143,9 @@ class Watch:
                     self._heard[rank] = time.monotonic(), beat, Facts(**given)
         except Exception as error:
             self._gone.setdefault(0, f"lost the store at which the hosts meet ({type(error).__name__}: {error})")
-        for rank, (when, _, _) in self._heard.items():
-            if time.monotonic() > when + SILENCE:
-                self._gone.setdefault(rank, f"has not been heard of for {SILENCE:.0f} s")
+        for rank in self._elsewhere:
+            if rank in self._heard and time.monotonic() > self._heard[rank][0] + self._silence:
+                self._gone.setdefault(rank, f"has not been heard of for {self._silence:.0f} s")
 
     def _facts(self, rank: int) -> Facts:
         if rank in self._elsewhere:
@@ -153,6 +162,7 @@ class Watch:
             if rank not in errors:
                 return True, rank, death
         for rank, facts in errors.items():
+            self._silence = SILENCE_OF_LOST
             return False, rank, f"raised {facts.error}"
         return None
 
@@ -202,6 +212,13 @@ class Watch:
         if self.store is not None:
             with contextlib.suppress(Exception):
                 self.store.set("stop", why.name)
+
+    def _wait_until_heard(self, seconds: float) -> None:
+        """The store may be this process's own: it goes when all others know why."""
+        end = time.monotonic() + seconds
+        with contextlib.suppress(Exception):
+            while self._elsewhere and not self.store.check([f"heard/{rank}" for rank in self._elsewhere]) and time.monotonic() < end:
+                time.sleep(LOOK / 2)
 
     def _reap(self, seconds: float) -> None:
         """Wait for those of this host, then kill who is left."""
@@ -275,9 +292,10 @@ class Guard:
             self.store.set(f"facts/{self.rank}", json.dumps([self._beat, asdict(self.board.facts(self.rank))]))
             if self.store.check(["stop"]):
                 self.board.stop(Stop[self.store.get("stop").decode()])
+                self.store.set(f"heard/{self.rank}", "")
             alive = self.store.get("alive") if self.store.check(["alive"]) else b""
         except Exception:  # the store went with its host
-            os._exit(1)
+            os._exit(0 if self.board.stopped is Stop.CLOSING else 1)
         if alive != self._alive or not alive:
             self._alive, self._when = alive, time.monotonic()
         if time.monotonic() > self._when + SILENCE:

@@ -7,9 +7,11 @@ import os
 import sys
 import time
 
+from brigade.errors import RankFailed
 from brigade.mesh import Mesh
 from brigade.parallel.launch import Ranks, join_world, start_ranks
 from brigade.parallel.rendezvous import found_world
+from tests.parallel.worker import live
 
 
 def start(mesh: Mesh, plan: dict | None = None, **options) -> Ranks:
@@ -20,9 +22,9 @@ def start(mesh: Mesh, plan: dict | None = None, **options) -> Ranks:
     )
 
 
-def step(ranks: Ranks, number: int) -> list[list]:
+def step(ranks: Ranks, number: int, watched: bool = True) -> list[list]:
     """One step of all ranks, in which every group exchanges."""
-    ranks.step_under_way(True)
+    ranks.step_under_way(watched)
     links = ranks.links
     links.send_order(b"x" * number)
     own = links.exchange.gather_bytes(b"0 of %d" % number) if links.mesh.tp > 1 else []
@@ -42,11 +44,24 @@ def processes(ranks: Ranks) -> dict[int, int]:
     return {rank: board.facts(rank).process for rank in range(1, ranks.setup.mesh.world)}
 
 
-if __name__ == "__main__":  # tp pp exchange, then steps without end
-    mesh = Mesh(tp=int(sys.argv[1]), pp=int(sys.argv[2]))
-    ranks = start(mesh, exchange=sys.argv[3])
-    assert step(ranks, 0) == expected(mesh, 0)
-    print(json.dumps([os.getpid(), *processes(ranks).values()]), flush=True)
-    for number in range(1, 10**9):
-        step(ranks, number % 50)
-        time.sleep(0.001)
+def lead(mesh: Mesh, exchange: str, steps: int) -> None:
+    """Say who is there, then go on; say what went wrong."""
+    ranks = start(mesh, exchange=exchange)
+    try:
+        assert step(ranks, 0, watched=False) == expected(mesh, 0)
+        print(json.dumps([os.getpid(), *processes(ranks).values()]), flush=True)
+        for number in range(1, steps):
+            assert step(ranks, number) == expected(mesh, number)
+            time.sleep(0.001)
+        print(type(ranks.links.exchange).__name__, *sorted({type(end).__name__ for end in ranks.links.ends.values()}))
+    except RankFailed as error:
+        print(error)
+    ranks.close()
+
+
+if __name__ == "__main__":  # tp pp exchange steps
+    world = found_world()
+    if world is None or world.rank == 0:
+        lead(Mesh(tp=int(sys.argv[1]), pp=int(sys.argv[2])), sys.argv[3], int(sys.argv[4]))
+    else:
+        live()

@@ -1,0 +1,119 @@
+"""Ranks that speak through the process group: of one host by choice, or of several hosts that a launcher joins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from brigade.backends.cpu.library import find_kernels
+from brigade.mesh import Mesh
+from tests.parallel.leaders import expected, processes, start, step
+from tests.parallel.test_lives import NAMES, is_there, run_until_failure, wait_until_gone
+
+if find_kernels() is None:
+    pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+MESH = Mesh(tp=2, pp=2)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def world(hosts: str, *arguments: str, **changes: str) -> list[subprocess.Popen]:
+    """What a launcher does: one process for each letter of `hosts`, all at once."""
+    shared = {"WORLD_SIZE": str(len(hosts)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"LOCAL_WORLD_SIZE": str(len(hosts)), "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.parallel.leaders", *arguments],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "BRIGADE_HOST": host} | changes,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, host in enumerate(hosts)
+    ]
+
+
+def end(ranks: list[subprocess.Popen], seconds: float = 30) -> list[tuple[int, str, str]]:
+    """Of each rank its exit code, output and errors. Who has not ended by then shows where it is."""
+    late = time.monotonic() + seconds
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < late:
+        time.sleep(0.05)
+    stuck = [number for number, rank in enumerate(ranks) if rank.poll() is None]
+    for number in stuck:
+        ranks[number].send_signal(signal.SIGABRT)
+    done = [(rank.wait(), rank.stdout.read(), rank.stderr.read()) for rank in ranks]
+    for rank in ranks:
+        rank.stdout.close(), rank.stderr.close()
+    assert not stuck, "\n".join(f"rank {number} is still there: {done[number][2]}" for number in stuck)
+    return done
+
+
+def test_the_process_group_on_one_host() -> None:
+    ranks = start(MESH, exchange="group")
+    for number in range(10):
+        assert step(ranks, number, watched=number > 0) == expected(MESH, number)
+    found = processes(ranks)
+    os.kill(found[2], signal.SIGKILL)
+    error, seconds = run_until_failure(ranks)
+    assert str(error) == f"{NAMES[2]} died by signal 9 (SIGKILL); all ranks were ended" and seconds < 5
+    assert not any(map(is_there, found.values()))
+    ranks.close()
+
+
+def test_a_group_on_two_hosts() -> None:
+    leader, worker = end(world("ab", "2", "1", "auto", "20"))
+    assert leader[0] == worker[0] == 0 and leader[1].splitlines()[-1] == "GroupExchange GroupEnd", (leader, worker)
+
+
+@pytest.mark.parametrize("rank", [1, 0])
+def test_a_rank_that_dies_on_another_host(rank) -> None:
+    """The leader hears of a worker's death, and a worker of the leader's, within 10 s."""
+    ranks = world("ab", "2", "1", "auto", "1000000")
+    assert ranks[0].stdout.readline()
+    began = time.monotonic()
+    ranks[rank].kill()
+    done = end(ranks)
+    assert time.monotonic() - began < 10.5 and wait_until_gone([each.pid for each in ranks], 0) == []
+    if rank:
+        assert "rank 1 (stage 0, tensor rank 1) has not been heard of" in done[0][1], done[0]
+    assert done[1][0] != 0
+
+
+def test_a_world_of_another_size_ends_with_one_line() -> None:
+    leader, worker = end(world("aa", "2", "2", "auto", "1"))
+    assert "torchrun started 2 ranks, but tp 2 x pp 2 needs 4" in leader[2] and leader[0] == 1
+    assert worker[0] == 2 and worker[2].count("\n") == 1 and "needs 4" in worker[2]
+
+
+def test_two_agents_of_torchrun(tmp_path) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    options = "--nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-id brigade --local-addr 127.0.0.1".split()
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "--rdzv-endpoint", endpoint, "-m", "tests.parallel.leaders"]
+    agents = [
+        subprocess.Popen(
+            [*command, "2", "2", "auto", "20"],
+            env=os.environ | {"BRIGADE_HOST": host, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in "ab"
+    ]
+    done = end(agents, 60)
+    assert [code for code, *_ in done] == [0, 0], done
+    assert "SharedExchange GroupEnd RingEnd" in "".join(output for _, output, _ in done)
+    assert json.loads(next(line for _, output, _ in done for line in output.splitlines() if line.startswith("[")))
