@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from brigade.verify.run import Change
 
 EXIT_CODES = "exit codes: 0 all the same; 1 something differs; 2 nothing differs, but something could not be run or compared"
-OVERRIDES = ("tp", "pp", "pp_layers", "engine", "threads", "backend")
+OVERRIDES = ("tp", "pp", "pp_layers", "engine", "threads", "backend", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engine", choices=["dynamic", "static"])
     group.add_argument("--threads", type=int)
     group.add_argument("--backend")
+    group.add_argument("--device")
     said = "play the same requests over layouts and engine settings, and compare all with one rank that runs them one by one"
     matrix = kinds.add_parser("matrix", help=said, description=said, epilog=EXIT_CODES)
     matrix.add_argument("model", nargs="?", metavar="MODEL", help="a folder, an artifact or a recipe (default: the embedded model)")
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     matrix.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     matrix.add_argument("--quant", help="none, int8, int8-weight, int4 or int4-int8")
     matrix.add_argument("--backend", default="auto", help="auto, cpu (native kernels) or reference")
+    matrix.add_argument("--device", default="cpu")
     matrix.add_argument("--numerics", metavar="ID", help="bits to give, such as bf16-fma")
     matrix.add_argument("--prompts-file", metavar="JSONL", help="one JSON object a line: text or token_ids, and parameters")
     matrix.add_argument("--num-prompts", type=int, metavar="N", help="of the built-in prompts (default 8)")
@@ -134,7 +136,8 @@ def _matrix(args: argparse.Namespace) -> int:
         wanted = " or ".join(map(repr, args.rows))
         raise ConfigError(f"no row has {wanted} in its name; there are {'; '.join(row.name for row in others)}")
     grid, found, paint = None, [], _paint()
-    choice = ModelChoice(args.model, args.random_weights, args.dtype, args.quant, (), args.backend, args.numerics)
+    given = ("model", "random_weights", "dtype", "quant", "backend", "device", "numerics")
+    choice = ModelChoice(**{name: getattr(args, name) for name in given})
     with Models(choice) as models:
         for row in run_matrix(models, [reference, *chosen], asks):
             if grid is None:

@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).resolve().parent / "cases"
 PROMPTS = ("text", "token_ids", "chat")
 SAMPLING = tuple(one.name for one in dataclasses.fields(SamplingParams) if one.init)
 RUN = ("layout", "engine", "settings", "arrivals", "passes", "threads", "at_most", "at_least")
-MODEL = ("random_weights", "dtype", "quant", "skip_layers", "backend", "numerics", "max_model_len")
+MODEL = ("random_weights", "dtype", "quant", "skip_layers", "backend", "device", "numerics", "max_model_len")
 
 
 class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +40,7 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quant: str | None = None
     skip_layers: tuple[str, ...] = ()
     backend: str = "auto"
+    device: str = "cpu"
     numerics: str | None = None
     max_model_len: int | None = None
     tokenizer: str | None = None

@@ -22,6 +22,7 @@ class ModelChoice:
     quant: str | None = None
     skip_layers: tuple[str, ...] = ()
     backend: str = "auto"
+    device: str = "cpu"
     numerics: str | None = None
     max_model_len: int | None = None
 
@@ -37,9 +38,9 @@ def open_llm(chosen: ModelChoice, layout: Layout, threads: int | None) -> Loaded
     sampler = DigestingSampler()
     length = {} if chosen.max_model_len is None else {"max_model_len": chosen.max_model_len}
     llm = LLM(
-        chosen.model, dtype=chosen.dtype, backend=chosen.backend, random_weights=chosen.random_weights, quant=chosen.quant,
-        skip_layers=chosen.skip_layers, numerics=chosen.numerics, threads=threads, sampler=sampler, kv_blocks=1, **length,
-        **layout.arguments(),
+        chosen.model, dtype=chosen.dtype, backend=chosen.backend, device=chosen.device, random_weights=chosen.random_weights,
+        quant=chosen.quant, skip_layers=chosen.skip_layers, numerics=chosen.numerics, threads=threads, sampler=sampler, kv_blocks=1,
+        **length, **layout.arguments(),
     )  # fmt: skip
     return Loaded(llm, sampler)
 
@@ -54,7 +55,8 @@ class Models:
         self._threads: int | None = None  # of this process before a run asked for a number of its own
 
     def get(self, run: Run) -> Loaded:
-        chosen = self.chosen if run.backend is None else replace(self.chosen, backend=run.backend)
+        own = {name: getattr(run, name) for name in ("backend", "device") if getattr(run, name) is not None}
+        chosen = replace(self.chosen, **own)
         alone = run.layout == ONE_RANK
         key = (chosen, run.layout, None if alone else run.threads)  # one rank changes its threads as it stands
         if self._loaded is None or key != self._key:

@@ -42,20 +42,30 @@ def play(
     params = [llm.params(**ask.params) for ask in asks]
     engine = llm.make_engine(run.engine, **run.settings)
     records, measured = [], dict.fromkeys(MEASURES, 0.0)
-    for _ in range(run.passes):
-        loaded.sampler.seen.clear()
-        begun = engine.clock()
-        for number in _arriving(engine, run, len(asks), measured, progress):
-            engine.submit(prompts[number], params[number], asks[number].name)
-        measured["seconds"] += engine.clock() - begun
-        measured["steps"] = engine.steps
-        outputs = [engine.take_output(ask.name) for ask in asks]
-        engine.check()
-        for sample in (sample for output in outputs for sample in output.samples):
-            measured["preemptions"] += sample.metrics.preemptions
-            measured["cached_tokens"] += sample.metrics.cached_tokens
-        records.append(_record(loaded, run, metrics, outputs, dict(measured)))
+    try:
+        for _ in range(run.passes):
+            loaded.sampler.seen.clear()
+            begun = engine.clock()
+            for number in _arriving(engine, run, len(asks), measured, progress):
+                engine.submit(prompts[number], params[number], asks[number].name)
+            measured["seconds"] += engine.clock() - begun
+            measured["steps"] = engine.steps
+            outputs = [engine.take_output(ask.name) for ask in asks]
+            engine.check()
+            for sample in (sample for output in outputs for sample in output.samples):
+                measured["preemptions"] += sample.metrics.preemptions
+                measured["cached_tokens"] += sample.metrics.cached_tokens
+            records.append(_record(loaded, run, metrics, outputs, dict(measured)))
+    finally:
+        _give_back(engine)
     return records
+
+
+def _give_back(engine: Any) -> None:
+    """Its cache, which ranks would hold on to. An engine of this process alone loses it by being forgotten."""
+    close = getattr(engine, "close", None)
+    if close is not None:
+        close()
 
 
 def _arriving(
@@ -90,7 +100,10 @@ def _record(
         "threads": llm.backend.threads, "formats": str(llm.number_formats),
     }  # fmt: skip
     requests = {output.request_id: _request(loaded.sampler, metrics, output) for output in outputs}
-    return Record(llm.numerics_id, fingerprint(llm), tuple(metrics), requests, llm.name, versions(), settings, measured)
+    return Record(
+        model=llm.name, numerics_id=llm.numerics_id, fingerprint=fingerprint(llm), metrics=tuple(metrics), versions=versions(),
+        settings=settings, measured=measured, requests=requests,
+    )  # fmt: skip
 
 
 def _request(sampler: DigestingSampler, metrics: Sequence[str], output: RequestOutput) -> RequestRecord:

@@ -37,17 +37,19 @@ class RequestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_logprobs: tuple[float | None, ...] | None = None  # where the prompt asks for them; the first id has none
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`versions`, `settings` and `measured` decide nothing: they are for whoever reads a record. What was measured is held against
+    bounds alone."""
+
+    format: str = FORMAT
+    model: str = ""
     numerics_id: str
     fingerprint: str
     metrics: tuple[str, ...]
-    requests: dict[str, RequestRecord]
-    # What follows decides nothing: it is for whoever reads a record.
-    model: str = ""
     versions: dict[str, str] = {}
     settings: dict[str, Any] = {}
     measured: dict[str, float] = {}
-    format: str = FORMAT
+    requests: dict[str, RequestRecord]
 
     def check_golden(self) -> None:
         """A golden file holds answers and no failures: nothing equals a number that is none."""

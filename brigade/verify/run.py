@@ -28,6 +28,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     passes: int = 1
     threads: int | None = None
     backend: str | None = None  # None: the model's
+    device: str | None = None  # the same
     at_most: Bounds = {}
     at_least: Bounds = {}
 
@@ -68,6 +69,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     passes: int | UnsetType = UNSET
     threads: int | UnsetType = UNSET
     backend: str | UnsetType = UNSET
+    device: str | UnsetType = UNSET
     at_most: Bounds | UnsetType = UNSET
     at_least: Bounds | UnsetType = UNSET
 
@@ -80,7 +82,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def words(self) -> str:
         """A name for a run that has none."""
         said = [] if self.layout is UNSET else [str(self.layout)]
-        for name in ("engine", "backend"):
+        for name in ("engine", "backend", "device"):
             said += [] if getattr(self, name) is UNSET else [str(getattr(self, name))]
         for name in ("arrivals", "passes", "threads"):
             value = getattr(self, name)

@@ -78,7 +78,7 @@ WRONG = {
     "a missing metric": (lambda content: content["metrics"].remove("digests"), 1, "the golden record lacks the metric 'digests'"),
     "digests that are not there": (lambda content: first_sample(content).update(digests=None), 1, "no digests for 6 ids"),
     "another model": (lambda content: content.update(fingerprint="0" * 32), 1, "another model"),
-    "unlike numerics": (lambda content: content.update(numerics_id="cpu-0/bf16-none"), 2, "recorded with cpu-0/bf16-none, computed"),
+    "unlike numerics": (lambda content: content.update(numerics_id="cpu-0/bf16-none"), 2, "recorded with cpu-0/bf16-none"),
     "an unknown field": (lambda content: content.update(more=1), 2, "unknown field `more`"),
 }  # fmt: skip
 
