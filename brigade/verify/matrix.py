@@ -55,6 +55,7 @@ def run_matrix(models: Models, runs: Sequence[Run], asks: Sequence[Ask]) -> Iter
         except (UserError, EngineStopped) as error:
             if expected is None:
                 raise
+            models.after(error)
             yield Row(run, error=in_one_line(error))
             continue
         measured = records[-1].measured

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from brigade.api.llm import LLM
+from brigade.errors import EngineStopped
 from brigade.verify.digests import DigestingSampler
 from brigade.verify.layout import ONE_RANK, Layout
 from brigade.verify.run import Run
@@ -48,8 +48,8 @@ def open_llm(chosen: ModelChoice, layout: Layout, threads: int | None) -> Loaded
 class Models:
     """Holds one model at a time. Runs that follow each other on one layout share it; another layout closes it first."""
 
-    def __init__(self, chosen: ModelChoice, opener: Callable[[ModelChoice, Layout, int | None], Loaded] = open_llm) -> None:
-        self.chosen, self._open = chosen, opener
+    def __init__(self, chosen: ModelChoice) -> None:
+        self.chosen = chosen
         self._key: tuple[Any, ...] | None = None
         self._loaded: Loaded | None = None
         self._threads: int | None = None  # of this process before a run asked for a number of its own
@@ -61,7 +61,7 @@ class Models:
         key = (chosen, run.layout, None if alone else run.threads)  # one rank changes its threads as it stands
         if self._loaded is None or key != self._key:
             self.close()
-            self._loaded, self._key = self._open(chosen, run.layout, key[2]), key
+            self._loaded, self._key = open_llm(chosen, run.layout, key[2]), key
         if alone:
             self._use(run.threads)
         return self._loaded
@@ -74,6 +74,11 @@ class Models:
             self._threads = backend.threads
         if (threads or self._threads) is not None:
             backend.use(threads or self._threads, None)
+
+    def after(self, error: Exception) -> None:
+        """A run failed. What stopped for good, such as ranks of which one died, is not used again."""
+        if isinstance(error, EngineStopped):
+            self.close()
 
     def close(self) -> None:
         if self._loaded is not None:

@@ -118,8 +118,8 @@ def _sample(sampler: DigestingSampler, metrics: Sequence[str], name: str, start:
     if "logprobs" in metrics and sample.logprobs is not None:
         logprobs = tuple(one.logprob for one in sample.logprobs)
     if "digests" in metrics:
-        places = range(start, start + len(sample.token_ids))
-        digests = tuple(sampler.seen[name, sample.index, place] for place in places)
+        keys = [(name, sample.index, place) for place in range(start, start + len(sample.token_ids))]
+        digests = tuple(sampler.seen[key] for key in keys if key in sampler.seen)  # one that is missing is a difference
     return SampleRecord(tuple(sample.token_ids), sample.finish_reason, logprobs, digests)
 
 

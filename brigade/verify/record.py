@@ -64,7 +64,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def read_record(path: Path) -> Record:
     try:
-        found = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Record)
+        found = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing; record it with `brigade verify record {path.parent}`") from error
     except OSError as error:
@@ -78,7 +78,15 @@ def read_record(path: Path) -> Record:
 
 def write_record(path: Path, record: Record) -> None:
     """Whole or not at all."""
-    write_file(path, _pretty(msgspec.to_builtins(record)) + "\n")
+    write_file(path, to_json(record))
+
+
+def from_json(text: str) -> Record:
+    return msgspec.convert(json.loads(text), Record)
+
+
+def to_json(record: Record) -> str:
+    return _pretty(msgspec.to_builtins(record)) + "\n"
 
 
 def _pretty(value: Any, depth: int = 0) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from brigade.cli.main import main
+from brigade.errors import EngineStopped
 from brigade.verify import models
 from brigade.verify.record import read_record
 from tests.verify.builders import write_case
@@ -200,3 +201,25 @@ def test_runs_of_one_layout_share_a_model_and_another_closes_it(case: Path, caps
     code, text, _ = run(capsys, "check", case)
     assert code == 0 and "5 of 5 runs" in text
     assert opened == [{}, {"tp": 2}, {"pp": 2}] and closed == [1, 2, 3]
+
+
+def test_ranks_that_stopped_are_not_used_again_and_the_next_run_has_new_ones(case: Path, capsys, monkeypatch) -> None:
+    opened = []
+
+    def stopping(*given, **named):
+        opened.append(real(*given, **named))
+        if len(opened) == 1:
+
+            def make_engine(kind: str, **settings):
+                raise EngineStopped("rank 1 (stage 0, tensor rank 1) died")
+
+            opened[0].make_engine = make_engine
+        return opened[-1]
+
+    real = models.LLM
+    monkeypatch.setattr(models, "LLM", stopping)
+    write_case(case, runs=[{"name": "first"}, {"name": "second"}])
+    code, text, _ = run(capsys, "check", case)
+    assert code == 2 and len(opened) == 2
+    assert "ERROR      case: first: EngineStopped: rank 1 (stage 0, tensor rank 1) died" in text
+    assert "same       case: second: " in text
