@@ -177,7 +177,7 @@ def test_unlike_numerics_are_compared_within_the_tolerance_of_the_case(tmp_path:
     folder = write_case(tmp_path / "case", prompts=greedy, settings=settings, runs=[{"backend": "cpu"}])
     assert run(capsys, "record", folder)[0] == 0
     code, text, _ = run(capsys, "check", folder)
-    assert code == 2 and "recorded with reference-2/" in text and "computed with cpu-2/" in text
+    assert code == 2 and "recorded with reference-" in text and "computed with cpu-" in text
     write_case(tmp_path / "case", prompts=greedy, settings=settings, runs=[{"backend": "cpu"}], tolerance=1e-4)
     code, text, _ = run(capsys, "check", folder)
     assert code == 0 and "within the tolerance" in text
