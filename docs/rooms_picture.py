@@ -5,6 +5,7 @@ The arrows are the imports of the source. Those that follow from others are left
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,29 +87,31 @@ def centre(column: int) -> float:
     return SIDE + COLUMN * (column + 0.5)
 
 
-def route(source: Box, target: Box) -> list[Point]:
+def route(source: Box, target: Box, before: int = 0) -> list[Point]:
     """Straight down where one stands above the other; else down, across under the own floor, and down. An arrow that goes across
-    leaves and arrives beside the middle, which belongs to the straight one."""
+    leaves and arrives beside the middle, which belongs to the straight one, and beside those that arrived from this side `before`."""
     low, high = max(source.columns[0], target.columns[0]), min(source.columns[1], target.columns[1])
     if low < high:
         x = (centre(low) + centre(high - 1)) / 2
         return [(x, source.bottom), (x, target.top)]
     if high <= source.columns[0]:  # to the left
-        start, end = centre(source.columns[0]) - PORT, centre(target.columns[1] - 1) + PORT
+        start, end = centre(source.columns[0]) - PORT, centre(target.columns[1] - 1) + PORT * (1 + before)
     else:
-        start, end = centre(source.columns[1] - 1) + PORT, centre(target.columns[0]) - PORT
+        start, end = centre(source.columns[1] - 1) + PORT, centre(target.columns[0]) - PORT * (1 + before)
     across = source.bottom + GAP / 2
     return [(start, source.bottom), (start, across), (end, across), (end, target.top)]
 
 
 def lines() -> dict[tuple[str, str], list[Point]]:
     """The way of every arrow, by its two rooms."""
-    placed = boxes()
-    return {
-        (name, target): route(placed[name], placed[target])
-        for name, targets in drawn_arrows().items()
-        for target in sorted(targets)
-    }  # fmt: skip
+    placed, found = boxes(), {}
+    arrived: Counter[tuple[str, bool]] = Counter()
+    for name, targets in drawn_arrows().items():
+        for target in sorted(targets):
+            from_left = placed[name].columns[0] < placed[target].columns[0]
+            found[name, target] = way = route(placed[name], placed[target], arrived[target, from_left])
+            arrived[target, from_left] += len(way) > 2
+    return found
 
 
 def draw() -> str:

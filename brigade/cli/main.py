@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "pack a model once: an artifact that is mapped into memory at load",
     "env": "what a bug report needs",
     "eval": "perplexity and bits per byte of a text, and the distance from a reference",
+    "verify": "keep what a model says, and find the same bits again on any layout and engine setting",
     "bench": "measure: latency beside the machine's floor, throughput, the engine's own work, other engines beside this one",
 }
 
