@@ -89,7 +89,7 @@ def centre(column: int) -> float:
 
 def route(source: Box, target: Box, before: int = 0) -> list[Point]:
     """Straight down where one stands above the other; else down, across under the own floor, and down. An arrow that goes across
-    leaves and arrives beside the middle, which belongs to the straight one, and beside those that arrived from this side `before`."""
+    leaves and arrives beside the middle, which belongs to the straight one, and beside those that came from this side `before`."""
     low, high = max(source.columns[0], target.columns[0]), min(source.columns[1], target.columns[1])
     if low < high:
         x = (centre(low) + centre(high - 1)) / 2

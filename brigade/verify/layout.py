@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from brigade.backends.base import G
-from brigade.backends.exact_math import tree_width
 from brigade.config import ModelConfig
 from brigade.errors import ConfigError
+from brigade.parallel.degrees import obstacle
 
 # What the matrix tries, where a model can have it: each axis alone, then bounded crosses.
 DEGREES = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 4), (2, 2), (4, 2), (2, 4))
@@ -48,15 +47,4 @@ ONE_RANK = Layout()
 
 
 def possible_layouts(config: ModelConfig) -> list[Layout]:
-    return [Layout(tp, pp) for tp, pp in DEGREES if _can_have(config, tp, pp)]
-
-
-def _can_have(config: ModelConfig, tp: int, pp: int) -> bool:
-    if pp > config.num_layers:
-        return False
-    if tp == 1:
-        return True
-    widths = [config.ffn_size] if config.moe is None else [config.moe.expert_ffn_size, config.moe.shared_ffn_size]
-    shared = config.num_kv_heads % tp == 0 or tp % config.num_kv_heads == 0
-    summed = [config.num_heads * config.head_dim, *(width for width in widths if width)]
-    return config.num_heads % tp == 0 and shared and config.qk_norm != "full" and all(tp <= tree_width(k, G) for k in summed)
+    return [Layout(tp, pp) for tp, pp in DEGREES if pp <= config.num_layers and obstacle(config, tp) is None]
