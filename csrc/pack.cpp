@@ -138,28 +138,44 @@ bool is_whole_panel(const int32_t* source) {
     return source[0] >= 0 && source[0] % PANEL == 0;
 }
 
-// A panel of `to`, column by column; one whose source is below 0 is filling. What is not a nibble lies in words of 16 columns a line,
-// two lines for each step along K.
+// One column of a run of lines of nibbles: four steps of K in each, in the lower or the upper halves of four bytes.
+void copy_nibbles(const uint8_t* from, int there, uint8_t* to, int column, int64_t lines) {
+    constexpr uint32_t LOW = 0x0f0f0f0f;
+    const int right = there / 16 * 4, left = column / 16 * 4;
+    from += there % 16 * 4, to += column % 16 * 4;
+    for (int64_t line = 0; line < lines; line++, from += LINE, to += LINE) {
+        uint32_t found, old;
+        std::memcpy(&found, from, 4);
+        std::memcpy(&old, to, 4);
+        old = (old & ~(LOW << left)) | (found >> right & LOW) << left;
+        std::memcpy(to, &old, 4);
+    }
+}
+
+// The same of what is no nibble: words of 16 columns a line, two lines for each step along K.
+void copy_words(const uint8_t* from, int there, uint8_t* to, int column, int64_t steps, int word) {
+    from += there * word, to += column * word;
+    for (int64_t step = 0; step < steps; step++, from += PANEL * word, to += PANEL * word) {
+        if (word == 4) std::memcpy(to, from, 4);
+        else std::memcpy(to, from, 2);
+    }
+}
+
+// A panel of `to`, column by column; one whose source is below 0 is filling.
 void cut_columns(const BrMatrix& from, const BrMatrix& to, const int32_t* source, int first_block, uint8_t* data) {
-    const int64_t length = (int64_t)to.blocks * to.block_k, skipped = (int64_t)first_block * to.block_k;
-    const int words = tile_k(row_kind(to.kind)) / 16, word = words * weight_bits(to.kind) / 8;
+    const int64_t length = (int64_t)to.blocks * to.block_k, skipped = panel_bytes(to) / to.blocks * first_block;
+    const int words = tile_k(row_kind(to.kind)) / 16;
     std::memset(data, is_nibbles(to.kind) ? 0x88 : 0, (size_t)panel_bytes(to));
     for (int column = 0; column < PANEL; column++) {
         const int n = source[column], there = n % PANEL;
-        const uint8_t* panel = n < 0 ? nullptr : from.data + n / PANEL * panel_bytes(from);
-        for (int64_t k = 0; to.kind == BR_W4A8 && k < length; k += to.group)
-            times_at(to, data, k, column) = panel ? times_at(from, (uint8_t*)panel, skipped + k, there) : (uint16_t)1;
-        if (!panel) continue;
-        if (is_nibbles(to.kind)) {
-            for (int64_t k = 0; k < length; k++) put(to, data, place(to, column, k), take(from, panel, place(from, there, skipped + k)));
-            continue;
+        const uint8_t* run = n < 0 ? nullptr : from.data + n / PANEL * panel_bytes(from) + skipped;
+        for (int64_t k = 0; to.kind == BR_W4A8 && k < length; k += to.group) {
+            times_at(to, data, k, column) = run ? times_at(from, (uint8_t*)run, k, there) : (uint16_t)1;
+            const int64_t at = k / to.group * times_bytes(to.group) + LINE;
+            if (run) copy_nibbles(run + at, there, data + at, column, to.group / 4);
         }
-        const uint8_t* run = panel + (skipped / words * PANEL + there) * word;
-        for (int64_t at = 0; at < length / words; at++) {
-            uint8_t* to_word = data + (at * PANEL + column) * word;
-            if (word == 4) std::memcpy(to_word, run + at * PANEL * 4, 4);
-            else std::memcpy(to_word, run + at * PANEL * 2, 2);
-        }
+        if (run && to.kind == BR_W4) copy_nibbles(run, there, data, column, length / 4);
+        if (run && !is_nibbles(to.kind)) copy_words(run, there, data, column, length / words, words * weight_bits(to.kind) / 8);
     }
 }
 

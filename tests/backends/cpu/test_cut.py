@@ -130,7 +130,7 @@ def test_a_cut_on_panel_borders_is_told_from_one_that_is_put_together_anew() -> 
     assert on_panel_border(Layout("int8", 33, 64, tree=True), Cut(-1, ((16, 32),)))
 
 
-CONFIG = replace(BASE, moe=MoEConfig(num_experts=3, top_k=2, expert_ffn_size=24, shared_ffn_size=16, layers=(1,)), mlp_bias=True)
+CONFIG = replace(BASE, moe=MoEConfig(num_experts=3, top_k=2, expert_ffn_size=32, shared_ffn_size=16, layers=(1,)), mlp_bias=True)
 
 
 def prepared(weights, scheme: str, rank: int = 0, size: int = 2):
