@@ -103,7 +103,7 @@ def test_a_killed_rank_is_named_and_all_end(rank, when) -> None:
     os.kill(found[rank], signal.SIGKILL)
     error, seconds = run_until_failure(ranks)
     assert str(error) == f"{NAMES[rank]} died by signal 9 (SIGKILL); all ranks were ended"
-    assert seconds < 2 and str(ranks.failure) == str(error) and not any(map(is_there, found.values()))
+    assert seconds < 5 and str(ranks.failure) == str(error) and not any(map(is_there, found.values()))
     ranks.close()
 
 

@@ -99,10 +99,17 @@ def test_a_world_of_another_size_ends_with_one_line() -> None:
     assert worker[0] == 2 and worker[2].count("\n") == 1 and "needs 4" in worker[2]
 
 
-def test_two_agents_of_torchrun(tmp_path) -> None:
-    endpoint = f"127.0.0.1:{free_port()}"
-    options = "--nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-id brigade --local-addr 127.0.0.1".split()
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "--rdzv-endpoint", endpoint, "-m", "tests.parallel.leaders"]
+def test_two_agents_of_torchrun() -> None:
+    options = {
+        "nnodes": "2",
+        "nproc-per-node": "2",
+        "rdzv-backend": "c10d",
+        "rdzv-id": "brigade",
+        "rdzv-endpoint": f"127.0.0.1:{free_port()}",
+        "local-addr": "127.0.0.1",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", *(f"--{name}={value}" for name, value in options.items())]
+    command += ["-m", "tests.parallel.leaders"]
     agents = [
         subprocess.Popen(
             [*command, "2", "2", "auto", "20"],
