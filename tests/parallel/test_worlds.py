@@ -74,16 +74,12 @@ def test_the_process_group_on_one_host() -> None:
     ranks.close()
 
 
-def test_a_group_on_two_hosts() -> None:
-    leader, worker = end(world("ab", "2", "1", "auto", "20"))
-    assert leader[0] == worker[0] == 0 and leader[1].splitlines()[-1] == "GroupExchange GroupEnd", (leader, worker)
-
-
 @pytest.mark.parametrize("rank", [1, 0])
 def test_a_rank_that_dies_on_another_host(rank) -> None:
     """The leader hears of a worker's death, and a worker of the leader's, within 10 s."""
     ranks = world("ab", "2", "1", "auto", "1000000")
-    assert ranks[0].stdout.readline()
+    ways, *_ = json.loads(ranks[0].stdout.readline())
+    assert ways == ["GroupEnd", "GroupExchange"]  # and steps go on
     began = time.monotonic()
     ranks[rank].kill()
     done = end(ranks)
@@ -122,5 +118,5 @@ def test_two_agents_of_torchrun() -> None:
     ]
     done = end(agents, 60)
     assert [code for code, *_ in done] == [0, 0], done
-    assert "SharedExchange GroupEnd RingEnd" in "".join(output for _, output, _ in done)
-    assert json.loads(next(line for _, output, _ in done for line in output.splitlines() if line.startswith("[")))
+    ways, *_ = json.loads(next(line for _, output, _ in done for line in output.splitlines() if line.startswith("[")))
+    assert ways == ["GroupEnd", "RingEnd", "SharedExchange"]
