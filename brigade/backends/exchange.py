@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from brigade.errors import RankFailed
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,6 +38,10 @@ class Exchange(ABC):
     @abstractmethod
     def gather(self, x_RW: Tensor, widths: Sequence[int]) -> Tensor | None:
         """The columns of all ranks side by side, in the order of ranks, on rank 0; None on the others. `widths`: of each rank."""
+
+    def lost(self) -> BaseException:
+        """What to raise where a call of `native` returned that a rank is gone: it may take a while to learn which."""
+        return RankFailed("another rank is gone", lost=True)
 
 
 class Alone(Exchange):

@@ -83,9 +83,12 @@ class SharedExchange(CountedExchange):
     bytes = property(lambda self: self._slots.bytes)
     seconds = property(lambda self: self._slots.seconds)
 
+    def lost(self) -> BaseException:
+        return self._lost(None)
+
     def _done(self, outcome: int) -> None:
         if outcome:
-            raise self._lost(None)
+            raise self.lost()
 
     def tree(self, part: Tensor) -> Tensor:
         whole = not part.dtype.is_floating_point

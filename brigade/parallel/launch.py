@@ -16,15 +16,16 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from brigade.backends.cpu.threads import default_threads, usable
+from brigade.backends.cpu.threads import usable
 from brigade.errors import ConfigError, RankFailed, UserError, in_one_line
 from brigade.mesh import Mesh
 from brigade.parallel.board import Board, State
+from brigade.parallel.cores import Cores, share_out
 from brigade.parallel.links import Links, connect
 from brigade.parallel.memory import HostMemory
 from brigade.parallel.rendezvous import MEETING, World, all_hosts, check_world, found_world, open_store, own_host
@@ -86,17 +87,16 @@ def start_ranks(
     backend: str = "gloo",
     rank_timeout: float = 60.0,
     max_rows_bytes: int = 1 << 20,
-    threads: int | None = None,
+    cores: Sequence[Cores] | None = None,
 ) -> Ranks:
     """Start `python -m module` for every rank but this one. `order` is the first that each receives. `max_rows_bytes`: of the rows
-    that a step hands from stage to stage. `threads`: of each rank; else the processors are shared out."""
+    that a step hands from stage to stage. `cores`: of every rank, the leader's own first; else they are shared out evenly."""
     if not hasattr(os, "pidfd_open") or not sys.executable:
         raise ConfigError("several ranks need Linux and a Python program that can be started again; use one rank here")
-    total = default_threads()
-    each = threads or max(total // mesh.world, 1)
+    cores = cores or share_out(mesh.world)
     setup = Setup(
         mesh, (0,) * mesh.world, exchange, device, backend, rank_timeout, max_rows_bytes,
-        spins=SPINS if each * mesh.world <= total else 0, leader=os.getpid(),
+        spins=SPINS if all(each.own for each in cores) else 0, leader=os.getpid(),
     )  # fmt: skip
     memory = HostMemory.make(setup.places(0, Board.bytes(mesh.world)).size)
     board = Board(memory, mesh.world)
@@ -111,7 +111,7 @@ def start_ranks(
                 "memory": memory.descriptor,
                 "port": None if store is None else store.underlying_store.port,
             }
-            environ = os.environ | _environment(rank, mesh.world, each) | {GIVEN: json.dumps(given)}
+            environ = os.environ | _environment(rank, mesh.world, cores[rank]) | {GIVEN: json.dumps(given)}
             children[rank] = subprocess.Popen(
                 [sys.executable, "-P", "-m", module], env=environ, pass_fds=(memory.descriptor,), stdin=subprocess.DEVNULL,
                 stdout=2, process_group=0,
@@ -123,12 +123,14 @@ def start_ranks(
         raise
 
 
-def _environment(rank: int, world: int, threads: int) -> dict[str, str]:
+def _environment(rank: int, world: int, cores: Cores) -> dict[str, str]:
     """Modules are found where the leader finds them, and processors are shared out."""
     path = [os.getcwd() if entry == "" else entry for entry in sys.path if isinstance(entry, str)]
     counts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    counts |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    return {"PYTHONPATH": os.pathsep.join(path)} | {name: str(value) for name, value in counts.items()}
+    counts |= {"OMP_NUM_THREADS": cores.threads, "MKL_NUM_THREADS": cores.threads}
+    return {"BRIGADE_CPUS": cores.cpus or "", "PYTHONPATH": os.pathsep.join(path)} | {
+        name: str(value) for name, value in counts.items()
+    }
 
 
 def join_world(

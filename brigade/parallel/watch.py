@@ -217,7 +217,9 @@ class Watch:
         """The store may be this process's own: it goes when all others know why."""
         end = time.monotonic() + seconds
         with contextlib.suppress(Exception):
-            while self._elsewhere and not self.store.check([f"heard/{rank}" for rank in self._elsewhere]) and time.monotonic() < end:
+            while (
+                self._elsewhere and not self.store.check([f"heard/{rank}" for rank in self._elsewhere]) and time.monotonic() < end
+            ):
                 time.sleep(LOOK / 2)
 
     def _reap(self, seconds: float) -> None:
@@ -298,5 +300,5 @@ class Guard:
             os._exit(0 if self.board.stopped is Stop.CLOSING else 1)
         if alive != self._alive or not alive:
             self._alive, self._when = alive, time.monotonic()
-        if time.monotonic() > self._when + SILENCE:
+        if self._leader is None and time.monotonic() > self._when + SILENCE:
             os._exit(1)

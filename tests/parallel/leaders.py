@@ -49,11 +49,11 @@ def lead(mesh: Mesh, exchange: str, steps: int) -> None:
     ranks = start(mesh, exchange=exchange)
     try:
         assert step(ranks, 0, watched=False) == expected(mesh, 0)
-        print(json.dumps([os.getpid(), *processes(ranks).values()]), flush=True)
+        ways = [type(way).__name__ for way in (ranks.links.exchange, *ranks.links.ends.values())]
+        print(json.dumps([sorted(set(ways)), os.getpid(), *processes(ranks).values()]), flush=True)
         for number in range(1, steps):
             assert step(ranks, number) == expected(mesh, number)
             time.sleep(0.001)
-        print(type(ranks.links.exchange).__name__, *sorted({type(end).__name__ for end in ranks.links.ends.values()}))
     except RankFailed as error:
         print(error)
     ranks.close()

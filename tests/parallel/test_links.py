@@ -96,7 +96,7 @@ def test_a_ring_takes_pieces_of_every_size_around_its_end() -> None:
     sizes = [1, 3, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 7] * 20
     rng = np.random.default_rng(0)
     given = [torch.from_numpy(rng.standard_normal((size, 1)).astype(np.float32)) for size in sizes]
-    sender = threading.Thread(target=lambda: [links[2].send_rows(x) for x in given])
+    sender = threading.Thread(target=lambda: [links[2].send_rows(x) for x in given], daemon=True)
     sender.start()
     found = [links[0].receive_rows(size, 1) for size in sizes]
     sender.join(timeout=30)
@@ -127,7 +127,7 @@ def test_whoever_waits_is_seen_to_wait_and_leaves_when_all_are_stopped(wait, spi
         except Gone as error:
             raised.append(error)
 
-    thread = threading.Thread(target=live)
+    thread = threading.Thread(target=live, daemon=True)
     thread.start()
     end = time.monotonic() + 5
     while rank.board.facts(own).state != State.WAITING and time.monotonic() < end:
@@ -136,7 +136,7 @@ def test_whoever_waits_is_seen_to_wait_and_leaves_when_all_are_stopped(wait, spi
     start = time.monotonic()
     rank.board.stop(Stop.FAILED)
     thread.join(timeout=5)
-    assert len(raised) == 1 and time.monotonic() - start < 1
+    assert len(raised) == 1 and isinstance(links[0].exchange.lost(), Gone) and time.monotonic() - start < 1
     assert rank.board.facts(own).state == State.COMPUTING
 
 

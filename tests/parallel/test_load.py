@@ -9,7 +9,7 @@ import pytest
 
 from brigade.backends.cpu.library import find_kernels
 from brigade.mesh import Mesh
-from brigade.parallel import launch
+from brigade.parallel.cores import Cores
 from brigade.parallel.launch import start_ranks
 from tests.parallel.adder import add_up
 
@@ -19,12 +19,10 @@ if find_kernels() is None:
 CALLS, WIDTH = 2000, 1024
 
 
-@pytest.mark.parametrize("spins", [None, 2000], ids=["as chosen", "spinning"])
-def test_eight_ranks_on_fewer_cores_do_not_collapse(spins, monkeypatch) -> None:
-    if spins is not None:
-        monkeypatch.setattr(launch, "SPINS", spins)
-        monkeypatch.setattr(launch, "default_threads", lambda: 8)
-    ranks = start_ranks(Mesh(tp=8), "tests.parallel.adder", json.dumps([CALLS, WIDTH]).encode())
+@pytest.mark.parametrize("spinning", [False, True], ids=["as chosen", "spinning"])
+def test_eight_ranks_on_fewer_cores_do_not_collapse(spinning) -> None:
+    cores = [Cores(1, None, own=True)] * 8 if spinning else None
+    ranks = start_ranks(Mesh(tp=8), "tests.parallel.adder", json.dumps([CALLS, WIDTH]).encode(), cores=cores)
     add_up(ranks.links, 10, WIDTH)  # until all have begun
     start = time.monotonic()
     total = add_up(ranks.links, CALLS, WIDTH)

@@ -74,16 +74,12 @@ def test_the_process_group_on_one_host() -> None:
     ranks.close()
 
 
-def test_a_group_on_two_hosts() -> None:
-    leader, worker = end(world("ab", "2", "1", "auto", "20"))
-    assert leader[0] == worker[0] == 0 and leader[1].splitlines()[-1] == "GroupExchange GroupEnd", (leader, worker)
-
-
 @pytest.mark.parametrize("rank", [1, 0])
 def test_a_rank_that_dies_on_another_host(rank) -> None:
     """The leader hears of a worker's death, and a worker of the leader's, within 10 s."""
     ranks = world("ab", "2", "1", "auto", "1000000")
-    assert ranks[0].stdout.readline()
+    ways, *_ = json.loads(ranks[0].stdout.readline())
+    assert ways == ["GroupEnd", "GroupExchange"]  # and steps go on
     began = time.monotonic()
     ranks[rank].kill()
     done = end(ranks)
@@ -99,10 +95,17 @@ def test_a_world_of_another_size_ends_with_one_line() -> None:
     assert worker[0] == 2 and worker[2].count("\n") == 1 and "needs 4" in worker[2]
 
 
-def test_two_agents_of_torchrun(tmp_path) -> None:
-    endpoint = f"127.0.0.1:{free_port()}"
-    options = "--nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-id brigade --local-addr 127.0.0.1".split()
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "--rdzv-endpoint", endpoint, "-m", "tests.parallel.leaders"]
+def test_two_agents_of_torchrun() -> None:
+    options = {
+        "nnodes": "2",
+        "nproc-per-node": "2",
+        "rdzv-backend": "c10d",
+        "rdzv-id": "brigade",
+        "rdzv-endpoint": f"127.0.0.1:{free_port()}",
+        "local-addr": "127.0.0.1",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", *(f"--{name}={value}" for name, value in options.items())]
+    command += ["-m", "tests.parallel.leaders"]
     agents = [
         subprocess.Popen(
             [*command, "2", "2", "auto", "20"],
@@ -115,5 +118,5 @@ def test_two_agents_of_torchrun(tmp_path) -> None:
     ]
     done = end(agents, 60)
     assert [code for code, *_ in done] == [0, 0], done
-    assert "SharedExchange GroupEnd RingEnd" in "".join(output for _, output, _ in done)
-    assert json.loads(next(line for _, output, _ in done for line in output.splitlines() if line.startswith("[")))
+    ways, *_ = json.loads(next(line for _, output, _ in done for line in output.splitlines() if line.startswith("[")))
+    assert ways == ["GroupEnd", "RingEnd", "SharedExchange"]
