@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from brigade.batch import Batch, Wanted
+from brigade.batch import Batch, Span, Wanted
 from brigade.engine.outputs import Delta
 from brigade.engine.request import Request, clock
 from brigade.engine.sampling.logprobs import token_logprobs
@@ -85,26 +85,32 @@ class TextGenerationController:
         """Keep prompt rows for those who want them, and find who samples now, and from what."""
         read, row, pairs = _Read(), 0, iter(answer.best)
         for span, request in zip(batch.spans, owners, strict=True):
-            if span.wanted is Wanted.NONE:
-                continue
-            if span.wanted is Wanted.BEST:
+            if span.wanted is Wanted.LAST:
+                row += 1
+            elif span.wanted is Wanted.ALL:
+                row += len(span.token_ids)
+                if request is not None:
+                    self._try_prompt_rows(request, span, answer.logits_RV[row - len(span.token_ids) : row], read.failed)
+            elif span.wanted is Wanted.BEST:
                 value, token = next(pairs)
                 if request is not None and request.max_tokens > 0:
                     read.best.append((request, _best(value, token, request.position)))
                 continue
-            first, row = row, row + (len(span.token_ids) if span.wanted is Wanted.ALL else 1)
+            else:
+                continue
             if request is None:
                 continue
-            if span.wanted is Wanted.ALL:
-                try:
-                    self._keep_prompt_rows(request, span.start, answer.logits_RV[first:row])
-                except Exception as error:
-                    request.fail(error)
-                    read.failed.append(request)
             if span.end == len(request.ids) and request.max_tokens > 0 and not request.is_finished:
                 read.readers.append(request)
                 read.rows.append(row - 1)
         return read
+
+    def _try_prompt_rows(self, request: Request, span: Span, logits_LV: Tensor, failed: list[Request]) -> None:
+        try:
+            self._keep_prompt_rows(request, span.start, logits_LV)
+        except Exception as error:
+            request.fail(error)
+            failed.append(request)
 
     @staticmethod
     def _keep_prompt_rows(request: Request, start: int, logits_LV: Tensor) -> None:

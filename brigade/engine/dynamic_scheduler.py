@@ -51,7 +51,7 @@ class DynamicScheduler(Scheduler):
         budget = self.config.max_step_tokens - sum(plan.tokens.values())
         if budget <= 0:
             return
-        under_way = [request for request in self.running if request.pending > 1]
+        under_way = [request for request in self.running if request not in plan.tokens and request.pending > 1]
         long_budget = self._long_budget(budget, under_way)
         for request in under_way:
             if budget <= 0:

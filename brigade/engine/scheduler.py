@@ -55,7 +55,7 @@ class Scheduler(ABC):
 
     def send(self, plan: Plan) -> Sent:
         """The step begins: its tokens count as computed, so that the next step goes on behind them."""
-        sent = Sent(plan.batch(), tuple(plan.tokens), tuple(request.life for request in plan.tokens))
+        sent = Sent(plan.batch(), tuple(plan.tokens), tuple([request.life for request in plan.tokens]))
         for request, count in plan.tokens.items():
             request.computed += count
         return sent
@@ -63,18 +63,18 @@ class Scheduler(ABC):
     def advance(self, batch: Batch, owners: Sequence[Request | None]) -> None:
         """The step was computed: move the marks of its owners, and make full blocks known. Of a request that ended in an error,
         nothing that this step computed becomes known."""
+        size = self.pool.block_size
         for request, span in zip(owners, batch.spans, strict=True):
             if request is None or request.finish_reason == "error":
                 continue
             request.settled += len(span.token_ids)
             request.steps += 1
-            if self.pool.prefix_cache:
-                self._publish(request)
+            if self.pool.prefix_cache and (request.published + 1) * size <= request.settled:
+                self._publish(request, size)
 
-    def _publish(self, request: Request) -> None:
+    def _publish(self, request: Request, size: int) -> None:
         """Steps under way may still name a block that is exchanged here for one of the same content: they were sent before
         anybody could be given it."""
-        size = self.pool.block_size
         while (request.published + 1) * size <= request.settled:
             place = request.published
             node = self.pool.publish(request.tip, request.key(place, size), request.blocks[place])
