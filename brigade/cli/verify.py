@@ -14,6 +14,7 @@ from brigade.errors import ConfigError, RequestError
 from brigade.output_files import check_outputs, write_json
 
 if TYPE_CHECKING:
+    from brigade.verify.models import RankOptions
     from brigade.verify.play import Ask
     from brigade.verify.report import Paint
     from brigade.verify.run import Change
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     record = kinds.add_parser("record", help=said, description=said)
     record.add_argument("case", metavar="CASE", help="a folder with case.yaml")
     record.add_argument("--force", action="store_true", help="write over a golden file that is there")
+    _add_rank_options(record)
     said = "run cases and compare with their golden files"
     check = kinds.add_parser("check", help=said, description=said, epilog=EXIT_CODES)
     check.add_argument("cases", nargs="*", metavar="CASE", help="a folder, or the name of a case that comes with the package")
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int)
     group.add_argument("--backend")
     group.add_argument("--device")
+    _add_rank_options(check)
     said = "play the same requests over layouts and engine settings, and compare all with one rank that runs them one by one"
     matrix = kinds.add_parser("matrix", help=said, description=said, epilog=EXIT_CODES)
     matrix.add_argument("model", nargs="?", metavar="MODEL", help="a folder, an artifact or a recipe (default: the embedded model)")
@@ -58,6 +61,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = "only the reference, and rows with this in their names; may be given again"
     matrix.add_argument("--rows", metavar="TEXT", action="append", help=said)
     matrix.add_argument("--json", type=Path, metavar="FILE")
+    _add_rank_options(matrix)
+
+
+def _add_rank_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("ranks")
+    group.add_argument("--exchange", choices=["auto", "shared", "group"], help="how ranks talk to each other")
+    said = "seconds without a finished layer that end a hanging step"
+    group.add_argument("--rank-timeout", type=float, metavar="S", help=said)
+    said = "import it in every rank: a backend, family or sampling parameter of your own"
+    group.add_argument("--import", dest="import_modules", action="append", default=[], metavar="MODULE", help=said)
+
+
+def _rank_options(args: argparse.Namespace) -> RankOptions:
+    from brigade.verify.models import RankOptions
+
+    return RankOptions(args.exchange, args.rank_timeout, tuple(args.import_modules))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +91,7 @@ def _record(args: argparse.Namespace) -> int:
     case = read_case(find_case(args.case))
     check_outputs({"golden file": case.golden})
     progress = Progress("requests")
-    found = record_case(case, args.force, progress=progress)
+    found = record_case(case, args.force, progress, _rank_options(args))
     progress.close()
     print(f"recorded {case.golden}: {len(found.requests)} requests, {found.numerics_id}; {did(found.measured)}")
     return 0
@@ -90,10 +109,12 @@ def _check(args: argparse.Namespace) -> int:
     change = _change(args)
     cases = [read_case(folder) for folder in folders]
     work = [(case, runs_of(case, change, args.runs)) for case in cases]
+    options = _rank_options(args)
+    options.check_effect(run for _, runs in work for run in runs)
     outcomes, paint = [], _paint()
     for case, runs in work:
         progress = Progress(case.name)
-        for outcome in check_case(case, runs, progress=progress):
+        for outcome in check_case(case, runs, progress, options):
             progress.close()
             outcomes.append(outcome)
             print("\n".join(outcome_lines(outcome, paint)), flush=True)
@@ -135,14 +156,15 @@ def _matrix(args: argparse.Namespace) -> int:
     if not chosen:
         wanted = " or ".join(map(repr, args.rows))
         raise ConfigError(f"no row has {wanted} in its name; there are {'; '.join(row.name for row in others)}")
+    options = _rank_options(args)
+    options.check_effect(chosen)
     grid, found, paint = None, [], _paint()
     given = ("model", "random_weights", "dtype", "quant", "backend", "device", "numerics")
     choice = ModelChoice(**{name: getattr(args, name) for name in given})
-    with Models(choice) as models:
+    with Models(choice, options) as models:
         for row in run_matrix(models, [reference, *chosen], asks):
             if grid is None:
-                llm = models.get(reference).llm
-                print(f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | {len(asks)} requests")
+                print(_title(models.get(reference).llm, len(asks)))
                 grid = Grid([one.name for one in (reference, *chosen)], paint)
                 print(grid.head())
             found.append(row)
@@ -154,6 +176,10 @@ def _matrix(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, [row.as_dict() for row in found])
     return exit_code(found)
+
+
+def _title(llm: Any, count: int) -> str:
+    return f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | {count} requests"
 
 
 def _asks(args: argparse.Namespace) -> tuple[list[Ask], Any]:

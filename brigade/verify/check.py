@@ -11,7 +11,7 @@ from brigade.errors import ConfigError, EngineStopped, UserError, in_one_line
 from brigade.tokenizer import Tokenizer
 from brigade.verify.case import Case
 from brigade.verify.compare import Differences, compare_passes, is_exact
-from brigade.verify.models import Models
+from brigade.verify.models import NO_OPTIONS, Models, RankOptions
 from brigade.verify.play import play
 from brigade.verify.record import Record, read_record, write_record
 from brigade.verify.run import Change, Run
@@ -51,12 +51,15 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     return 2 if not outcomes or any(one.error is not None for one in outcomes) else 0
 
 
-def record_case(case: Case, force: bool = False, progress: Progress | None = None) -> Record:
+def record_case(
+    case: Case, force: bool = False, progress: Progress | None = None, options: RankOptions = NO_OPTIONS
+) -> Record:  # fmt: skip
     """Write the golden file; one that is there stays unless `force` is given."""
     if case.golden.exists() and not force:
         raise ConfigError(f"{case.golden} is there already; check against it, or record it anew with --force")
+    options.check_effect([case.base])
     tokenizer = _tokenizer(case)
-    with Models(case.model) as models:
+    with Models(case.model, options) as models:
         records = play(models.get(case.base), case.base, case.asks, case.metrics, tokenizer, progress)
     records[0].check_golden()
     differences = compare_passes(records[0], records, case.terms(case.base))
@@ -79,14 +82,16 @@ def runs_of(case: Case, change: Change | None = None, wanted: Sequence[str] | No
     return runs
 
 
-def check_case(case: Case, runs: Sequence[Run], progress: Progress | None = None) -> Iterator[Outcome]:
+def check_case(
+    case: Case, runs: Sequence[Run], progress: Progress | None = None, options: RankOptions = NO_OPTIONS
+) -> Iterator[Outcome]:
     """An outcome for each run, as it comes; one that is an error where there is nothing to compare with."""
     try:
         expected, tokenizer = read_record(case.golden), _tokenizer(case)
     except UserError as error:
         yield Outcome(case.name, "golden", error=in_one_line(error))
         return
-    with Models(case.model) as models:
+    with Models(case.model, options) as models:
         for run in runs:
             try:
                 yield _check_run(case, run, expected, models, tokenizer, progress)

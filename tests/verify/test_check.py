@@ -115,6 +115,8 @@ def test_a_difference_outweighs_what_could_not_be_run(case: Path, tmp_path: Path
         (["check", "@", "--pp-layers", "a"], "is no list of numbers"),
         (["check", "@", "--json", "/nowhere/out.json"], "cannot write /nowhere/out.json"),
         (["check", "@", "--json", "@/golden.json"], "which is read"),
+        (["check", "@", "--exchange", "group"], "exchange is group, but no run has more than one rank"),
+        (["record", "--force", "@", "--rank-timeout", "5"], "rank_timeout is 5.0, but no run has more than one rank"),
         (["record", "nowhere"], "no case 'nowhere'"),
     ],
 )
@@ -223,3 +225,21 @@ def test_ranks_that_stopped_are_not_used_again_and_the_next_run_has_new_ones(cas
     assert code == 2 and len(opened) == 2
     assert "ERROR      case: first: EngineStopped: rank 1 (stage 0, tensor rank 1) died" in text
     assert "same       case: second: " in text
+
+
+def test_how_ranks_are_run_is_told_to_those_runs_that_have_ranks(case: Path, capsys, monkeypatch) -> None:
+    told = []
+
+    def listening(*given, **named):
+        names = ("tp", "exchange", "rank_timeout", "import_modules")
+        told.append({name: named.pop(name) for name in names if name in named})
+        return real(*given, **named)
+
+    real = models.LLM
+    monkeypatch.setattr(models, "LLM", listening)
+    write_case(case, runs=[{}, {"layout": {"tp": 2}}])
+    assert run(capsys, "check", case, "--exchange", "group", "--rank-timeout", "5", "--import", "own.backend")[0] == 0
+    assert told == [
+        {"import_modules": ("own.backend",)},
+        {"tp": 2, "exchange": "group", "rank_timeout": 5.0, "import_modules": ("own.backend",)},
+    ]
