@@ -26,18 +26,18 @@ class Room:
 
 # From the top floor to the ground; a room may import those below it in this list, and no other.
 ROOMS = (
-    Room("cli", "one file for each command", 0, (0, 4)),
+    Room("cli", "one file for each command", 0, (0, 5)),
     Room("bench", "throughput, latency, floors", 1, (1, 2)),
     Room("evaluate", "perplexity, KL, ranking", 1, (0, 1)),
-    Room("api", "LLM and AsyncLLM, what callers hold", 1, (2, 4)),
-    Room("assembly", "choices → source → plan → model → engine", 2, (2, 4)),
+    Room("api", "LLM and AsyncLLM, what callers hold", 1, (2, 5)),
+    Room("assembly", "choices → source → plan → model → engine", 2, (2, 5)),
     Room("engine", "thread, scheduler, sampling", 3, (1, 2)),
     Room("training", "one training step", 3, (3, 4)),
     Room("checkpoint", "folders, families, recipes", 3, (2, 3)),
     Room("artifact", "a model packed once", 4, (2, 3)),
     Room("model", "what the network is", 4, (3, 4)),
-    Room("parallel", "ranks and what they say", 4, (1, 2)),
-    Room("backends", "how it is computed: C++ kernels of csrc/, reference, KV cache", 5, (1, 4)),
+    Room("parallel", "ranks and what they say", 4, (4, 5)),
+    Room("backends", "how it is computed: C++ kernels of csrc/, reference, KV cache", 5, (1, 5)),
     Room("tokenizer", "text and token ids", 5, (0, 1)),
     Room("batch", "the object that travels to the model"),
     Room("mesh", "how a model is cut over ranks, in numbers"),
