@@ -15,7 +15,7 @@ from docs.rooms import ROOMS, arrows, without_implied
 PICTURE = Path(__file__).with_name("rooms.svg")
 
 COLUMN, FLOOR, GAP = 204, 100, 44  # a column's and a floor's size, and how much of a floor is left to the arrows
-COLUMNS, SIDE, BETWEEN, ROOF, FOOT = 4, 22, 14, 74, 40  # `BETWEEN` two rooms of one floor; `FOOT` holds the legend
+COLUMNS, SIDE, BETWEEN, ROOF, FOOT = 5, 22, 14, 74, 40  # `BETWEEN` two rooms of one floor; `FOOT` holds the legend
 PORT = 26  # between two arrows that meet a room in the same column
 GROUND = "ground"
 LEGEND = "An arrow means “imports”. Arrows that follow from others are left out. Callers come in by the blue rooms."

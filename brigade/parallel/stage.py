@@ -37,12 +37,15 @@ class Stage:
         model, held = self.model, self.model.held
         with torch.inference_mode():
             step = model.backend.begin_step(batch, cache, model.windows)
-            x_TH = model.embedding(step) if held.is_first else self.links.receive_rows(batch.num_tokens, model.config.hidden_size)
+            x_TH = model.embedding(step) if held.is_first else self._rows_before(batch.num_tokens)
             x_TH = model.through(x_TH, step, self.links.tick)
             if not held.is_last:
                 self.links.send_rows(x_TH)
                 return None
             return self._answer(model.logits(x_TH, step), batch)
+
+    def _rows_before(self, count: int) -> Tensor:
+        return self.links.receive_rows(count, self.model.config.hidden_size).to(self.model.backend.device)
 
     def times(self) -> Times:
         """Since the last call."""

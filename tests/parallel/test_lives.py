@@ -84,6 +84,8 @@ def test_ranks_begin_compute_and_end(tp, pp) -> None:
         assert step(ranks, number) == expected(mesh, number)
     found = processes(ranks)
     assert len(set(found.values())) == mesh.world - 1 and all(map(is_there, found.values())) and ranks.failure is None
+    os.kill(found[1], signal.SIGINT)  # Ctrl-C is the leader's affair, who may go on
+    assert step(ranks, 20) == expected(mesh, 20)
     began = time.monotonic()
     ranks.close()
     assert time.monotonic() - began < 2 and not any(map(is_there, found.values()))
