@@ -15,12 +15,12 @@ import torch
 from brigade.artifact.reader import DTYPES
 from brigade.backends.base import Backend
 from brigade.backends.cpu.quant import Quant, skip_list
-from brigade.backends.cpu.threads import allowed_threads, read_cpus
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.load import ModelSource, own_dtype
 from brigade.engine.config import EngineConfig
 from brigade.errors import ConfigError, in_one_line
 from brigade.mesh import Mesh
+from brigade.parallel.cores import share_out
 from brigade.parallel.degrees import make_mesh
 
 ENGINE_KINDS = ("static", "dynamic")
@@ -109,19 +109,12 @@ def settle_mesh(source: ModelSource, choices: Choices) -> Mesh:
     return mesh
 
 
-def share_processors(backend: Backend, choices: Choices, neighbours: int, place: int) -> None:
-    """Threads of this rank, one of `neighbours` on this machine. `threads` are each rank's; `cpus` are shared out among them."""
-    if neighbours == 1 or choices.threads is not None:
+def share_processors(backend: Backend, choices: Choices, ranks: int, place: int) -> None:
+    """Threads of this rank, at `place` among those of this machine."""
+    if ranks == 1:
         return backend.use(choices.threads, choices.cpus)
-    if choices.cpus is None:
-        return backend.use(max(allowed_threads() // neighbours, 1), None)
-    cpus = read_cpus(choices.cpus)
-    if len(cpus) < neighbours:
-        raise ConfigError(
-            f"cpus is {choices.cpus!r}, {len(cpus)} processors for {neighbours} ranks; name one for each rank, or drop cpus"
-        )
-    own = cpus[len(cpus) * place // neighbours : len(cpus) * (place + 1) // neighbours]
-    backend.use(None, ",".join(map(str, own)))
+    own = share_out(ranks, choices.threads, choices.cpus)[place]
+    backend.use(None if own.cpus else own.threads, own.cpus)
 
 
 def import_all(modules: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from brigade.backends.cpu.threads import default_threads, read_cpus
+from brigade.backends.cpu.threads import allowed_threads, read_cpus
 from brigade.errors import ConfigError
 
 
@@ -20,11 +20,11 @@ class Cores:
 
 
 def share_out(ranks: int, threads: int | None = None, cpus: str | None = None) -> list[Cores]:
-    """For every rank of this host. `threads`: of each rank; `cpus`: of all together. Who asks for neither has BRIGADE_CPUS, or else
-    an equal share of what this process may use: one thread at least."""
+    """For every rank of this host; each rank computes the same. `threads`: of each rank; `cpus`: of all together. Who asks for
+    neither has BRIGADE_CPUS, or else an equal share of what this process may use: one thread at least."""
     if threads is not None and cpus is not None:
         raise ConfigError(f"threads {threads} and cpus {cpus!r} both share out the processors; give one of them")
-    total = default_threads()
+    total = allowed_threads()
     if threads is None:
         name, cpus = ("cpus", cpus) if cpus else ("BRIGADE_CPUS", os.environ.get("BRIGADE_CPUS"))
         if cpus:

@@ -128,9 +128,7 @@ def _environment(rank: int, world: int, cores: Cores) -> dict[str, str]:
     path = [os.getcwd() if entry == "" else entry for entry in sys.path if isinstance(entry, str)]
     counts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     counts |= {"OMP_NUM_THREADS": cores.threads, "MKL_NUM_THREADS": cores.threads}
-    return {"BRIGADE_CPUS": cores.cpus or "", "PYTHONPATH": os.pathsep.join(path)} | {
-        name: str(value) for name, value in counts.items()
-    }
+    return {"PYTHONPATH": os.pathsep.join(path)} | {name: str(value) for name, value in counts.items()}
 
 
 def join_world(
