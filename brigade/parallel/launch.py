@@ -242,7 +242,7 @@ def enter() -> Entered:
     board.enter(rank)
     guard = Guard(setup, rank, board, store)
     guard.start()
-    sys.excepthook = lambda kind, error, trace: _report(board, rank, error, trace)
+    sys.excepthook = lambda kind, error, trace: _report(board, rank, error, trace, guard)
     links = connect(setup, rank, board, setup.places(rank, Board.bytes(setup.mesh.world)), store, guard.lost)
     board.set_state(rank, State.READY)
     order = links.receive_order()
@@ -274,10 +274,11 @@ def _enter_world() -> tuple[int, Setup, HostMemory, Store]:
     return world.rank, setup, _memory_of_host(setup, world.rank, store), store
 
 
-def _report(board: Board, rank: int, error: BaseException, trace: TracebackType | None) -> None:
+def _report(board: Board, rank: int, error: BaseException, trace: TracebackType | None, guard: Guard) -> None:
     """One line, then the end of the traceback: an error of the user's needs none."""
     text = in_one_line(error)
     if not isinstance(error, UserError | RankFailed):
         with contextlib.suppress(Exception):
             text += "\n" + "".join(traceback.format_exception(type(error), error, trace))[-1500:]
     board.fail(rank, text, isinstance(error, RankFailed) and error.lost)
+    guard.tell_how_it_is()

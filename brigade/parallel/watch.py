@@ -287,11 +287,18 @@ class Guard:
             time.sleep(LOOK)
         os._exit(0)
 
+    def tell_how_it_is(self) -> None:
+        """For a leader on another host."""
+        self._beat += 1
+        if self.store is not None:
+            with contextlib.suppress(Exception):
+                self.store.set(f"facts/{self.rank}", json.dumps([self._beat, asdict(self.board.facts(self.rank))]))
+
     def _tell(self) -> None:
-        """How this rank is, for a leader on another host, and how that one is."""
-        self._told, self._beat = time.monotonic(), self._beat + 1
+        """How this rank is, and how the leader is."""
+        self._told = time.monotonic()
+        self.tell_how_it_is()
         try:
-            self.store.set(f"facts/{self.rank}", json.dumps([self._beat, asdict(self.board.facts(self.rank))]))
             if self.store.check(["stop"]):
                 self.board.stop(Stop[self.store.get("stop").decode()])
                 self.store.set(f"heard/{self.rank}", "")

@@ -46,7 +46,7 @@ def processes(ranks: Ranks) -> dict[int, int]:
 
 def lead(mesh: Mesh, exchange: str, steps: int) -> None:
     """Say who is there, then go on; say what went wrong."""
-    ranks = start(mesh, exchange=exchange)
+    ranks = start(mesh, json.loads(os.environ.get("BRIGADE_TEST_PLAN", "{}")), exchange=exchange)
     try:
         assert step(ranks, 0, watched=False) == expected(mesh, 0)
         ways = [type(way).__name__ for way in (ranks.links.exchange, *ranks.links.ends.values())]
