@@ -10,7 +10,6 @@ from torch import Tensor
 
 from brigade.backends.cpu.library import BrExchange, BrMaximum, BrTree
 from brigade.backends.exchange import Exchange
-from brigade.errors import RankFailed
 
 
 class NativeExchange:
@@ -32,7 +31,7 @@ class NativeExchange:
         if result == 0:
             return
         error, self._error = self._error, None
-        raise RankFailed("another rank is gone", lost=True) if error is None else error
+        raise self.exchange.lost() if error is None else error
 
     def _tree(self, state: int | None, part: int, rows: int, width: int, whole: int) -> int:
         return self._kept(lambda: self._sum(_tensor(part, rows * width, whole).view(rows, width)))
