@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,17 @@ def run(capsys, *argv: object) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-@pytest.fixture
-def case(tmp_path: Path, capsys) -> Path:
-    folder = write_case(tmp_path / "case")
-    assert run(capsys, "record", folder)[0] == 0
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> Path:
+    folder = write_case(tmp_path_factory.mktemp("recorded") / "case")
+    assert main(["verify", "record", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def case(recorded: Path, tmp_path: Path) -> Path:
+    """A case with its golden file, for one test to do with what it likes."""
+    return shutil.copytree(recorded, tmp_path / "case")
 
 
 def edit(folder: Path, change) -> None:
