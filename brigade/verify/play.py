@@ -57,15 +57,8 @@ def play(
                 measured["cached_tokens"] += sample.metrics.cached_tokens
             records.append(_record(loaded, run, metrics, outputs, dict(measured)))
     finally:
-        _give_back(engine)
+        engine.close()  # its cache, which ranks would hold on to
     return records
-
-
-def _give_back(engine: Any) -> None:
-    """Its cache, which ranks would hold on to. An engine of this process alone loses it by being forgotten."""
-    close = getattr(engine, "close", None)
-    if close is not None:
-        close()
 
 
 def _arriving(
