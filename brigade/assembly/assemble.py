@@ -17,6 +17,7 @@ from brigade.engine.memory_plan import KV_SHARE, MemoryPlan, readable
 from brigade.engine.sampling import Sampler
 from brigade.errors import ConfigError, UserError
 from brigade.mesh import Mesh
+from brigade.parallel.cores import share_out
 from brigade.parallel.launch import Ranks, join_world, refuse_world, start_ranks
 from brigade.parallel.leader import Leader
 from brigade.parallel.messages import Load, Loaded, Room, decode_reply, encode
@@ -76,7 +77,8 @@ def _assemble(choices: Choices, world: World | None, sampler: Sampler | None, pr
         "max_rows_bytes": blueprint.row_bytes,
     }  # fmt: skip
     if world is None:
-        ranks = start_ranks(mesh, other_rank.__name__, choices.encode(), threads=choices.threads, **how)
+        cores = share_out(mesh.world, choices.threads, choices.cpus)
+        ranks = start_ranks(mesh, other_rank.__name__, choices.encode(), cores=cores, **how)
     else:
         ranks = join_world(world, mesh, choices.encode(), **how)
     try:
