@@ -130,4 +130,4 @@ def test_inspect_of_a_layout_that_cannot_be(options, words: str, capsys) -> None
 
 def test_verify_takes_ranks_too(capsys, no_process) -> None:
     assert main(["verify", "check", "mini-layouts", "--tp", "3"]) == 2
-    assert "tp is 3" in capsys.readouterr().err
+    assert "tp is 3" in capsys.readouterr().out
