@@ -20,7 +20,7 @@ from brigade.engine.memory_plan import model_length
 from brigade.engine.outputs import RequestOutput
 from brigade.engine.prompt import ChatPrompt, Prompt, as_prompts
 from brigade.engine.sampling import Sampler, SamplingParams
-from brigade.errors import ConfigError, RequestError
+from brigade.errors import ConfigError, EngineStopped, RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,9 @@ class LLM:
 
     def make_engine(self, kind: str, **engine_settings: Any) -> Engine:
         """Another engine over the same weights, with a cache of its own. It is the caller's to step, from one thread."""
+        ranks = self._assembled.ranks
+        if ranks is not None and not ranks.is_open:
+            raise EngineStopped(f"the other ranks are gone ({ranks.failure or 'this LLM was closed'}); make another LLM")
         config, limit = settle_engine(kind, {"max_model_len": self.blueprint.limit, **engine_settings}), self.blueprint.limit
         if model_length(self.config, config) > limit:
             raise ConfigError(f"max_model_len is {config.max_model_len}, but this model was loaded for {limit} positions")

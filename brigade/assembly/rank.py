@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from brigade.assembly.choices import Choices
 from brigade.assembly.line import draw, load
@@ -16,7 +17,11 @@ from brigade.parallel.stage import Stage
 def main() -> None:
     """Of a process that the leader, torchrun or srun started. Returns when the leader is done."""
     mesh, rank, order, links = enter()
-    serve(Choices.decode(order), rank, int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world)), links)
+    try:
+        serve(Choices.decode(order), rank, int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world)), links)
+    except Exception as error:  # whoever called may catch everything, and go on as if this were the leader
+        sys.excepthook(type(error), error, error.__traceback__)
+        raise SystemExit(1) from error
     links.close()
 
 

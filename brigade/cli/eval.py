@@ -11,6 +11,7 @@ from brigade.cli.options import add_model_options, engine_settings, make_llm, mo
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError, RequestError
 from brigade.output_files import check_outputs, write_json
+from brigade.parallel.rendezvous import found_world
 
 if TYPE_CHECKING:
     from brigade.evaluate.divergence import Divergence
@@ -81,6 +82,12 @@ def _refuse_useless(args: argparse.Namespace) -> None:
             raise ConfigError(f"--against-{name} has no effect without --against; drop it, or name the reference")
     if args.rank_layers:
         _check_ranking(args)
+    world = found_world()
+    if world is not None and (args.rank_layers or args.against is not None):
+        raise ConfigError(
+            f"--against and --rank-layers load more than one model, but the ranks that {world.launcher} started serve one; "
+            f"start the command without {world.launcher}"
+        )
     if args.random_weights is not None:
         raise ConfigError("--random-weights is for recipes, which have no tokenizer to read a text with; drop it")
     if args.max_waiting is not None:

@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from brigade.errors import EngineStopped, UserError
+from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError
 
 COMMANDS = {
     "generate": "text from prompts",
@@ -54,10 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
-        code = args.run(args) or 0
+        code = _run(args)
         sys.stdout.flush()  # what cannot be written is said here, and not by Python at its end
         return code
-    except (UserError, EngineStopped, OSError) as error:
+    except (UserError, EngineStopped, RankFailed, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has left: nothing to say, and nobody to say it to.
             _leave_stdout()
@@ -71,7 +71,33 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _words(error: UserError | OSError) -> str:
+def _run(args: argparse.Namespace) -> int:
+    """Under torchrun or srun every rank is given the same command. Rank 0 alone does it: reads prompts, writes files, answers. The
+    others serve it; whatever becomes of rank 0's command, none of them is left waiting."""
+    if not hasattr(args, "import_modules"):  # a command that has no use for ranks
+        return args.run(args) or 0
+    from brigade.parallel.rendezvous import found_world
+
+    world = found_world()
+    if world is None or args.command == "inspect":  # which starts no rank
+        return 0 if world is not None and world.rank > 0 else args.run(args) or 0
+    if world.rank > 0:
+        from brigade.assembly import rank
+
+        rank.main()
+        return 0
+    from brigade.parallel.launch import refuse_world
+
+    try:
+        code = args.run(args) or 0
+    except BaseException as error:
+        refuse_world(world, error)
+        raise
+    refuse_world(world, ConfigError("its command ended without them"))
+    return code
+
+
+def _words(error: Exception) -> str:
     """A system's error with its file. What a command writes elsewhere names its file itself, so a full disk without one is that of
     standard output."""
     if isinstance(error, OSError) and error.filename is not None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 REFUSAL = timedelta(seconds=30)
 GIVEN = "BRIGADE_RANK"  # in the environment of a process that the leader started
+_met_world = False  # a launcher's ranks meet once
 Entered = tuple[Mesh, int, bytes, Links]
 
 
@@ -143,6 +144,13 @@ def join_world(
     max_rows_bytes: int = 1 << 20,
 ) -> Ranks:
     """The same, for ranks that a launcher has started: this is rank 0 of them, the others call `enter`."""
+    global _met_world
+    if _met_world:
+        raise ConfigError(
+            f"the ranks that {world.launcher} started serve one model, and this process has loaded one already; load one a launch, "
+            f"or start the script without {world.launcher}: then each LLM starts ranks of its own"
+        )
+    _met_world = True
     store = open_store(world)
     try:
         check_world(world, mesh)
@@ -165,8 +173,12 @@ def join_world(
 
 
 def refuse_world(world: World, error: BaseException) -> None:
-    """Where the leader finds that it cannot begin: the others of its world end too."""
-    _refuse(world, open_store(world), error)
+    """Where the leader finds that it cannot begin: the others of its world end too. Does nothing once it has met them."""
+    global _met_world
+    if not _met_world:
+        _met_world = True
+        with contextlib.suppress(ConfigError):  # no meeting: what went wrong first is said
+            _refuse(world, open_store(world), error)
 
 
 def _refuse(world: World, store: Store, error: BaseException) -> None:

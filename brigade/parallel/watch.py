@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brigade.errors import RankFailed
@@ -188,7 +189,8 @@ class Watch:
         what = (
             f"a step is under way, and for {limit:g} s no rank has finished a layer; if steps may take longer, raise --rank-timeout"
         )
-        busy = [rank for rank, each in enumerate(facts) if each.state != State.WAITING]
+        stopped = [rank for rank, each in enumerate(facts) if rank not in self._elsewhere and _is_stopped(each.process)]
+        busy = stopped or [rank for rank, each in enumerate(facts) if each.state != State.WAITING]
         if busy:
             return True, busy[-1], f"hangs: {what}"
         return True, 0, f"waits, as all other ranks do: {what}"
@@ -245,6 +247,13 @@ class Watch:
             poller.register(self._pidfds[rank], select.POLLIN)
             if poller.poll(max(seconds, 0) * 1000):
                 self._gone[rank] = "ended"
+
+
+def _is_stopped(process: int) -> bool:
+    """By a signal or a debugger: then what it last said of itself, such as that it waits, means nothing."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    return False
 
 
 class Guard:
