@@ -59,7 +59,14 @@ class Ranks:
         """Neither closed nor failed."""
         return self._end.alive and self.failure is None
 
-    def cause(self, error: Exception) -> Exception:
+    def check(self) -> None:
+        """Raise what ended them, if they are not there any more."""
+        if self.failure is not None:
+            raise self._watch.verdict()
+        if not self._end.alive:
+            raise RankFailed("the ranks were ended; make another LLM")
+
+    def cause(self, error: BaseException) -> BaseException:
         """What to say of an error in the leader's own work: where it met the loss of another rank, what happened to that one."""
         return self._watch.verdict(error) if isinstance(error, RankFailed) and error.lost else error
 

@@ -41,7 +41,6 @@ class Leader:
         with self._turn():
             self._order(Step.of(number, batch))
             self._sent.append((number, batch))
-            self.ranks.step_under_way(True)
 
     def receive(self, number: int) -> Answer:
         with self._turn():
@@ -60,9 +59,8 @@ class Leader:
         with self._turn():
             assert not self._sent
             self._order(Measure())
-            own = self.stage.times()
-            others = [decode_reply(data) for data in self.ranks.links.replies()]
-            return [own, *others]
+            with self._together():
+                return [self.stage.times(), *(decode_reply(data) for data in self.ranks.links.replies())]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -89,20 +87,32 @@ class Leader:
 
     def _compute_oldest(self) -> None:
         owner, batch = self._sent[0]
-        try:
+        with self._together():
             answer = self.stage.run(batch, self._caches[owner])
-        except Exception as error:
-            raise self.ranks.cause(error) from error
         self._sent.popleft()
         assert answer is not None
         self._answers[owner].append(Answer(*answer))
-        self.ranks.step_under_way(bool(self._sent))
 
     def _order(self, order: Order) -> None:
-        try:
+        with self._together():
             self.ranks.links.send_order(encode(order))
-        except Exception as error:
-            raise self.ranks.cause(error) from error
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Work in which this rank may wait for others and they for it: a rank that hangs is looked for meanwhile. Whatever goes
+        wrong in it leaves the ranks at different places of a step, so all of them end."""
+        self.ranks.check()
+        self.ranks.step_under_way(True)
+        try:
+            yield
+        except BaseException as error:
+            cause = self.ranks.cause(error)
+            self.ranks.close()
+            if cause is error:
+                raise
+            raise cause from error
+        finally:
+            self.ranks.step_under_way(False)
 
 
 class RankRunner:
