@@ -1,5 +1,5 @@
-"""Random lives of engines under tensor parallel 2 x pipeline parallel 2, with real ranks: whatever happens to a request, it says what
-it says alone on one rank, and no block is lost. `tests/engine/test_any_depth.py` plays many more, with fake models."""
+"""Random lives of engines under tensor parallel 2 x pipeline parallel 2, with real ranks: whatever happens to a request, it says
+what it says alone on one rank, and no block is lost. `tests/engine/test_any_depth.py` plays many more, with fake models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -1,5 +1,5 @@
-"""Ranks of an `LLM` that are lost, at every time of its life: whoever waits gets one error that names the rank, soon, and nothing is
-left of any process. `tests/parallel/test_lives.py` has the single kinds of death and where they are found."""
+"""Ranks of an `LLM` that are lost, at every time of its life: whoever waits gets one error that names the rank, soon, and nothing
+is left of any process. `tests/parallel/test_lives.py` has the single kinds of death and where they are found."""
 
 from __future__ import annotations
 
