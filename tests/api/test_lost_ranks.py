@@ -18,6 +18,7 @@ import pytest
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
 from brigade.errors import EngineStopped, RankFailed
+from tests.parallel.leaders import processes
 from tests.parallel.test_lives import children_of, is_there, wait_until_gone
 
 if find_kernels() is None:
@@ -27,7 +28,8 @@ ROOT = Path(__file__).parents[2]
 LONG = SamplingParams(max_tokens=900, temperature=0.0, ignore_eos=True)
 SAY = (  # a user's script, without a guard of its main: who is there, then what became of them
     "import json, os\nfrom brigade import LLM, SamplingParams\nfrom brigade.errors import EngineStopped\n"
-    "from tests.parallel.test_lives import children_of\n"
+    "from tests.parallel.leaders import processes
+from tests.parallel.test_lives import children_of\n"
     "params = SamplingParams(max_tokens=900, temperature=0.0, ignore_eos=True)\n"
     "def work():\n    llm = LLM(kv_blocks=64, tp=2, pp=2)\n"
     "    print(json.dumps(sorted(children_of(os.getpid()))), flush=True)\n"
@@ -99,7 +101,7 @@ def test_a_killed_leader_leaves_no_rank(tmp_path: Path) -> None:
 
 def test_a_rank_that_hangs_is_named() -> None:
     llm = LLM(kv_blocks=32, tp=2, rank_timeout=2)
-    (process,) = children_of(os.getpid())
+    (process,) = processes(llm._assembled.ranks).values()
     stream = llm.stream("def f(", LONG)
     next(stream)
     stream.close()
@@ -121,7 +123,7 @@ def test_a_rank_that_hangs_is_named() -> None:
 def test_closing_twice_and_forgetting_leave_nothing() -> None:
     short = SamplingParams(max_tokens=4, temperature=0.0)
     llm = LLM(kv_blocks=32, tp=2)
-    (process,) = children_of(os.getpid())
+    (process,) = processes(llm._assembled.ranks).values()
     stream = llm.stream("def f(", LONG)
     next(stream)
     engine = llm.make_engine("dynamic", kv_blocks=16)
@@ -139,7 +141,7 @@ def test_closing_twice_and_forgetting_leave_nothing() -> None:
         llm.generate("x", short)
     del stream
     llm = LLM(kv_blocks=32, pp=2)
-    (process,) = children_of(os.getpid())
+    (process,) = processes(llm._assembled.ranks).values()
     assert llm.generate("def f(", short)[0].token_ids
     del llm
     gc.collect()
