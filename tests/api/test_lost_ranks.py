@@ -28,8 +28,7 @@ ROOT = Path(__file__).parents[2]
 LONG = SamplingParams(max_tokens=900, temperature=0.0, ignore_eos=True)
 SAY = (  # a user's script, without a guard of its main: who is there, then what became of them
     "import json, os\nfrom brigade import LLM, SamplingParams\nfrom brigade.errors import EngineStopped\n"
-    "from tests.parallel.leaders import processes
-from tests.parallel.test_lives import children_of\n"
+    "from tests.parallel.test_lives import children_of\n"
     "params = SamplingParams(max_tokens=900, temperature=0.0, ignore_eos=True)\n"
     "def work():\n    llm = LLM(kv_blocks=64, tp=2, pp=2)\n"
     "    print(json.dumps(sorted(children_of(os.getpid()))), flush=True)\n"
