@@ -172,14 +172,17 @@ def test_two_hosts_by_the_process_group_alone(recipe: str, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [0, 1])
-def test_a_rank_that_dies_on_one_host_ends_both(recipe: str, host: int) -> None:
-    ask = ["generate", "--model", recipe, "--random-weights", "0", "--token-ids", "1 2", "--max-tokens", "120", "--ignore-eos"]
-    started = agents([*ask, "--n", "300", "--seed", "1", "--tp", "2", "--pp", "2"], start_new_session=True)
-    late = time.monotonic() + 60
+def test_a_rank_that_dies_on_one_host_ends_both(recipe: str, host: int, tmp_path: Path) -> None:
+    """The samples are asked for in a file: torchrun takes `--n`, even behind its module, for the beginning of an option of its own."""
+    (tmp_path / "p.jsonl").write_text('{"token_ids": [1, 2], "max_tokens": 120, "ignore_eos": true, "n": 300, "seed": 1}\n')
+    ask = ["generate", "--model", recipe, "--random-weights", "0", "--prompts-file", str(tmp_path / "p.jsonl")]
+    started = agents([*ask, "--tp", "2", "--pp", "2"], start_new_session=True)
+    late = time.monotonic() + 30
     while not all(len(children_of(each.pid)) == 2 for each in started):
-        assert time.monotonic() < late
+        assert time.monotonic() < late and all(each.poll() is None for each in started), [each.poll() for each in started]
         time.sleep(0.1)
-    started[0].stderr.readline()  # the memory plan: all are there
+    while "memory:" not in started[0].stderr.readline():  # which rank 0 says when all are there
+        assert started[0].poll() is None
     everyone = [process for each in started for process in children_of(each.pid)]
     began = time.monotonic()
     os.kill(max(children_of(started[host].pid)), signal.SIGKILL)
