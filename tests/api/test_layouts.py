@@ -21,7 +21,11 @@ if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+SLOW = ("reference-tp2-group",)
+CASES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in LAYOUTS]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def pair(request, layouts) -> tuple[LLM, LLM]:
     """One rank, and many."""
     return layouts(request.param)

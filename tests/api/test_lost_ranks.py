@@ -75,7 +75,7 @@ def ranks_of(leader: subprocess.Popen) -> dict[int, int]:
 
 @pytest.mark.parametrize(
     ("how", "text", "rank"),
-    [("file", TWO + "work()\n", 1), ("file", THREAD, 2), ("stdin", SAY + "work()\n", 3)],
+    [("file", TWO + "work()\n", 1), ("file", THREAD, 2), pytest.param("stdin", SAY + "work()\n", 3, marks=pytest.mark.slow)],
     ids=["script", "thread", "stdin"],
 )  # fmt: skip
 def test_a_killed_rank_is_named_while_a_script_generates(how, text, rank, tmp_path: Path) -> None:
@@ -90,6 +90,7 @@ def test_a_killed_rank_is_named_while_a_script_generates(how, text, rank, tmp_pa
         assert leader.wait(10) == 0 and leader.stderr.read() == "" and wait_until_gone(list(found.values())) == []
 
 
+@pytest.mark.slow
 def test_a_killed_leader_leaves_no_rank(tmp_path: Path) -> None:
     with script("file", TWO + "work()\n", tmp_path) as leader:
         found = ranks_of(leader)

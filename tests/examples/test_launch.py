@@ -86,6 +86,7 @@ def srun(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
 
 
+@pytest.mark.slow
 def test_the_command_alone(recipe: str, alone: str) -> None:
     assert launch("gpt_357m_alone.sh", "--model", recipe, *GREEDY)[:2] == (0, alone)
 
