@@ -174,7 +174,7 @@ def test_two_hosts_by_the_process_group_alone(recipe: str, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [0, 1])
 def test_a_rank_that_dies_on_one_host_ends_both(recipe: str, host: int, tmp_path: Path) -> None:
-    """The samples are asked for in a file: torchrun takes `--n`, even behind its module, for the beginning of an option of its own."""
+    """The samples are asked for in a file: torchrun takes `--n`, even behind its module, for the beginning of its own options."""
     (tmp_path / "p.jsonl").write_text('{"token_ids": [1, 2], "max_tokens": 120, "ignore_eos": true, "n": 300, "seed": 1}\n')
     ask = ["generate", "--model", recipe, "--random-weights", "0", "--prompts-file", str(tmp_path / "p.jsonl")]
     started = agents([*ask, "--tp", "2", "--pp", "2"], start_new_session=True)
