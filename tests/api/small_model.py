@@ -50,8 +50,8 @@ def write_model(folder: Path, vocabulary: int = VOCABULARY, seed: int = 5) -> Pa
     save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors")
     config = {
         "model_type": "gpt_neox", "vocab_size": vocabulary, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS, "intermediate_size": INNER, "max_position_embeddings": 512, "rotary_pct": 0.5, "hidden_act": "gelu",
-        "torch_dtype": "bfloat16", "bos_token_id": 0, "eos_token_id": 0,
+        "num_attention_heads": HEADS, "intermediate_size": INNER, "max_position_embeddings": 512, "rotary_pct": 0.5,
+        "hidden_act": "gelu", "torch_dtype": "bfloat16", "bos_token_id": 0, "eos_token_id": 0,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     if vocabulary == VOCABULARY:

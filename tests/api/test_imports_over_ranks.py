@@ -1,5 +1,5 @@
-"""What a user adds works over ranks: a backend and a family have to be known in each, a sampling rule and a sampling parameter in the
-leader alone."""
+"""What a user adds works over ranks: a backend and a family have to be known in each, a sampling rule and a sampling parameter in
+the leader alone."""
 
 from __future__ import annotations
 
@@ -46,9 +46,12 @@ def toy(folder: Path) -> Path:
 
 def test_a_family_a_parameter_and_a_rule_of_your_own(tmp_path: Path) -> None:
     folder, settings = toy(tmp_path), {"kv_blocks": 8, "import_modules": MODULES, "sampler": Sampler(GumbelMax())}
-    params = [SamplingParams(temperature=0.0, max_tokens=20, seed=0, extra={"no_repeat": 3}), SamplingParams(seed=3, max_tokens=20)]
     with LLM(folder, **settings) as alone, LLM(folder, tp=2, **settings) as ranks:
         assert torch.equal(ranks.logits([[1, 2, 3]])[0], alone.logits([[1, 2, 3]])[0])
+        params = [
+            SamplingParams(temperature=0.0, max_tokens=20, seed=0, extra={"no_repeat": 3}),
+            SamplingParams(seed=3, max_tokens=20),
+        ]
         expected, found = ([one.token_ids for one in llm.generate([[1, 2]] * 2, params)] for llm in (alone, ranks))
         default = LLM(folder, kv_blocks=8).generate([[1, 2]], params[1])[0].token_ids
     assert found == expected

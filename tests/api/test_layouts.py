@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,32 +13,22 @@ import torch
 
 from brigade import LLM, AsyncLLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
-from tests.api.small_model import BAD_SEED, POISON, ROOM, greedy, heard, ids, load, said, write_model
+from tests.api.conftest import LAYOUTS
+from tests.api.small_model import BAD_SEED, POISON, ROOM, greedy, heard, ids, said
 from tests.engine.fakes import run_to_end
 
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
-LAYOUTS = {
-    "pp2": {"pp": 2},
-    "tp2-group": {"tp": 2, "exchange": "group"},
-    "reference-tp2": {"tp": 2, "backend": "reference"},
-    "reference-tp2-group": {"tp": 2, "backend": "reference", "exchange": "group"},
-    "tp2-pp2": {"tp": 2, "pp": 2, "exchange": "shared"},
-}
+
+SLOW = ("reference-tp2-group",)
+CASES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in LAYOUTS]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module", params=LAYOUTS)
-def pair(request, folder: Path) -> Iterator[tuple[LLM, LLM]]:
+@pytest.fixture(scope="module", params=CASES)
+def pair(request, layouts) -> tuple[LLM, LLM]:
     """One rank, and many."""
-    settings = LAYOUTS[request.param]
-    with load(folder, backend=settings.get("backend", "auto")) as alone, load(folder, **settings) as ranks:
-        yield alone, ranks
+    return layouts(request.param)
 
 
 PROMPTS = [ids(1), ids(40, 1), ids(150, 2), ids(33, 3)]  # a prompt in chunks, and borders of blocks

@@ -1,13 +1,11 @@
-"""Random lives of engines under tensor parallel 2 x pipeline parallel 2, with real ranks: whatever happens to a request, it says what
-it says alone on one rank, and no block is lost. `tests/engine/test_any_depth.py` plays many more, with fake models."""
+"""Random lives of engines under tensor parallel 2 x pipeline parallel 2, with real ranks: whatever happens to a request, it says
+what it says alone on one rank, and no block is lost. `tests/engine/test_any_depth.py` plays many more, with fake models."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ import torch
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
 from brigade.engine.engine import Engine
-from tests.api.small_model import BAD_SEED, POISON, ids, load, said, write_model
+from tests.api.small_model import BAD_SEED, POISON, ids, said
 from tests.engine.test_any_depth import check_marks
 
 if find_kernels() is None:
@@ -133,17 +131,10 @@ def live(alone: LLM, ranks: LLM, seeds: range) -> None:
         assert seen[what] > 2, f"these lives hardly have {what}: {seen}"
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Iterator[tuple[LLM, LLM]]:
-    folder = write_model(tmp_path_factory.mktemp("model"))
-    with load(folder) as alone, load(folder, tp=2, pp=2) as ranks:
-        yield alone, ranks
-
-
-def test_forty_lives(pair) -> None:
-    live(*pair, range(40))
+def test_forty_lives(layouts) -> None:
+    live(*layouts("tp2-pp2"), range(40))
 
 
 @pytest.mark.slow
-def test_a_thousand_lives(pair) -> None:
-    live(*pair, range(1000, 2000))
+def test_a_thousand_lives(layouts) -> None:
+    live(*layouts("tp2-pp2"), range(1000, 2000))

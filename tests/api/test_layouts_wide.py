@@ -37,11 +37,6 @@ def same(alone: LLM, ranks: LLM, prompts: list[list[int]] = PROMPTS, tokens: int
     assert [heard(one) for one in ranks.generate(prompts, plain)] == [heard(one) for one in alone.generate(prompts, plain)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.mark.parametrize(("tp", "pp"), DEGREES)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_layout_in_every_format(kind: str, tp: int, pp: int, folder: Path) -> None:

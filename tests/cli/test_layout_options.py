@@ -122,7 +122,14 @@ def test_inspect_names_what_is_repacked(capsys, tmp_path: Path) -> None:
     assert "repacked" not in run(capsys, "inspect", str(recipe))[1]
 
 
-@pytest.mark.parametrize(("options", "words"), [(("--tp", "3"), "tp is 3"), (("--pp", "9"), "pp is 9"), (("--tp", "2", "--exchange", "group"), "which starts no rank")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tp", "3"), "tp is 3"),
+        (("--pp", "9"), "pp is 9"),
+        (("--tp", "2", "--exchange", "group"), "which starts no rank"),
+    ],
+)
 def test_inspect_of_a_layout_that_cannot_be(options, words: str, capsys) -> None:
     code, text, errors = run(capsys, "inspect", *options)
     assert code == 2 and text == "" and errors.count("\n") == 1 and words in errors
