@@ -75,8 +75,9 @@ class LLM:
         self.default_params = self.params()
         self.thread = EngineThread(self.engine)
 
-    def make_engine(self, kind: str, **engine_settings: Any) -> Engine:
-        """Another engine over the same weights, with a cache of its own. It is the caller's to step, from one thread."""
+    def make_engine(self, kind: str, sampler: Sampler | None = None, **engine_settings: Any) -> Engine:
+        """Another engine over the same weights, with a cache of its own. It is the caller's to step, from one thread, and to close.
+        `sampler`: in place of the one that this LLM has."""
         ranks = self._assembled.ranks
         if ranks is not None and not ranks.is_open:
             raise EngineStopped(f"the other ranks are gone ({ranks.failure or 'this LLM was closed'}); make another LLM")
@@ -84,7 +85,7 @@ class LLM:
         if model_length(self.config, config) > limit:
             raise ConfigError(f"max_model_len is {config.max_model_len}, but this model was loaded for {limit} positions")
         plan = self._assembled.plan_of(config)
-        return self._parts.engine(plan, self._sampler, kind, config)
+        return self._parts.engine(plan, self._sampler if sampler is None else sampler, kind, config)
 
     def generate(
         self,

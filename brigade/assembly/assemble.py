@@ -63,7 +63,7 @@ def assemble(choices: Choices, sampler: Sampler | None = None, progress: Progres
 
 
 def _assemble(choices: Choices, world: World | None, sampler: Sampler | None, progress: Progress | None) -> Assembled:
-    blueprint = draw(choices, 0, None if world is None else world.local_size)
+    blueprint = draw(choices, 0, None if world is None else world.local_size, 0 if world is None else world.local_rank)
     mesh = blueprint.mesh
     if world is not None:
         check_world(world, mesh)

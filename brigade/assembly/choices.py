@@ -117,6 +117,13 @@ def share_processors(backend: Backend, choices: Choices, ranks: int, place: int)
     backend.use(None if own.cpus else own.threads, own.cpus)
 
 
+def own_device(device: str, place: int) -> str:
+    """Of a rank at `place` among those of its machine: `cuda` means one GPU after the other."""
+    if device != "cuda" or not torch.cuda.is_available():
+        return device
+    return f"cuda:{place % torch.cuda.device_count()}"
+
+
 def import_all(modules: Sequence[str]) -> None:
     for name in modules:
         try:

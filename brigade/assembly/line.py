@@ -13,13 +13,13 @@ one that gets the weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from brigade.assembly.choices import Choices, import_all, settle, settle_engine, settle_mesh, share_processors
+from brigade.assembly.choices import Choices, import_all, own_device, settle, settle_engine, settle_mesh, share_processors
 from brigade.backends.base import Backend
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
@@ -160,16 +160,18 @@ class Parts:
         return made
 
 
-def draw(choices: Choices, rank: int = 0, neighbours: int | None = None) -> Blueprint:
-    """`neighbours`: how many ranks share this machine; None: all of them."""
+def draw(choices: Choices, rank: int = 0, neighbours: int | None = None, place: int = 0) -> Blueprint:
+    """`neighbours`: how many ranks share this machine, all of them if nothing is said; `place`: of this one among them."""
     import_all(choices.import_modules)
     config = settle_engine(choices.engine, choices.engine_settings)
     source = open_model(choices.model)
     mesh = settle_mesh(source, choices)
     neighbours = mesh.world if neighbours is None else neighbours
+    if mesh.world > 1:
+        choices = replace(choices, device=own_device(choices.device, place))
     backend, dtype = settle(source, choices)
     backend.check_block_size(config.block_size)
-    share_processors(backend, choices, neighbours, rank % neighbours)
+    share_processors(backend, choices, neighbours, place)
     model_length(source.config, config)  # a length that the model does not have is refused here
     backend.probe(source.config, mesh.tp)  # which may choose another way to compute, and so other bits
     made = Blueprint(

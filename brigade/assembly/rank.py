@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from brigade.assembly.choices import Choices
@@ -16,17 +15,17 @@ from brigade.parallel.stage import Stage
 
 def main() -> None:
     """Of a process that the leader, torchrun or srun started. Returns when the leader is done."""
-    mesh, rank, order, links = enter()
+    _, rank, order, links = enter()
     try:
-        serve(Choices.decode(order), rank, int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world)), links)
+        serve(Choices.decode(order), rank, links)
     except Exception as error:  # whoever called may catch everything, and go on as if this were the leader
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(1) from error
     links.close()
 
 
-def serve(choices: Choices, rank: int, neighbours: int, links: Links) -> None:
-    blueprint = draw(choices, rank, neighbours)
+def serve(choices: Choices, rank: int, links: Links) -> None:
+    blueprint = draw(choices, rank, len(links.here), links.here.index(rank))
     plan = blueprint.plan()
     links.reply(encode(Room(blueprint.numerics_id, plan.available - plan.weights - plan.activations, blueprint.position_bytes)))
     if not isinstance(decode_order(links.receive_order()), Load):

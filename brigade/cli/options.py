@@ -46,7 +46,7 @@ def add_model_options(
         "--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch (reference)"
     )
     group.add_argument("--numerics", metavar="ID", help="bits to give, such as bf16-fma, by the fastest instructions for them")
-    group.add_argument("--threads", type=int, help="of the whole process (default: the processors it may use)")
+    group.add_argument("--threads", type=int, help="of each rank (default: a share of the processors)")
     group.add_argument("--cpus", metavar="LIST", help="one thread on each of these processors, such as 0-3 (the cpu backend)")
     add_layout_options(parser)
     group = parser.add_argument_group("engine")

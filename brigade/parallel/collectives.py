@@ -124,18 +124,16 @@ class SharedExchange(CountedExchange):
 class GroupExchange(CountedExchange):
     """Over a process group, by gathering every rank's tensor; then the same tree on each. With gloo through the host's memory."""
 
-    def __init__(
-        self, group: ProcessGroup, board: Board, own_rank: int, rank: int, size: int, lost: Lost, on_device: bool = False
-    ) -> None:
+    def __init__(self, group: ProcessGroup, board: Board, own_rank: int, rank: int, size: int, lost: Lost) -> None:
         self.rank, self.size, self._lost = rank, size, lost
-        self._group, self._board, self._own_rank, self._on_device = group, board, own_rank, on_device
+        self._group, self._board, self._own_rank = group, board, own_rank
         self.calls, self.bytes, self.seconds = 0, 0, 0.0
 
     def all_of(self, mine: Tensor, wanted: bool = True) -> Sequence[Tensor]:
         import torch
 
         start = time.perf_counter()
-        given = mine if self._on_device else mine.cpu()
+        given = mine.cpu()
         found = [torch.empty_like(given) for _ in range(self.size)]
         with self._board.waiting(self._own_rank):
             try:
@@ -245,13 +243,12 @@ def wait_of(board: Board, own_rank: int, spins: int) -> BrWait:
     return BrWait(board.stop_address(), board.state_address(own_rank), spins, 0.0)
 
 
-def process_group(backend: str, store: Store, name: str, rank: int, size: int, one_host: bool) -> ProcessGroup:
-    """A group of its own: the process's default group belongs to the user. Between the ranks of one host by its own loop."""
+def process_group(store: Store, name: str, rank: int, size: int, one_host: bool) -> ProcessGroup:
+    """A group of its own, of gloo, which works through the host's memory for any device: the process's default group belongs to the
+    user. Between the ranks of one host by its own loop."""
     import torch.distributed as dist
 
     store = dist.PrefixStore(name, store)
-    if backend == "nccl":
-        return dist.ProcessGroupNCCL(store, rank, size, dist.ProcessGroupNCCL.Options())
     options = dist.ProcessGroupGloo._Options()
     loop = {"hostname": "127.0.0.1"} if one_host else {}
     options._devices = [dist.ProcessGroupGloo.create_device(**loop) if loop else dist.ProcessGroupGloo.create_default_device()]

@@ -96,8 +96,9 @@ def layer_costs(config: ModelConfig) -> list[int]:
 
 
 def head_cost(config: ModelConfig) -> int:
-    """Of the last stage alone. The word table costs the first one nothing: its rows are looked up."""
-    return config.vocab_size * (config.embedding_size or config.hidden_size)
+    """Of the last stage alone, and by half: every token that is decoded meets the head, but of a prompt only the last one. The word
+    table costs the first stage nothing: its rows are looked up."""
+    return config.vocab_size * (config.embedding_size or config.hidden_size) // 2
 
 
 def cut_by_cost(costs: Sequence[int], head: int, pp: int) -> tuple[Run, ...]:

@@ -46,7 +46,7 @@ class Ranks:
     the interpreter goes."""
 
     def __init__(self, setup: Setup, links: Links, watch: Watch, memory: HostMemory) -> None:
-        self.setup, self.links, self._watch = setup, links, watch
+        self.setup, self.links, self._watch, self._process = setup, links, watch, os.getpid()
         self._end = weakref.finalize(self, _close, os.getpid(), watch, links, memory)
 
     @property
@@ -56,11 +56,13 @@ class Ranks:
 
     @property
     def is_open(self) -> bool:
-        """Neither closed nor failed."""
-        return self._end.alive and self.failure is None
+        """Neither closed nor failed, and this process is the one that began them: a forked child has no part in what they say."""
+        return self._end.alive and self.failure is None and self._process == os.getpid()
 
     def check(self) -> None:
         """Raise what ended them, if they are not there any more."""
+        if self._process != os.getpid():
+            raise RankFailed("these ranks belong to the process that started them; make another LLM in the forked one")
         if self.failure is not None:
             raise self._watch.verdict()
         if not self._end.alive:
@@ -92,7 +94,6 @@ def start_ranks(
     *,
     exchange: str = "auto",
     device: str = "cpu",
-    backend: str = "gloo",
     rank_timeout: float = 60.0,
     max_rows_bytes: int = 1 << 20,
     cores: Sequence[Cores] | None = None,
@@ -103,7 +104,7 @@ def start_ranks(
         raise ConfigError("several ranks need Linux and a Python program that can be started again; use one rank here")
     cores = cores or share_out(mesh.world)
     setup = Setup(
-        mesh, (0,) * mesh.world, exchange, device, backend, rank_timeout, max_rows_bytes,
+        mesh, (0,) * mesh.world, exchange, device, rank_timeout, max_rows_bytes,
         spins=SPINS if all(each.own for each in cores) else 0, leader=os.getpid(),
     )  # fmt: skip
     memory = HostMemory.make(setup.places(0, Board.bytes(mesh.world)).size)
@@ -117,6 +118,7 @@ def start_ranks(
                 "rank": rank,
                 "setup": setup.to_json(),
                 "memory": memory.descriptor,
+                "usable": usable(),  # by all ranks: the leader may have confined itself to its share by now
                 "port": None if store is None else store.underlying_store.port,
             }
             environ = os.environ | _environment(rank, mesh.world, cores[rank]) | {GIVEN: json.dumps(given)}
@@ -146,7 +148,6 @@ def join_world(
     *,
     exchange: str = "auto",
     device: str = "cpu",
-    backend: str = "gloo",
     rank_timeout: float = 60.0,
     max_rows_bytes: int = 1 << 20,
 ) -> Ranks:
@@ -163,7 +164,7 @@ def join_world(
         check_world(world, mesh)
         hosts = all_hosts(store, world.size)
         spins = SPINS if hosts.count(0) <= len(usable()) else 0
-        setup = Setup(mesh, hosts, exchange, device, backend, rank_timeout, max_rows_bytes, spins, os.getpid())
+        setup = Setup(mesh, hosts, exchange, device, rank_timeout, max_rows_bytes, spins, os.getpid())
     except BaseException as error:
         _refuse(world, store, error)
         raise
@@ -274,6 +275,8 @@ def _enter_started(given: dict[str, Any]) -> tuple[int, Setup, HostMemory, Store
     if os.getppid() != setup.leader:
         os._exit(1)  # the leader is gone already
     os.set_inheritable(memory, False)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, given["usable"])
     store = None if given["port"] is None else _own_store(given["port"])
     return given["rank"], setup, HostMemory(memory, os.fstat(memory).st_size), store
 

@@ -7,6 +7,7 @@ thread of its own: whoever waits for an answer computes the leader's part of all
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +31,16 @@ class Leader:
         self._next = 0
 
     def make_runner(self, cache: KVCache) -> RankRunner:
-        """For one engine: every rank takes the memory of its part of the cache."""
-        with self._turn():
+        """For one engine: every rank takes the memory of its part of the cache, and gives it back when the runner is closed or
+        forgotten."""
+        with self._turn(), self._together():
             number, self._next = self._next, self._next + 1
             self._caches[number], self._answers[number] = cache, deque()
             self._order(MakeCache(number, cache.num_blocks, cache.block_size))
         return RankRunner(self, number)
 
     def send(self, number: int, batch: Batch) -> None:
-        with self._turn():
+        with self._turn(), self._together():
             self._order(Step.of(number, batch))
             self._sent.append((number, batch))
 
@@ -48,23 +50,27 @@ class Leader:
                 self._compute_oldest()
             return self._answers[number].popleft()
 
-    def drop(self, number: int) -> None:
-        """Give back a cache, now or when the leader has finished what it is at: this waits for no lock, since the garbage collector
-        may call it in the middle of anything."""
+    def forget(self, number: int) -> None:
+        """Give back a cache before the next order. Does no work itself, since the garbage collector may call it in the middle of
+        anything, and on any thread."""
         self._dropped.append(number)
+
+    def drop(self, number: int) -> None:
+        """Give back a cache, now or when the leader has finished what it is at. Waits for no lock."""
+        self.forget(number)
         self._clear_dropped()
 
     def times(self) -> list[Times]:
         """How each rank spent its time since the last call, in the order of ranks. No step may be under way."""
-        with self._turn():
+        with self._turn(), self._together():
             assert not self._sent
             self._order(Measure())
-            with self._together():
-                return [self.stage.times(), *(decode_reply(data) for data in self.ranks.links.replies())]
+            return [self.stage.times(), *(decode_reply(data) for data in self.ranks.links.replies())]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         with self._lock:
+            self._drop_all()
             yield
         self._clear_dropped()
 
@@ -72,30 +78,33 @@ class Leader:
         """Whoever finds the lock taken leaves the work to its holder, who comes here last."""
         while self._dropped and self._lock.acquire(blocking=False):
             try:
-                while self._dropped:
-                    self._drop(self._dropped.popleft())
+                self._drop_all()
             finally:
                 self._lock.release()
 
-    def _drop(self, number: int) -> None:
-        """Steps under way with this cache are computed first: the other ranks are about to, and wait for this one."""
-        if self.ranks.is_open:
-            while any(owner == number for owner, _ in self._sent):
-                self._compute_oldest()
-            self._order(DropCache(number))
-        del self._caches[number], self._answers[number]
+    def _drop_all(self) -> None:
+        """Steps under way with a cache are computed before it goes: the other ranks are about to, and wait for this one."""
+        while self._dropped:
+            number = self._dropped.popleft()
+            if number not in self._caches:
+                continue
+            if self.ranks.is_open:
+                while any(owner == number for owner, _ in self._sent):
+                    self._compute_oldest()
+                with self._together():
+                    self._order(DropCache(number))
+            del self._caches[number], self._answers[number]
 
     def _compute_oldest(self) -> None:
-        owner, batch = self._sent[0]
         with self._together():
+            owner, batch = self._sent[0]
             answer = self.stage.run(batch, self._caches[owner])
-        self._sent.popleft()
-        assert answer is not None
-        self._answers[owner].append(Answer(*answer))
+            assert answer is not None
+            self._answers[owner].append(Answer(*answer))
+            self._sent.popleft()
 
     def _order(self, order: Order) -> None:
-        with self._together():
-            self.ranks.links.send_order(encode(order))
+        self.ranks.links.send_order(encode(order))
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -120,6 +129,8 @@ class RankRunner:
 
     def __init__(self, leader: Leader, number: int) -> None:
         self._leader, self._number = leader, number
+        self._forgotten = weakref.finalize(self, leader.forget, number)
+        self._forgotten.atexit = False
         self.depth, self.finds_best = leader.depth, leader.stage.model.held.tp > 1
 
     def send(self, batch: Batch) -> None:
@@ -129,4 +140,5 @@ class RankRunner:
         return self._leader.receive(self._number)
 
     def close(self) -> None:
+        self._forgotten.detach()
         self._leader.drop(self._number)

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +33,11 @@ class Links:
     """All calls of one rank are made by one thread at a time. Whoever waits for a rank that is gone raises `RankFailed`; in a
     worker whose leader closes, every wait is the end of the process."""
 
-    def __init__(self, mesh: Mesh, rank: int, board: Board, exchange: Exchange, ends: Mapping[Stream, StreamEnd]) -> None:
-        self.mesh, self.rank, self.board, self.exchange, self.ends = mesh, rank, board, exchange, ends
+    def __init__(
+        self, mesh: Mesh, rank: int, board: Board, exchange: Exchange, ends: Mapping[Stream, StreamEnd], here: Sequence[int]
+    ) -> None:
+        """`here`: the ranks of this rank's host, itself among them."""
+        self.mesh, self.rank, self.board, self.exchange, self.ends, self.here = mesh, rank, board, exchange, ends, here
         writes = {s: end for s, end in ends.items() if s.writer == rank}
         reads = {s: end for s, end in ends.items() if s.reader == rank}
         self._orders_to = [end for s, end in writes.items() if s.kind == "orders"]
@@ -99,7 +102,7 @@ def connect(setup: Setup, rank: int, board: Board, places: Places, store: Store 
     everyone = None
     if setup.needs_streams_of_group():
         assert store is not None
-        everyone = process_group("gloo", store, "all", rank, mesh.world, len(set(setup.hosts)) == 1)
+        everyone = process_group(store, "all", rank, mesh.world, len(set(setup.hosts)) == 1)
     for stream in ours:
         if setup.shares_memory(rank, (stream.writer, stream.reader)):
             place, capacity = places.rings[stream]
@@ -107,7 +110,7 @@ def connect(setup: Setup, rank: int, board: Board, places: Places, store: Store 
         else:
             peer = stream.reader if stream.writer == rank else stream.writer
             ends[stream] = GroupEnd(everyone, board, rank, peer, TAGS[stream.kind], lost)
-    return Links(mesh, rank, board, _exchange(setup, rank, board, places, store, lost), ends)
+    return Links(mesh, rank, board, _exchange(setup, rank, board, places, store, lost), ends, setup.here(rank))
 
 
 def _exchange(setup: Setup, rank: int, board: Board, places: Places, store: Store | None, lost: Lost) -> Exchange:
@@ -119,8 +122,8 @@ def _exchange(setup: Setup, rank: int, board: Board, places: Places, store: Stor
         return SharedExchange(board, rank, places.slots[group[0]], own, mesh.tp, setup.spins, lost)
     assert store is not None
     one_host = is_within(group, setup.here(rank))
-    made = process_group(setup.backend, store, f"group/{group[0]}", own, mesh.tp, one_host)
-    return GroupExchange(made, board, rank, own, mesh.tp, lost, on_device=setup.backend != "gloo")
+    made = process_group(store, f"group/{group[0]}", own, mesh.tp, one_host)
+    return GroupExchange(made, board, rank, own, mesh.tp, lost)
 
 
 def _send_message(end: StreamEnd, data: bytes) -> None:

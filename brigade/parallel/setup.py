@@ -18,14 +18,12 @@ SPINS = 2000  # some tens of microseconds: an exchange follows the last one fast
 
 @dataclass(frozen=True)
 class Setup:
-    """`hosts[r]`: the first rank of the host that rank r is on. `device`: what the models compute on; `backend`: the process
-    group's where a group's numbers do not go through shared memory."""
+    """`hosts[r]`: the first rank of the host that rank r is on. `device`: what the models compute on."""
 
     mesh: Mesh
     hosts: tuple[int, ...]
     exchange: Ways = "auto"
     device: str = "cpu"
-    backend: str = "gloo"
     rank_timeout: float = 60.0
     max_rows_bytes: int = 1 << 20
     spins: int = 0
@@ -35,8 +33,6 @@ class Setup:
     def __post_init__(self) -> None:
         if self.exchange not in ("auto", "shared", "group"):
             raise ConfigError(f"exchange is {self.exchange!r}; choose auto, shared or group")
-        if self.backend not in ("gloo", "nccl"):
-            raise ConfigError(f"the process group's backend is {self.backend!r}; choose gloo or nccl")
         if not self.rank_timeout > 0:
             raise ConfigError(f"rank timeout is {self.rank_timeout}; give seconds above 0")
         if self.exchange == "shared":

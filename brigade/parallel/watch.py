@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from brigade.errors import RankFailed
 from brigade.parallel.board import Board, Facts, State, Stop
+from brigade.parallel.rendezvous import MEETING
 from brigade.parallel.setup import Setup
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ class Watch:
     """The leader's. `children`: the processes that it started itself, by their ranks."""
 
     def __init__(self, setup: Setup, board: Board, store: Store | None, children: Mapping[int, subprocess.Popen]) -> None:
-        self.setup, self.board, self.store, self.children = setup, board, store, children
+        self.setup, self.board, self.children = setup, board, children
+        self.store = None if store is None else store.clone()  # a client of its own: others may wait at theirs for long
         self.failure: RankFailed | None = None
         self._over = threading.Event()  # everybody is gone
         self._closing = threading.Event()
-        self._ending = threading.Lock()
+        self._ending, self._begun = threading.Lock(), time.monotonic()
         self._here = [rank for rank in setup.here(0) if rank != 0]
         self._elsewhere = [rank for rank in range(1, setup.mesh.world) if rank not in setup.here(0)] if store else []
         self._pidfds: dict[int, int] = {}
@@ -112,6 +114,8 @@ class Watch:
                     self._pidfds[rank] = os.pidfd_open(process)
                 except ProcessLookupError:
                     self._gone.setdefault(rank, "ended")
+            elif not process and time.monotonic() > self._begun + MEETING.total_seconds():
+                self._gone.setdefault(rank, f"did not begin within {MEETING}")
         poller = select.poll()
         for rank, pidfd in self._pidfds.items():
             if rank not in self._gone:
@@ -156,7 +160,7 @@ class Watch:
     def _evidence(self) -> tuple[bool, int, str] | None:
         """Whether it is a reason of its own, the rank, and what happened to it: the best that is known."""
         errors = {rank: facts for rank in range(1, self.setup.mesh.world) if (facts := self._facts(rank)).error}
-        own = sorted((facts.when, rank) for rank, facts in errors.items() if not facts.lost)
+        own = sorted((self._when(rank, facts), rank) for rank, facts in errors.items() if not facts.lost)
         if own:
             return True, own[0][1], f"raised {errors[own[0][1]].error}"
         for rank, death in self._gone.items():
@@ -166,6 +170,10 @@ class Watch:
             self._silence = SILENCE_OF_LOST
             return False, rank, f"raised {facts.error}"
         return None
+
+    def _when(self, rank: int, facts: Facts) -> float:
+        """When an error came, by the clock of this host: of a rank elsewhere, when it was heard."""
+        return self._heard[rank][0] if rank in self._elsewhere else facts.when
 
     def _settled(self, found: tuple[bool, int, str]) -> tuple[int, str]:
         """The first rank that failed for a reason of its own wins over those that only lost it."""
@@ -260,7 +268,8 @@ class Guard:
     """A worker's. Where the leader is on this host, its process is watched."""
 
     def __init__(self, setup: Setup, rank: int, board: Board, store: Store | None) -> None:
-        self.setup, self.rank, self.board, self.store = setup, rank, board, store
+        self.setup, self.rank, self.board = setup, rank, board
+        self.store = None if store is None else store.clone()
         self._leader = os.pidfd_open(setup.leader) if 0 in setup.here(rank) else None
         self._told, self._beat = 0.0, 0
         self._alive, self._when = b"", time.monotonic()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brigade.checkpoint.load import open_model
-from brigade.errors import ConfigError, EngineStopped, UserError, in_one_line
+from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError, in_one_line
 from brigade.tokenizer import Tokenizer
 from brigade.verify.case import Case
 from brigade.verify.compare import Differences, compare_passes, is_exact
@@ -95,7 +95,7 @@ def check_case(
         for run in runs:
             try:
                 yield _check_run(case, run, expected, models, tokenizer, progress)
-            except (UserError, EngineStopped) as error:
+            except (UserError, EngineStopped, RankFailed) as error:
                 models.after(error)
                 yield Outcome(case.name, run.name, error=in_one_line(error))
 

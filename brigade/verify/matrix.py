@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from brigade.errors import EngineStopped, UserError, in_one_line
+import msgspec
+
+from brigade.errors import EngineStopped, RankFailed, UserError, in_one_line
 from brigade.verify.compare import Differences, Terms, compare_passes, out_of_bounds
 from brigade.verify.models import Models
 from brigade.verify.play import Ask, play
-from brigade.verify.record import Record
+from brigade.verify.record import METRICS, Record, RequestRecord
 from brigade.verify.run import Run
 
 
@@ -50,9 +52,13 @@ def run_matrix(models: Models, runs: Sequence[Run], asks: Sequence[Ask]) -> Iter
     """Rows as they come, the reference first; where that cannot be run, its error goes to the caller."""
     expected: Record | None = None
     for run in runs:
+        metrics, chosen = (("ids",), plain_asks(asks)) if run.plain else (METRICS, asks)
+        if not chosen:
+            yield Row(run, error="what this row is for did not happen: no request is greedy without penalties; add one")
+            continue
         try:
-            records = play(models.get(run), run, asks)
-        except (UserError, EngineStopped) as error:
+            records = play(models.get(run), run, chosen, metrics)
+        except (UserError, EngineStopped, RankFailed) as error:
             if expected is None:
                 raise
             models.after(error)
@@ -64,13 +70,34 @@ def run_matrix(models: Models, runs: Sequence[Run], asks: Sequence[Ask]) -> Iter
             expected.check_golden()
             yield Row(run, None, measured)
             continue
-        yield _compared(run, expected, records, measured)
+        yield _compared(run, only(expected, chosen) if run.plain else expected, records, measured)
+
+
+GREEDY = {"temperature", "max_tokens", "logprobs", "prompt_logprobs", "ignore_eos", "stop_token_ids", "stop", "n"}
+
+
+def plain_asks(asks: Sequence[Ask]) -> list[Ask]:
+    """The greedy requests, without what would ask for more than their ids."""
+    greedy = [ask for ask in asks if ask.params.get("temperature", 1.0) == 0 and set(ask.params) <= GREEDY]
+    silent = ("logprobs", "prompt_logprobs")
+    return [replace(ask, params={k: v for k, v in ask.params.items() if k not in silent}) for ask in greedy]
+
+
+def only(record: Record, asks: Sequence[Ask]) -> Record:
+    """The ids of these requests alone."""
+
+    def bare(request: RequestRecord) -> RequestRecord:
+        samples = tuple(msgspec.structs.replace(sample, logprobs=None, digests=None) for sample in request.samples)
+        return msgspec.structs.replace(request, samples=samples, prompt_logprobs=None)
+
+    requests = {ask.name: bare(record.requests[ask.name]) for ask in asks}
+    return msgspec.structs.replace(record, metrics=("ids",), requests=requests)
 
 
 def _compared(run: Run, expected: Record, records: Sequence[Record], measured: dict[str, float]) -> Row:
     """A row whose special thing did not happen proves nothing, however equal it is."""
     try:
-        differences = compare_passes(expected, records, Terms())
+        differences = compare_passes(expected, records, Terms(metrics=records[0].metrics))
     except UserError as error:
         return Row(run, None, measured, in_one_line(error))
     missed = [text for _, text in out_of_bounds(measured, run.at_most, run.at_least)]

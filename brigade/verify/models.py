@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from brigade.api.llm import LLM
-from brigade.errors import ConfigError, EngineStopped
+from brigade.errors import ConfigError, EngineStopped, RankFailed
 from brigade.verify.digests import DigestingSampler
 from brigade.verify.layout import Layout
 from brigade.verify.run import Run
@@ -102,7 +102,7 @@ class Models:
 
     def after(self, error: Exception) -> None:
         """A run failed. What stopped for good, such as ranks of which one died, is not used again."""
-        if isinstance(error, EngineStopped):
+        if isinstance(error, EngineStopped | RankFailed):
             self.close()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from brigade.engine.engine import Engine
 from brigade.engine.outputs import RequestOutput, Sample
+from brigade.engine.sampling import Sampler
 from brigade.tokenizer import Tokenizer
 from brigade.verify.digests import DigestingSampler
 from brigade.verify.fingerprint import fingerprint
@@ -40,7 +41,7 @@ def play(
     llm = loaded.llm
     prompts = [_prompt(llm, ask.prompt, tokenizer) for ask in asks]
     params = [llm.params(**ask.params) for ask in asks]
-    engine = llm.make_engine(run.engine, **run.settings)
+    engine = llm.make_engine(run.engine, Sampler() if run.plain else None, **run.settings)
     records, measured = [], dict.fromkeys(MEASURES, 0.0)
     try:
         for _ in range(run.passes):

@@ -70,6 +70,8 @@ def _one_rank(load: Load, roomy: dict[str, Any], threads: Sequence[int]) -> Iter
 
 def _many_ranks(layout: Layout, load: Load, roomy: dict[str, Any]) -> Iterator[Run]:
     yield _row("together", layout, roomy)
+    if layout.tp > 1:
+        yield _row("plain greedy requests", layout, roomy, plain=True)
     yield _row("one more at every step, chunks of 7", layout, {**roomy, "prefill_chunk": 7}, arrivals=1)
     yield _preempted(layout, load, roomy)
 

@@ -176,7 +176,6 @@ def test_shared_memory_is_used_where_all_of_a_group_are_on_one_host() -> None:
         ({"device": "cuda"}, "the models compute on cuda"),
         ({"has_kernels": False}, "the C[+][+] kernels are not built"),
         ({"exchange": "rumour"}, "choose auto, shared or group"),
-        ({"backend": "mpi"}, "choose gloo or nccl"),
         ({"rank_timeout": 0.0}, "give seconds above 0"),
     ],
 )
