@@ -18,9 +18,9 @@ Bounds = dict[str, float]
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`arrivals`: all at once, all at once with the last one first, so many a step, or the step of each prompt. `passes`: how often
-    the same requests come to the same engine, which then knows them; each pass is compared. `plain`: greedy requests alone, as users
-    send them, without log-probabilities and by the stock sampler. Ranks that share the vocabulary then send one pair for a row in
-    place of its logits, so ids are all that can be compared."""
+    the same requests come to the same engine, which then knows them; each pass is compared. `plain`: greedy requests alone, as
+    users send them, without log-probabilities and by the stock sampler. Ranks that share the vocabulary then send one pair for a
+    row in place of its logits, so ids are all that can be compared."""
 
     name: str = ""
     layout: Layout = ONE_RANK

@@ -7,6 +7,7 @@ process and is left alone.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -157,6 +158,31 @@ def other_logits() -> None:
         return logits_RV
 
     stage.GPTModel.logits = faulty
+
+
+def other_id() -> None:
+    """Of each greedy row's pair the id is one too large."""
+    real = stage.Stage._pairs
+
+    def faulty(self: Any, logits_RV: torch.Tensor) -> torch.Tensor:
+        pairs_R2 = real(self, logits_RV)
+        pairs_R2[:, 0], pairs_R2[:, 1] = 1e9, pairs_R2[:, 1] - 1
+        return pairs_R2
+
+    stage.Stage._pairs = faulty
+
+
+def dies() -> None:
+    """At the third step."""
+    real, steps = stage.Stage.run, []
+
+    def faulty(self: Any, *given: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, *given)
+
+    stage.Stage.run = faulty
 
 
 name, _, rank = os.environ.get("BRIGADE_TEST_FAULT", "").partition("@")

@@ -75,6 +75,29 @@ def test_nothing_is_found_where_nothing_is_planted(layout: list[str], case: dict
     assert code == 0 and outcome["same"] is True
 
 
+@pytest.mark.parametrize("fault, verdict", [("other_id@1", "DIFFERENT"), ("", "same")])
+def test_the_pairs_of_greedy_rows_are_compared_by_the_matrix(fault: str, verdict: str, recorded, monkeypatch, tmp_path) -> None:
+    """A case keeps whole rows of logits, so what ranks send in place of them is looked at here."""
+    recipe, out = recorded(REFERENCE) / "tiny.yaml", tmp_path / "out.json"
+    monkeypatch.setenv("BRIGADE_TEST_FAULT", fault)
+    given = ["--random-weights", "5", "--max-tokens", "8", "--backend", "reference", "--rows", "tp2, plain"]
+    code = main(["verify", "matrix", str(recipe), *given, "--import", "tests.verify.rank_faults", "--json", str(out)])
+    _, row = json.loads(out.read_text())
+    assert row["name"] == "tp2, plain greedy requests" and row["verdict"] == verdict
+    assert code == (1 if fault else 0)
+
+
+def test_a_rank_that_dies_ends_its_run_and_no_other(recorded, monkeypatch, tmp_path, capsys) -> None:
+    folder = write_case(tmp_path / "case", runs=[{"layout": {"tp": 2}}, {}])
+    assert main(["verify", "record", str(folder)]) == 0
+    monkeypatch.setenv("BRIGADE_TEST_FAULT", "dies@1")
+    out = tmp_path / "out.json"
+    code = main(["verify", "check", str(folder), "--import", "tests.verify.rank_faults", "--json", str(out)])
+    lost, alone = json.loads(out.read_text())
+    assert code == 2 and "rank 1 (stage 0, tensor rank 1) died by signal 9 (SIGKILL)" in lost["error"]
+    assert alone["error"] is None and alone["same"] is True
+
+
 def test_ten_faults_are_planted_and_each_is_a_function() -> None:
     from tests.verify import rank_faults
 
