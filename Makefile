@@ -33,7 +33,8 @@ sanitize: $(VENV)/.test
 	UBSAN_OPTIONS=print_stacktrace=1 BRIGADE_KERNELS="$$(echo build/sanitized/brigade/backends/cpu/_kernels*.so)" \
 	$(BIN)/python -m pytest -p no:cacheprovider --deselect tests/backends/cpu/test_threads.py --deselect tests/backends/cpu/test_peaks.py \
 	--deselect tests/backends/cpu/test_ahead.py::test_saying_what_comes_next_takes_no_lock_of_its_own \
-	tests/backends/cpu tests/engine/sampling/test_native.py tests/engine/test_exact_shapes.py
+	tests/backends/cpu tests/engine/sampling/test_native.py tests/engine/test_exact_shapes.py tests/parallel/test_exchange.py \
+	tests/parallel/test_links.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
