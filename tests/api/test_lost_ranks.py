@@ -18,6 +18,7 @@ import pytest
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
 from brigade.errors import EngineStopped, RankFailed
+from tests.parallel.interruptible import interruptible
 from tests.parallel.leaders import processes
 from tests.parallel.test_lives import children_of, is_there, wait_until_gone
 
@@ -150,7 +151,7 @@ def test_closing_twice_and_forgetting_leave_nothing() -> None:
 
 def command(*options: str, **settings) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "brigade.cli.main", "generate", *options], cwd=ROOT, stdin=subprocess.DEVNULL,
+        interruptible("brigade.cli.main", "generate", *options), cwd=ROOT, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **settings,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from brigade.backends.cpu.library import find_kernels
 from brigade.errors import ConfigError, RankFailed
 from brigade.mesh import Mesh
 from brigade.parallel.launch import Ranks
+from tests.parallel.interruptible import interruptible
 from tests.parallel.leaders import expected, processes, start, step
 
 if find_kernels() is None:
@@ -189,7 +190,7 @@ def test_without_a_python_program_nothing_is_started(monkeypatch) -> None:
 
 
 def program(*arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.parallel.leaders", *arguments]
+    command = interruptible("tests.parallel.leaders", *arguments)
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -200,7 +201,10 @@ def test_ranks_end_with_their_leader(number) -> None:
         _, leader_process, *found = json.loads(leader.stdout.readline())
         assert len(found) == 3 and all(map(is_there, found)) and leader_process == leader.pid
         os.killpg(leader.pid, number)
-        assert leader.wait(timeout=10) == -number
+        try:
+            assert leader.wait(timeout=10) == -number
+        finally:
+            leader.kill()
         assert wait_until_gone(found) == []
         errors = leader.stderr.read()
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT) and "RankFailed" not in errors
