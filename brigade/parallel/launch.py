@@ -66,7 +66,7 @@ class Ranks:
         if self.failure is not None:
             raise self._watch.verdict()
         if not self._end.alive:
-            raise RankFailed("the ranks were ended; make another LLM")
+            raise RankFailed("the ranks were closed; make another LLM")
 
     def cause(self, error: BaseException) -> BaseException:
         """What to say of an error in the leader's own work: where it met the loss of another rank, what happened to that one."""
@@ -111,7 +111,7 @@ def start_ranks(
     board = Board(memory, mesh.world)
     store = _own_store() if setup.needs_store() else None
     children: dict[int, subprocess.Popen] = {}
-    watch = Watch(setup, board, store, children)
+    watch = Watch(setup, board, None if store is None else _own_store(store.underlying_store.port), children)
     try:
         for rank in range(1, mesh.world):
             given = {
@@ -171,7 +171,7 @@ def join_world(
     store.set("setup", setup.to_json())
     memory = _memory_of_host(setup, 0, store)
     board = Board(memory, world.size)
-    watch = Watch(setup, board, store, {})
+    watch = Watch(setup, board, open_store(world, again=True), {})
     try:
         return _lead(setup, board, store, memory, watch, order)
     except BaseException:
@@ -204,6 +204,7 @@ def _lead(setup: Setup, board: Board, store: Store | None, memory: HostMemory, w
     places = setup.places(0, Board.bytes(setup.mesh.world))
     links = _or_failure(watch, lambda: connect(setup, 0, board, places, store, watch.verdict))
     watch.all_are_here()
+    watch.served = store  # perhaps by this process, for as long as anybody watches
     ranks = Ranks(setup, links, watch, memory)
     try:
         links.send_order(order)
@@ -257,10 +258,10 @@ def enter() -> Entered:
     error that nobody catches goes to the board, where the leader finds it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = os.environ.pop(GIVEN, None)
-    rank, setup, memory, store = _enter_world() if given is None else _enter_started(json.loads(given))
+    rank, setup, memory, store, guarded = _enter_world() if given is None else _enter_started(json.loads(given))
     board = Board(memory, setup.mesh.world)
     board.enter(rank)
-    guard = Guard(setup, rank, board, store)
+    guard = Guard(setup, rank, board, guarded)
     guard.start()
     sys.excepthook = lambda kind, error, trace: _report(board, rank, error, trace, guard)
     links = connect(setup, rank, board, setup.places(rank, Board.bytes(setup.mesh.world)), store, guard.lost)
@@ -270,18 +271,22 @@ def enter() -> Entered:
     return setup.mesh, rank, order, links
 
 
-def _enter_started(given: dict[str, Any]) -> tuple[int, Setup, HostMemory, Store | None]:
+# Rank, setup, memory, and two clients of the store: the second for the guard.
+Given = tuple[int, Setup, HostMemory, "Store | None", "Store | None"]
+
+
+def _enter_started(given: dict[str, Any]) -> Given:
     setup, memory = Setup.from_json(given["setup"]), given["memory"]
     if os.getppid() != setup.leader:
         os._exit(1)  # the leader is gone already
     os.set_inheritable(memory, False)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, given["usable"])
-    store = None if given["port"] is None else _own_store(given["port"])
-    return given["rank"], setup, HostMemory(memory, os.fstat(memory).st_size), store
+    store, guarded = (None if given["port"] is None else _own_store(given["port"]) for _ in range(2))
+    return given["rank"], setup, HostMemory(memory, os.fstat(memory).st_size), store, guarded
 
 
-def _enter_world() -> tuple[int, Setup, HostMemory, Store]:
+def _enter_world() -> Given:
     world = found_world()
     if world is None:
         raise ConfigError("this process is a rank, but neither a leader nor a launcher started it; start it by torchrun or srun")
@@ -293,7 +298,7 @@ def _enter_world() -> tuple[int, Setup, HostMemory, Store]:
         print(f"brigade: rank {world.rank} leaves, since rank 0 refused: {json.loads(text)['refused']}", file=sys.stderr)
         sys.exit(2)
     setup = Setup.from_json(text)
-    return world.rank, setup, _memory_of_host(setup, world.rank, store), store
+    return world.rank, setup, _memory_of_host(setup, world.rank, store), store, open_store(world, again=True)
 
 
 def _report(board: Board, rank: int, error: BaseException, trace: TracebackType | None, guard: Guard) -> None:

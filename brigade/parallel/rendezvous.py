@@ -137,13 +137,13 @@ def first_host(text: str) -> str:
     return re.sub(r"\[([0-9]+)[0-9,-]*\]", r"\1", match[0])
 
 
-def open_store(world: World) -> Store:
-    """Where the ranks of a world meet. Each waits until all others could."""
+def open_store(world: World, again: bool = False) -> Store:
+    """Where the ranks of a world meet. `again`: one more client of it, for a thread that must not wait behind the others."""
     from torch.distributed import PrefixStore, TCPStore
 
-    serves = world.rank == 0 and not world.has_store
+    serves = world.rank == 0 and not world.has_store and not again
     try:
-        store = TCPStore(world.address, world.port, world.size, serves, timeout=MEETING, wait_for_workers=False)
+        store = TCPStore(world.address, world.port, None if again else world.size, serves, timeout=MEETING, wait_for_workers=False)
     except RuntimeError as error:
         raise ConfigError(
             f"rank {world.rank} cannot meet the others at {world.address} port {world.port} ({str(error).splitlines()[0]}); "

@@ -40,7 +40,8 @@ class Watch:
 
     def __init__(self, setup: Setup, board: Board, store: Store | None, children: Mapping[int, subprocess.Popen]) -> None:
         self.setup, self.board, self.children = setup, board, children
-        self.store = None if store is None else store.clone()  # a client of its own: others may wait at theirs for long
+        self.store = store
+        self.served: Store | None = None
         self.failure: RankFailed | None = None
         self._over = threading.Event()  # everybody is gone
         self._closing = threading.Event()
@@ -269,7 +270,7 @@ class Guard:
 
     def __init__(self, setup: Setup, rank: int, board: Board, store: Store | None) -> None:
         self.setup, self.rank, self.board = setup, rank, board
-        self.store = None if store is None else store.clone()
+        self.store = store
         self._leader = os.pidfd_open(setup.leader) if 0 in setup.here(rank) else None
         self._told, self._beat = 0.0, 0
         self._alive, self._when = b"", time.monotonic()

@@ -26,9 +26,10 @@ SCRIPTS = ROOT / "examples" / "launch"
 BRIGADE, TORCHRUN = f"{sys.executable} -m brigade.cli.main", f"{sys.executable} -m torch.distributed.run"
 GREEDY = ("--temperature", "0")
 SRUN = '''#!{python}
-"""`srun --ntasks N command`: starts N processes, all on this machine, and ends with the worst exit code."""
+"""`srun --options --ntasks N command`: starts N processes, all on this machine, and ends with the worst exit code."""
 import os, subprocess, sys
-assert sys.argv[1] == "--ntasks"
+while sys.argv[1] != "--ntasks":
+    assert sys.argv.pop(1) in ("--kill-on-bad-exit=1", "--cpu-bind=none")
 count = int(sys.argv[2])
 shared = {{"SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_TASKS_PER_NODE": str(count), "SLURM_STEP_NODELIST": "localhost",
            "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "MASTER_PORT": "{port}"}}

@@ -219,7 +219,7 @@ def test_ranks_that_stopped_are_not_used_again_and_the_next_run_has_new_ones(cas
         opened.append(real(*given, **named))
         if len(opened) == 1:
 
-            def make_engine(kind: str, **settings):
+            def make_engine(kind: str, sampler=None, **settings):
                 raise EngineStopped("rank 1 (stage 0, tensor rank 1) died")
 
             opened[0].make_engine = make_engine
