@@ -128,8 +128,10 @@ def import_all(modules: Sequence[str]) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--import {name}: {error}; name a module that Python finds, or set PYTHONPATH") from error
         except Exception as error:
-            raise ConfigError(f"--import {name} failed ({in_one_line(error)}); name a module that Python finds") from error
+            raise ConfigError(f"--import {name} failed ({in_one_line(error)}); mend the module") from error
 
 
 def settle_engine(kind: str, settings: Mapping[str, Any]) -> EngineConfig:

@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.assembly.line import draw
     from brigade.engine.memory_plan import readable
     from brigade.errors import ConfigError
+    from brigade.model.gpt_model import empty_model
     from brigade.tokenizer import Tokenizer
 
     if args.model is not None and args.model_name is not None:
@@ -61,13 +62,15 @@ def run(args: argparse.Namespace) -> int:
     if args.as_json:
         print(json.dumps(facts, indent=1))
         return 0
-    size = readable(blueprint.weight_bytes)
-    print(f"{source.name} ({source.config.family}): {model.num_parameters:,} parameters, {size} in memory")
+    size, many = readable(blueprint.weight_bytes), blueprint.mesh.world > 1
+    whole = empty_model(source.config, backend).num_parameters if many else model.num_parameters
+    held = f"{size} in memory" if not many else f"of which rank 0 of {blueprint.mesh.world} holds {model.num_parameters:,}, {size}"
+    print(f"{source.name} ({source.config.family}): {whole:,} parameters, {held}")
     print(facts["formats"])
     if manifest is not None:
         print(artifact_line(manifest, backend.numerics_id))
     print("\n".join(facts["spec"]))
-    print(memory_line)
+    print(f"rank 0, in its share of this machine: {memory_line}" if many else memory_line)
     if blueprint.mesh.world > 1:
         print("\n".join(ranks_lines(blueprint, facts["ranks"])))
     if tokenizer is None:
@@ -111,7 +114,7 @@ def ranks_lines(blueprint: Any, ranks: list[dict[str, Any]]) -> list[str]:
     for one in ranks:
         line = (
             f"  rank {one['rank']}: stage {one['stage']}, tensor rank {one['tensor_rank']}, layers {one['layers'][0]} to "
-            f"{one['layers'][1]}, {one['heads']} heads over {one['kv_heads']}, weights {readable(one['weights_bytes'])}, "
+            f"{one['layers'][1]}, {one['heads']} query heads, {one['kv_heads']} of keys, weights {readable(one['weights_bytes'])}, "
             f"{readable(one['position_bytes'])} of cache a position"
         )
         if one["vocabulary"] is not None:

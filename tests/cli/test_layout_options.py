@@ -43,7 +43,7 @@ BAD = {
     "an exchange with nobody": (("--exchange", "group"), "there is one rank, so it has no effect"),
     "too many threads": (("--tp", "2", "--threads", "4096"), "threads is 4096"),
     "processors twice": (("--tp", "2", "--threads", "1", "--cpus", "0"), "give one of them"),
-    "a module that is nowhere": (("--tp", "2", "--import", "no_such_module"), "--import no_such_module failed"),
+    "a module that is nowhere": (("--tp", "2", "--import", "no_such_module"), "--import no_such_module: No module named"),
 }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_inspect_shows_what_each_rank_holds(capsys, no_process) -> None:
     assert code == 0 and "layout: tp 2 x pp 2, 4 ranks; rank 0 leads" in text
     lines = [line for line in text.splitlines() if line.startswith("  rank ")]
     assert [line.split(",")[0] for line in lines] == [f"  rank {r}: stage {1 - r // 2}" for r in range(4)]
-    assert all("4 heads over 2" in line for line in lines)
+    assert all("4 query heads, 2 of keys" in line for line in lines)
     facts = json.loads(run(capsys, "inspect", "--tp", "2", "--pp", "2", "--as-json")[1])["ranks"]
     assert [one["vocabulary"] for one in facts] == [[0, 2048], [2048, 4096], None, None]
     first, last = facts[2]["layers"], facts[0]["layers"]
