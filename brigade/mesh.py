@@ -96,8 +96,8 @@ class Part:
         return own, own + 1
 
     def vocabulary(self, size: int) -> Run:
-        borders = [vocabulary_border(size, self.tp, rank) for rank in (self.tp_rank, self.tp_rank + 1)]
-        return borders[0], borders[1]
+        borders = vocabulary_borders(size, self.tp)
+        return borders[self.tp_rank], borders[self.tp_rank + 1]
 
     def config(self, whole: ModelConfig) -> ModelConfig:
         """A network with this rank's heads and inner widths; the vocabulary and the number of layers stay."""
@@ -114,10 +114,12 @@ class Part:
         )
 
 
-def vocabulary_border(size: int, tp: int, rank: int) -> int:
-    """Where the rows of `rank` begin: on a whole panel, unless the vocabulary is too small for that."""
-    border = size * rank // tp
-    return border if rank in (0, tp) or size < 2 * PANEL * tp else round(border / PANEL) * PANEL
+def vocabulary_borders(size: int, tp: int) -> list[int]:
+    """Where the rows of each rank begin, and the end: on whole panels between ranks, unless the vocabulary is too small."""
+    even = [size * rank // tp for rank in range(tp + 1)]
+    if size < 2 * PANEL * tp:
+        return even
+    return [0, *(round(border / PANEL) * PANEL for border in even[1:-1]), size]
 
 
 @dataclass(frozen=True)

@@ -81,17 +81,8 @@ def _assemble(choices: Choices, world: World | None, sampler: Sampler | None, pr
         ranks = start_ranks(mesh, other_rank.__name__, choices.encode(), cores=cores, **how)
     else:
         ranks = join_world(world, mesh, choices.encode(), **how)
-    try:
+    with ranks.all_or_none():
         return _lead(blueprint, plan, ranks, sampler, progress)
-    except Exception as error:
-        cause = ranks.cause(error)
-        ranks.close()
-        if cause is error:
-            raise
-        raise cause from error
-    except BaseException:
-        ranks.close()
-        raise
 
 
 def _lead(

@@ -25,6 +25,7 @@ from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
 from brigade.checkpoint.load import ModelSource, fill, open_model
+from brigade.config import ModelConfig
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
@@ -109,17 +110,19 @@ class Blueprint:
         """`config`: of another engine over the same weights, of which `held` bytes are in memory already. Ranks of one machine
         share what is free."""
         available = self.backend.free_memory() // self.neighbours + held
-        local = self.held.config(self.source.config)
-        return plan_memory(
-            local, self.engine_config if config is None else config, self.weight_bytes, self.dtype.itemsize, available,
-            self.backend.cache_dim(local.head_dim), len(self.held.layers),
-        )  # fmt: skip
+        config = self.engine_config if config is None else config
+        return plan_memory(self.local, config, self.weight_bytes, self.position_bytes, available)
+
+    @cached_property
+    def local(self) -> ModelConfig:
+        """The network with the heads and widths that are here."""
+        return self.held.config(self.source.config)
 
     @property
     def position_bytes(self) -> int:
         """What one position takes in the caches of the layers that are here."""
-        local = self.held.config(self.source.config)
-        return 2 * len(self.held.layers) * local.num_kv_heads * self.backend.cache_dim(local.head_dim) * self.dtype.itemsize
+        width = self.backend.cache_dim(self.local.head_dim)
+        return 2 * len(self.held.layers) * self.local.num_kv_heads * width * self.dtype.itemsize
 
     @property
     def row_bytes(self) -> int:
@@ -128,10 +131,9 @@ class Blueprint:
 
     def cache(self, num_blocks: int, block_size: int) -> KVCache:
         """The memory for keys and values of the layers that are here."""
-        local = self.held.config(self.source.config)
         return KVCache.allocate(
-            len(self.held.layers), num_blocks, local.num_kv_heads, block_size, self.backend.cache_dim(local.head_dim), self.dtype,
-            self.backend.device, self.held.first_layer,
+            len(self.held.layers), num_blocks, self.local.num_kv_heads, block_size, self.backend.cache_dim(self.local.head_dim),
+            self.dtype, self.backend.device, self.held.first_layer,
         )  # fmt: skip
 
 

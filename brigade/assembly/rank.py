@@ -14,22 +14,21 @@ from brigade.parallel.stage import Stage
 
 
 def main() -> None:
-    """Of a process that the leader, torchrun or srun started. Returns when the leader is done."""
+    """Of a process that the leader, torchrun or srun started. It ends when the leader is done: a wait is `SystemExit` then."""
     _, rank, order, links = enter()
     try:
         serve(Choices.decode(order), rank, links)
     except Exception as error:  # whoever called may catch everything, and go on as if this were the leader
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(1) from error
-    links.close()
 
 
 def serve(choices: Choices, rank: int, links: Links) -> None:
     blueprint = draw(choices, rank, len(links.here), links.here.index(rank))
     plan = blueprint.plan()
     links.reply(encode(Room(blueprint.numerics_id, plan.available - plan.weights - plan.activations, blueprint.position_bytes)))
-    if not isinstance(decode_order(links.receive_order()), Load):
-        return  # the leader found that it cannot be
+    first = decode_order(links.receive_order())  # a leader that finds that it cannot be ends this wait, and the process
+    assert isinstance(first, Load)
     blueprint.backend.exchange = links.exchange
     stage = Stage(load(blueprint).model, links)
     links.reply(encode(Loaded(*blueprint.backend.weight_bytes(stage.model))))
@@ -42,10 +41,9 @@ def serve(choices: Choices, rank: int, links: Links) -> None:
             caches[order.number] = blueprint.cache(order.blocks, order.block_size)
         elif isinstance(order, DropCache):
             del caches[order.number]
-        elif isinstance(order, Measure):
-            links.reply(encode(stage.times()))
         else:
-            return
+            assert isinstance(order, Measure)
+            links.reply(encode(stage.times()))
 
 
 if __name__ == "__main__":

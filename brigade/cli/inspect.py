@@ -88,16 +88,15 @@ def ranks_facts(blueprint: Any) -> list[dict[str, Any]]:
     found = []
     for rank in range(blueprint.mesh.world):
         own = replace(blueprint, rank=rank)
-        local = own.held.config(blueprint.source.config)
         found.append(
             {
                 "rank": rank,
                 "stage": blueprint.mesh.stage(rank),
                 "tensor_rank": blueprint.mesh.tp_rank(rank),
                 "layers": [own.held.first_layer, own.held.last_layer - 1],
-                "heads": local.num_heads,
-                "kv_heads": local.num_kv_heads,
-                "vocabulary": list(own.held.vocabulary(local.vocab_size)) if own.held.is_last else None,
+                "heads": own.local.num_heads,
+                "kv_heads": own.local.num_kv_heads,
+                "vocabulary": list(own.held.vocabulary(own.local.vocab_size)) if own.held.is_last else None,
                 "weights_bytes": own.backend.packed_bytes(own.network, own.dtype),
                 "position_bytes": own.position_bytes,
                 "repacked": own.backend.cut_inside_panels(own.network),

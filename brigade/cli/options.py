@@ -70,15 +70,20 @@ def add_layout_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tp", type=int, default=1, metavar="N", help="ranks that share each layer (tensor parallel)")
     group.add_argument("--pp", type=int, default=1, metavar="N", help="stages that the layers are cut into (pipeline parallel)")
-    group.add_argument("--pp-layers", type=_counts, metavar="LIST", help="layers of each stage, such as 10,14 (default: by cost)")
+    group.add_argument("--pp-layers", type=counts, metavar="LIST", help="layers of each stage, such as 10,14 (default: by cost)")
+    add_rank_options(group, "auto", 60.0)
+
+
+def add_rank_options(group: Any, exchange: str | None = None, rank_timeout: float | None = None) -> None:
+    """How ranks are run, with the defaults of a command that has to tell whether they were given."""
     group.add_argument(
-        "--exchange", choices=["auto", "shared", "group"], default="auto",
+        "--exchange", choices=["auto", "shared", "group"], default=exchange,
         help="how ranks talk: shared memory, a process group, or (auto) shared memory where they share a machine",
     )  # fmt: skip
     group.add_argument(
         "--rank-timeout",
         type=float,
-        default=60.0,
+        default=rank_timeout,
         metavar="S",
         help="seconds without a finished layer that end a hanging step (60)",
     )
@@ -88,7 +93,7 @@ def add_layout_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _counts(text: str) -> list[int]:
+def counts(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
     except ValueError:

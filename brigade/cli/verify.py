@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brigade.cli.options import model_files
+from brigade.cli.options import add_rank_options, counts, model_files
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError, RequestError
 from brigade.output_files import check_outputs, write_json
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     record = kinds.add_parser("record", help=said, description=said)
     record.add_argument("case", metavar="CASE", help="a folder with case.yaml")
     record.add_argument("--force", action="store_true", help="write over a golden file that is there")
-    _add_rank_options(record)
+    add_rank_options(record.add_argument_group("ranks"))
     said = "run cases and compare with their golden files"
     check = kinds.add_parser("check", help=said, description=said, epilog=EXIT_CODES)
     check.add_argument("cases", nargs="*", metavar="CASE", help="a folder, or the name of a case that comes with the package")
@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = check.add_argument_group("one run of your own, in place of those that a case lists")
     group.add_argument("--tp", type=int, metavar="N", help="tensor parallel: ranks that share each matrix")
     group.add_argument("--pp", type=int, metavar="N", help="pipeline parallel: stages of layers")
-    group.add_argument("--pp-layers", type=_numbers, metavar="LIST", help="layers of each stage, such as 10,14")
+    group.add_argument("--pp-layers", type=counts, metavar="LIST", help="layers of each stage, such as 10,14")
     group.add_argument("--engine", choices=["dynamic", "static"])
     group.add_argument("--threads", type=int)
     group.add_argument("--backend")
     group.add_argument("--device")
-    _add_rank_options(check)
+    add_rank_options(check.add_argument_group("ranks"))
     said = "play the same requests over layouts and engine settings, and compare all with one rank that runs them one by one"
     matrix = kinds.add_parser("matrix", help=said, description=said, epilog=EXIT_CODES)
     matrix.add_argument("model", nargs="?", metavar="MODEL", help="a folder, an artifact or a recipe (default: the embedded model)")
@@ -61,16 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = "only the reference, and rows with this in their names; may be given again"
     matrix.add_argument("--rows", metavar="TEXT", action="append", help=said)
     matrix.add_argument("--json", type=Path, metavar="FILE")
-    _add_rank_options(matrix)
-
-
-def _add_rank_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("ranks")
-    group.add_argument("--exchange", choices=["auto", "shared", "group"], help="how ranks talk to each other")
-    said = "seconds without a finished layer that end a hanging step"
-    group.add_argument("--rank-timeout", type=float, metavar="S", help=said)
-    said = "import it in every rank: a backend, family or sampling parameter of your own"
-    group.add_argument("--import", dest="import_modules", action="append", default=[], metavar="MODULE", help=said)
+    add_rank_options(matrix.add_argument_group("ranks"))
 
 
 def _rank_options(args: argparse.Namespace) -> RankOptions:
@@ -136,6 +127,8 @@ def _change(args: argparse.Namespace) -> Change | None:
     if args.runs is not None:
         raise ConfigError("--runs chooses among the runs of a case, which the other options replace; drop one of them")
     layout = {name: given.pop(name) for name in ("tp", "pp", "pp_layers") if name in given}
+    if "pp_layers" in layout:
+        layout["pp_layers"] = tuple(layout["pp_layers"])
     return Change(**given, **({"layout": Layout(**layout)} if layout else {}))
 
 
@@ -225,10 +218,3 @@ def _paint() -> Paint:
     from brigade.verify.report import Paint
 
     return Paint(sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers; write such as 10,14") from None

@@ -55,16 +55,12 @@ class MemoryPlan:
         )
 
 
-def plan_memory(
-    model: ModelConfig, engine: EngineConfig, weights: int, kv_bytes: int, available: int, cache_dim: int, layers: int | None = None
-) -> MemoryPlan:
-    """`weights` is all their bytes, `kv_bytes` those of one element of the cache, which has `cache_dim` a head; `available` is
-    what the device has free before loading. `layers`: how many of them are here, if not all."""
+def plan_memory(model: ModelConfig, engine: EngineConfig, weights: int, position_bytes: int, available: int) -> MemoryPlan:
+    """`weights` is all their bytes, `position_bytes` those of one position in the cache of all layers that are here; `available` is
+    what the device has free before loading."""
     limit = model_length(model, engine)
     activations = _activations(model, engine)
-    block_bytes = (
-        2 * (model.num_layers if layers is None else layers) * model.num_kv_heads * cache_dim * engine.block_size * kv_bytes
-    )
+    block_bytes = position_bytes * engine.block_size
     room = available - weights - activations
     if room < block_bytes:
         raise ConfigError(

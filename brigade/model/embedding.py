@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from brigade.backends.base import Backend, Step
 from brigade.config import ModelConfig
-from brigade.mesh import Cut, Part, vocabulary_border
+from brigade.mesh import Cut, Part, vocabulary_borders
 from brigade.model.cut_module import CutModule
 
 
@@ -22,7 +22,7 @@ class Embedding(CutModule):
         part = Part.whole(config) if part is None else part
         self.backend, self.scale, self.offset = backend, config.embedding_scale, config.position_offset
         self.first, last = part.vocabulary(config.vocab_size)
-        self.borders = [vocabulary_border(config.vocab_size, part.tp, rank) for rank in range(1, part.tp)]
+        self.borders = vocabulary_borders(config.vocab_size, part.tp)[1:-1]
         self.cuts = {} if part.tp == 1 else {"word": Cut(-2, ((self.first, last),))}
         self.word = nn.Parameter(torch.empty(last - self.first, config.embedding_size or config.hidden_size))
         learned = config.position == "learned" and part.is_first

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,18 @@ class Ranks:
             raise self._watch.verdict()
         if not self._end.alive:
             raise RankFailed("the ranks were closed; make another LLM")
+
+    @contextlib.contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """Whatever goes wrong inside ends all ranks. Where that is the loss of a rank, what is raised says which one."""
+        try:
+            yield
+        except BaseException as error:
+            cause = self.cause(error)
+            self.close()
+            if cause is error:
+                raise
+            raise cause from error
 
     def cause(self, error: BaseException) -> BaseException:
         """What to say of an error in the leader's own work: where it met the loss of another rank, what happened to that one."""

@@ -113,13 +113,8 @@ class Leader:
         self.ranks.check()
         self.ranks.step_under_way(True)
         try:
-            yield
-        except BaseException as error:
-            cause = self.ranks.cause(error)
-            self.ranks.close()
-            if cause is error:
-                raise
-            raise cause from error
+            with self.ranks.all_or_none():
+                yield
         finally:
             self.ranks.step_under_way(False)
 

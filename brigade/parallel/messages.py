@@ -44,11 +44,7 @@ class Measure(msgspec.Struct, tag="measure", frozen=True):
     """Say how you spent your time since the last time you were asked."""
 
 
-class Stop(msgspec.Struct, tag="stop", frozen=True):
-    """The leader is done: leave."""
-
-
-Order = Load | MakeCache | DropCache | Step | Measure | Stop
+Order = Load | MakeCache | DropCache | Step | Measure
 
 
 class Room(msgspec.Struct, tag="room", frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from brigade.backends.kv_cache import KVCache
 from brigade.batch import Batch, Wanted
-from brigade.mesh import vocabulary_border
+from brigade.mesh import vocabulary_borders
 from brigade.model.gpt_model import GPTModel
 from brigade.parallel.links import Links
 from brigade.parallel.messages import Times
@@ -27,9 +28,8 @@ class Stage:
     def __init__(self, model: GPTModel, links: Links) -> None:
         self.model, self.links = model, links
         self._seconds, self._since = dict(links.seconds), time.perf_counter()
-        vocabulary, tp = model.config.vocab_size, model.held.tp
-        borders = [vocabulary_border(vocabulary, tp, rank) for rank in range(tp + 1)]
-        self._widths = [last - first for first, last in zip(borders, borders[1:], strict=False)]
+        borders = vocabulary_borders(model.config.vocab_size, model.held.tp)
+        self._widths = [last - first for first, last in pairwise(borders)]
         self._first_id = borders[model.held.tp_rank]
 
     def run(self, batch: Batch, cache: KVCache) -> tuple[Tensor, Best] | None:

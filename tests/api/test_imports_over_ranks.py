@@ -3,20 +3,19 @@ the leader alone."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
 from brigade.engine.sampling import Sampler
 from brigade.errors import RankFailed
 from examples.sampling_rule import GumbelMax
+from tests.examples.toy_folder import toy_folder
 
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
@@ -25,27 +24,8 @@ ROOT = Path(__file__).parents[2]
 MODULES = ("examples.model_family", "examples.sampling_parameter")
 
 
-def toy(folder: Path) -> Path:
-    """A folder of the example's own family."""
-    config = {"model_type": "toy", "vocab_size": 61, "depth": 2, "width": 64, "heads": 4, "context": 64, "causal": True}
-    (folder / "config.json").write_text(json.dumps(config))
-    generator = torch.Generator().manual_seed(0)
-
-    def matrix(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) * 0.2
-
-    tensors = {"toy.words": matrix(61, 64), "toy.end.scale": torch.ones(64)}
-    for i in range(2):
-        at = f"toy.block.{i}"
-        tensors |= {f"{at}.{name}": matrix(64, 64) for name in "qkvo"}
-        tensors |= {f"{at}.gate": matrix(128, 64), f"{at}.up": matrix(128, 64), f"{at}.down": matrix(64, 128)}
-        tensors |= {f"{at}.one.scale": torch.ones(64), f"{at}.two.scale": torch.ones(64)}
-    save_file(tensors, folder / "model.safetensors")
-    return folder
-
-
 def test_a_family_a_parameter_and_a_rule_of_your_own(tmp_path: Path) -> None:
-    folder, settings = toy(tmp_path), {"kv_blocks": 8, "import_modules": MODULES, "sampler": Sampler(GumbelMax())}
+    folder, settings = toy_folder(tmp_path, 64), {"kv_blocks": 8, "import_modules": MODULES, "sampler": Sampler(GumbelMax())}
     with LLM(folder, **settings) as alone, LLM(folder, tp=2, **settings) as ranks:
         assert torch.equal(ranks.logits([[1, 2, 3]])[0], alone.logits([[1, 2, 3]])[0])
         params = [
@@ -63,7 +43,7 @@ def test_a_family_that_the_ranks_do_not_know(tmp_path: Path) -> None:
     import examples.model_family  # noqa: F401
 
     with pytest.raises(RankFailed, match=r"rank 1 \(stage 0, tensor rank 1\) raised .*toy"):
-        LLM(toy(tmp_path), kv_blocks=8, tp=2)
+        LLM(toy_folder(tmp_path, 64), kv_blocks=8, tp=2)
 
 
 def test_a_backend_of_your_own_on_the_command_line() -> None:

@@ -18,13 +18,13 @@ from brigade.engine.outputs import RequestOutput, Sample
 from brigade.engine.sampling import Sampler, SamplingParams, register_parameter
 from brigade.engine.sampling.sampler import InverseCDF
 from tests.engine.fakes import CPU, REFERENCE, SETUPS, Letters, SpeakingModel, run_to_end, speaking_engine
+from tests.engine.test_any_schedule import engine_settings as settings_at_any_depth
 from tests.engine.test_exact_under_load import check as check_bits
 from tests.engine.test_exact_under_load import crowd
 
 KINDS, DEPTHS = [DynamicEngine, StaticEngine], [1, 2, 4]
 GREEDY = {"temperature": 0.0}
 PREFIXES = ((), (1, 2, 3, 4, 5, 6, 7, 8), tuple(range(14, 34)), (1, 2, SpeakingModel.POISON))
-LONGEST = 20 + 12 + 10  # of prefix, tail and output
 
 
 def fail(logits_V, value, row):
@@ -83,15 +83,7 @@ def asks(draw) -> Ask:
 
 @st.composite
 def engine_settings(draw) -> dict:
-    running = draw(st.integers(1, 5))
-    block_size = draw(st.sampled_from([1, 2, 8]))
-    least = -(-LONGEST // block_size)
-    return {
-        "max_batch_size": running, "max_step_tokens": running + draw(st.sampled_from([0, 1, 5, 30])),
-        "prefill_chunk": draw(st.sampled_from([1, 3, 8, 64])), "block_size": block_size,
-        "num_blocks": least + draw(st.sampled_from([0, 1, 3, 40])), "prefix_cache": draw(st.booleans()),
-        "finds_best": draw(st.booleans()),
-    }  # fmt: skip
+    return draw(settings_at_any_depth()) | {"finds_best": draw(st.booleans())}
 
 
 def submit(engine: Engine, ask: Ask, name: str) -> None:

@@ -9,9 +9,11 @@ from brigade.engine.memory_plan import plan_memory
 from brigade.errors import ConfigError
 from tests.engine.fakes import CONFIG
 
+POSITION_BYTES = 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim * 4  # keys and values in float32
+
 
 def plan(available: int = 1 << 30, **settings):
-    return plan_memory(CONFIG, EngineConfig(**settings), 40_000, 4, available, CONFIG.head_dim)
+    return plan_memory(CONFIG, EngineConfig(**settings), 40_000, POSITION_BYTES, available)
 
 
 def test_the_parts_add_up() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from brigade.api.llm import LLM
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import ConfigError, RequestError
 from examples import backend, model_family, sampling_parameter, sampling_rule
+from tests.examples.toy_folder import toy_folder
 
 
 @pytest.fixture
@@ -66,20 +65,7 @@ def test_a_sampling_parameter_of_your_own(recipe: Path) -> None:
 
 
 def test_a_family_of_your_own(tmp_path: Path) -> None:
-    config = {"model_type": "toy", "vocab_size": 61, "depth": 2, "width": 32, "heads": 4, "context": 64, "causal": True}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    generator = torch.Generator().manual_seed(0)
-
-    def matrix(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) * 0.2
-
-    tensors = {"toy.words": matrix(61, 32), "toy.end.scale": torch.ones(32)}
-    for i in range(2):
-        at = f"toy.block.{i}"
-        tensors |= {f"{at}.{name}": matrix(32, 32) for name in "qkvo"}
-        tensors |= {f"{at}.gate": matrix(64, 32), f"{at}.up": matrix(64, 32), f"{at}.down": matrix(32, 64)}
-        tensors |= {f"{at}.one.scale": torch.ones(32), f"{at}.two.scale": torch.ones(32)}
-    save_file(tensors, tmp_path / "model.safetensors")
+    toy_folder(tmp_path, 32)
     output = LLM(tmp_path, kv_blocks=4).generate([[1, 2, 3]], SamplingParams(max_tokens=5, temperature=0.0))[0]
     assert len(output.token_ids) == 5
     with pytest.raises(ConfigError, match="belongs to family 'toy'"):

@@ -19,7 +19,8 @@ from brigade.mesh import Mesh
 from brigade.model.gpt_model import GPTModel, empty_model
 from brigade.parallel.degrees import make_mesh
 from brigade.parallel.stage import Stage, best_of
-from tests.parallel.thread_ranks import Table, ThreadExchange, run_ranks
+from tests.backends.cpu.ranks import Meeting, ThreadExchange
+from tests.parallel.thread_ranks import run_ranks
 
 BASE = ModelConfig(
     "tiny", vocab_size=151, num_layers=4, hidden_size=32, num_heads=8, num_kv_heads=8, head_dim=8, ffn_size=64, max_positions=128,
@@ -104,12 +105,12 @@ def steps(wanted_of_decode: Wanted = Wanted.LAST) -> list[Batch]:
 
 def run_layout(config: ModelConfig, tp: int, pp: int, batches: list[Batch], form: Format = FORMATS[0]) -> list[Found]:
     mesh = make_mesh(config, tp, pp)
-    tables = [Table(tp) for _ in range(pp)]
+    meetings = [Meeting(tp) for _ in range(pp)]
     belts = {(stage, t): queue.Queue() for stage in range(pp - 1) for t in range(tp)}
 
     def work(rank: int):
         stage, t = mesh.stage(rank), mesh.tp_rank(rank)
-        model = made_rank(config, mesh, rank, ThreadExchange(tables[stage], t), form)
+        model = made_rank(config, mesh, rank, ThreadExchange(t, meetings[stage]), form)
         channel = Channel(belts.get((stage - 1, t)), belts.get((stage, t)))
         local = model.held.config(config)
         cache = KVCache.allocate(

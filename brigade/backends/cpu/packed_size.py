@@ -10,7 +10,7 @@ import torch
 from brigade.backends.cpu.cut import ROWS, on_panel_border
 from brigade.backends.cpu.layer import fits
 from brigade.backends.cpu.matrix import ARRAYS, Layout
-from brigade.backends.cpu.packer import LINEARS, plain_tensors
+from brigade.backends.cpu.packer import LINEARS, cut_of, plain_tensors
 from brigade.backends.cpu.quant import Quant
 
 
@@ -26,9 +26,7 @@ def cut_inside_panels(model: Any, quant: Quant) -> list[str]:
     """Which kinds of matrices a rank's part cuts by outputs, but not on a border of panels. Others are a run of whole panels."""
     found: dict[str, None] = {}
     for name, n, k, _, how in _matrices(model):
-        parameter = "embedding.word" if name == "head" and model.head is None else f"{name}.weight"
-        experts, _, index = name.rpartition(".")
-        cut = model.cuts.get(experts if index.isdigit() else parameter)
+        cut = cut_of(model.cuts, name, "embedding.word" if name == "head" and model.head is None else None)
         if cut is None or cut.axis != ROWS:
             continue
         whole = Layout(quant.of(name, "bfloat16"), _whole_outputs(name, n, model), k, **how)

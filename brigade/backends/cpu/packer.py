@@ -37,6 +37,13 @@ def plain_tensors(model: Any) -> dict[str, Tensor]:
     }
 
 
+def cut_of(cuts: Mapping[str, Cut], name: str, parameter: str | None = None) -> Cut | None:
+    """What a rank holds of a matrix, by the name of its parameter: `name` with `.weight` behind it, all experts' together, or
+    `parameter`."""
+    experts, _, index = name.rpartition(".")
+    return cuts.get(experts if index.isdigit() else parameter or f"{name}.weight")
+
+
 class Packer:
     """Called once for each matrix of a model. A matrix without storage (on the meta device) is taken from `ready`, or read from
     `weights`, packed, and dropped. Both hold whole matrices: of one that `cuts` names a part is taken. What is in place already is
@@ -58,7 +65,7 @@ class Packer:
     ) -> PackedMatrix:
         """`parameter`: the name of the weight, where that is not the matrix's own with `.weight` behind it."""
         assert name not in self.matrices, name
-        cut = self._cut(name, parameter or f"{name}.weight")
+        cut = cut_of(self.cuts, name, parameter)
         if self.ready is not None:
             packed = self._take(name, weight_NK, bias_N, cut, how)
         elif weight_NK.is_meta and cut is not None:
@@ -69,10 +76,6 @@ class Packer:
             packed = pack(weight_NK, bias_N, self._scheme(name, weight_NK), arena=self._arena, **how)
         self.matrices[name] = packed
         return packed
-
-    def _cut(self, name: str, parameter: str) -> Cut | None:
-        experts, _, index = name.rpartition(".")
-        return self.cuts.get(experts if index.isdigit() else parameter)
 
     def _scheme(self, name: str, weight_NK: Tensor) -> str:
         return self.quant.of(name, str(weight_NK.dtype).removeprefix("torch."))

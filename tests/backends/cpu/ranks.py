@@ -58,6 +58,7 @@ class ThreadExchange(Exchange):
 
     def gather(self, x_RW: Tensor, widths: Sequence[int]) -> Tensor | None:
         found = self._all("gather", x_RW)
+        assert [x.shape[1] for x in found] == list(widths)
         return torch.cat(found, 1) if self.rank == 0 else None
 
 
