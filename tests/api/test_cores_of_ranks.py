@@ -23,7 +23,7 @@ for process in (os.getpid(), board.facts(1).process):
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="this process may use one processor only"
 )
-@pytest.mark.parametrize("by", ["option", "environment"])
+@pytest.mark.parametrize("by", ["option", pytest.param("environment", marks=pytest.mark.slow)])
 def test_each_rank_has_its_own(by: str) -> None:
     cpus = sorted(os.sched_getaffinity(0))[:2]
     listed = ",".join(map(str, cpus))

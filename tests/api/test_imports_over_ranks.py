@@ -46,6 +46,7 @@ def test_a_family_that_the_ranks_do_not_know(tmp_path: Path) -> None:
         LLM(toy_folder(tmp_path, 64), kv_blocks=8, tp=2)
 
 
+@pytest.mark.slow
 def test_a_backend_of_your_own_on_the_command_line() -> None:
     """The example's counts products; its arithmetic is the reference's."""
     ask = ["def f(", "--temperature", "0", "--max-tokens", "6", "--kv-blocks", "8"]

@@ -21,7 +21,7 @@ if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
 
-SLOW = ("reference-tp2-group",)
+SLOW = ("reference-tp2-group", "tp2-group")
 CASES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in LAYOUTS]
 
 

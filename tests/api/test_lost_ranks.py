@@ -76,7 +76,11 @@ def ranks_of(leader: subprocess.Popen) -> dict[int, int]:
 
 @pytest.mark.parametrize(
     ("how", "text", "rank"),
-    [("file", TWO + "work()\n", 1), ("file", THREAD, 2), pytest.param("stdin", SAY + "work()\n", 3, marks=pytest.mark.slow)],
+    [
+        ("file", TWO + "work()\n", 1),
+        pytest.param("file", THREAD, 2, marks=pytest.mark.slow),
+        pytest.param("stdin", SAY + "work()\n", 3, marks=pytest.mark.slow),
+    ],
     ids=["script", "thread", "stdin"],
 )  # fmt: skip
 def test_a_killed_rank_is_named_while_a_script_generates(how, text, rank, tmp_path: Path) -> None:

@@ -93,12 +93,14 @@ def test_every_path_has_a_loop_of_each_arithmetic(monkeypatch) -> None:
     for name in available_paths():
         choose_path(name)
         try:
-            path, rates, clock = ceilings.native_ceilings(1)
+            measured = [ceilings.native_ceilings(1) for _ in range(5)]
         finally:
             choose_path("")
-        assert path == name and set(rates) == {"float32", "bfloat16", "int8"}
-        assert clock is not None and 2e8 < clock < 2e10
-        assert min(rates.values()) > 1e7 and rates["int8"] > rates["float32"]
+        for path, rates, clock in measured:
+            assert path == name and set(rates) == {"float32", "bfloat16", "int8"}
+            assert clock is not None and 2e8 < clock < 2e10 and min(rates.values()) > 1e7
+        best = {kind: max(rates[kind] for _, rates, _ in measured) for kind in rates}  # other work may disturb any one of them
+        assert best["int8"] > best["float32"]
 
 
 def test_what_ends_the_measuring_process_is_said() -> None:

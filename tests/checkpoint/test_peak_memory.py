@@ -124,7 +124,7 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("backend", "quant"),
-    [("reference", "none")]
+    [pytest.param("reference", "none", marks=slow)]
     + [("cpu", "none"), ("cpu", "int8"), pytest.param("cpu", "int8-weight", marks=slow), ("cpu", "int4")] * NATIVE,
 )
 def test_a_folder(backend: str, quant: str, folders: Path) -> None:
@@ -132,7 +132,8 @@ def test_a_folder(backend: str, quant: str, folders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "quant"), [pytest.param("reference", "none", marks=slow)] + [("cpu", "none"), ("cpu", "int8")] * NATIVE
+    ("backend", "quant"),
+    [pytest.param("reference", "none", marks=slow)] + [pytest.param("cpu", "none", marks=slow), ("cpu", "int8")] * NATIVE,
 )
 def test_a_folder_of_experts(backend: str, quant: str, folders: Path) -> None:
     hold(folders / "experts-small", folders / "experts", backend, quant, "bfloat16", LARGEST)

@@ -92,6 +92,7 @@ def test_the_command_alone(recipe: str, alone: str) -> None:
     assert launch("gpt_357m_alone.sh", "--model", recipe, *GREEDY)[:2] == (0, alone)
 
 
+@pytest.mark.slow
 def test_under_torchrun(recipe: str, alone: str) -> None:
     code, output, errors = launch("gpt_357m_torchrun.sh", "--model", recipe, *GREEDY)
     assert (code, output) == (0, alone), errors

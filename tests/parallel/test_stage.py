@@ -38,7 +38,7 @@ CONFIGS = {
     "moe": replace(BASE, moe=MoEConfig(4, 2, expert_ffn_size=32, shared_ffn_size=16, layers=(1, 2))),
 }
 LAYOUTS = [(1, 2), (2, 1), (4, 1), (8, 1), (1, 4), (2, 2), (4, 2), (2, 4)]
-FEW = [(2, 1), (8, 1), (2, 2)]
+FEW = [(8, 1), (2, 2)]
 Format = tuple[str, str, str]  # backend, dtype, quant
 Found = tuple[torch.Tensor, list[tuple[float, int]]]
 FORMATS: list[Format] = [("reference", "float32", "none")]
@@ -145,7 +145,7 @@ def test_logits_are_those_of_one_rank_on_every_layout(name: str, form: Format) -
 @pytest.mark.parametrize("form", FORMATS[1:], ids="-".join)
 def test_and_in_every_number_format(form: Format) -> None:
     for name in ("gpt2", "moe"):
-        check_layouts(CONFIGS[name], form, [(2, 1), (8, 1), (4, 2)])
+        check_layouts(CONFIGS[name], form, [(8, 1), (4, 2)])
 
 
 @pytest.mark.slow

@@ -102,6 +102,7 @@ def test_a_world_of_another_size_ends_with_one_line() -> None:
     assert worker[0] == 2 and worker[2].count("\n") == 1 and "needs 4" in worker[2]
 
 
+@pytest.mark.slow  # the commands under torchrun are in tests/examples/test_launch.py
 def test_two_agents_of_torchrun() -> None:
     options = {
         "nnodes": "2",
