@@ -159,7 +159,10 @@ sys.exit(main(["export", "mini", sys.argv[2], "--quant", "int8"]))
 KILLS = {"first array": 1, "halfway through the arrays": 24, "weights written": 46, "between small files": 50, "last moment": 57}
 
 
-@pytest.mark.parametrize("moment", KILLS)
+SELDOM = ("weights written", "between small files")
+
+
+@pytest.mark.parametrize("moment", [pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in KILLS])
 def test_killed_at_any_moment_nothing_is_left_that_loads(moment: str, tmp_path: Path) -> None:
     out = tmp_path / "a"
     done = subprocess.run([sys.executable, "-c", KILLED, str(KILLS[moment]), str(out)], capture_output=True, text=True)

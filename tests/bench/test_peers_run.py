@@ -28,6 +28,7 @@ from tests.bench.test_peers import LIMIT, LOAD, ONE, ROOT, TWO, empty_fleet
 # Environments, conversions and a whole run, with fakes
 
 
+@pytest.mark.slow  # makes an environment
 def test_a_peer_that_cannot_be_installed_says_why(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     nowhere = Peer("nowhere", (str(tmp_path / "no-such-folder"),), (Variant("bf16", 16),))
@@ -73,7 +74,7 @@ def test_a_whole_run_with_one_that_dies_and_one_that_hangs(tmp_path: Path, fakes
     chosen = [(BRIGADE, BRIGADE.variants[0]), *((peer, variant) for peer in peers for variant in peer.variants)]
     fleet = empty_fleet(tmp_path)
     with closing(fleet):
-        after = list(heats(fleet, chosen, Plan([ONE, TWO], 2, 1, 100, 5.0)))
+        after = list(heats(fleet, chosen, Plan([ONE, TWO], 2, 1, 100, 3.0)))
         assert len(after) == 3 * 2 * 3, "something is known after each round of two cells and three repetitions"
         figures = after[-1]
         assert list(fleet.workers) == ["brigade/bf16"], "a peer's workers go when its heat is over"

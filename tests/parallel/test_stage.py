@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,6 +63,11 @@ class Drawn(Weights):
         return self.tensors[name][index]
 
 
+@functools.cache
+def drawn(config: ModelConfig, dtype: torch.dtype) -> Drawn:
+    return Drawn(config, dtype)
+
+
 class Channel:
     """The hand-off to the next stage, and a count of finished layers."""
 
@@ -88,7 +94,7 @@ def made_rank(config: ModelConfig, mesh: Mesh, rank: int, exchange: ThreadExchan
         backend.quantise(quant)
     backend.hold(getattr(torch, dtype))
     model = empty_model(config, backend, held=mesh.part(rank, config.num_layers))
-    backend.prepare(model, Drawn(config, getattr(torch, dtype)))
+    backend.prepare(model, drawn(config, getattr(torch, dtype)))
     return model
 
 

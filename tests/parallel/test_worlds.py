@@ -74,7 +74,7 @@ def test_the_process_group_on_one_host() -> None:
     ranks.close()
 
 
-@pytest.mark.parametrize("rank", [1, 0])
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_rank_that_dies_on_another_host(rank) -> None:
     """The leader hears of a worker's death, and a worker of the leader's, within 10 s."""
     ranks = world("ab", "2", "1", "auto", "1000000")
