@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from brigade.backends.cpu.library import available_paths, choose_path, find_kernels
@@ -24,6 +24,7 @@ from tests.backends.cpu.ranks import Meeting, ThreadExchange, in_ranks
     scheme=st.sampled_from(tuple(KINDS)), n=st.integers(1, 90), block=st.integers(1, 70), share=st.sampled_from([2, 4, 8]),
     rows=st.lists(st.integers(0, 40), min_size=1, max_size=4), path=st.sampled_from(available_paths()),
 )  # fmt: skip
+@example("int8", 33, 8, 2, [0, 3], available_paths()[0])
 @settings(max_examples=80, deadline=None)
 def test_products_of_any_shape_are_those_of_the_whole(scheme, n, block, share, rows, path) -> None:
     """As the experts of a layer are: each has its rows, some have none."""
