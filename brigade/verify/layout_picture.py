@@ -10,7 +10,7 @@ from brigade.mesh import Mesh, Part, Run
 BOX_WIDTH, BOX_HEIGHT, GAP = 106, 56, 8
 SIDE, HEAD = 10, 26  # the margin inside of a stage, and its line of words
 BETWEEN = 22  # two stages: the way of the arrow
-NARROWEST = 262  # what a stage's words need
+NARROWEST = 300  # what a stage's words need
 TILE, SLIT = 9, 2  # of the small picture
 
 

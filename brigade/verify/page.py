@@ -129,7 +129,7 @@ def render(plan: Plan, state: State) -> str:
 
 def _facts(plan: Plan, state: State) -> dict[str, str]:
     record = state.rows[0].record if state.rows else None
-    known = {} if record is None else _of_the_record(record)
+    known = {} if record is None else {name: text for name, text in _of_the_record(record).items() if text}
     took = timedelta(seconds=round((state.now - plan.begun).total_seconds()))
     when = f"{plan.begun:%Y-%m-%d %H:%M:%S %Z}, {took} until this page was written"
     return {"model": plan.model, **known, **plan.facts, "date": when}

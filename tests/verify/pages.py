@@ -43,7 +43,8 @@ def plan(**changes: Any) -> Plan:
 def state(plan: Plan, wrong: Mapping[int, Differences | str] | None = None, done: int | None = None, **changes: Any) -> State:
     """The first `done` rows, all by default. `wrong`: by number a row's differences, or its error."""
     wrong = wrong or {}
-    said = record(fingerprint="0f" * 16, numerics_id="cpu-1/bf16-fma/avx2", versions={"brigade-llm": "0.1.0", "torch": "2.11.0"})
+    said = record(fingerprint="0f" * 16, numerics_id="cpu-1/bf16-fma/avx2", versions={"brigade-llm": "0.1.0", "torch": "2.11.0"},
+                  settings={"formats": "weights bfloat16, cache float32"})  # fmt: skip
     rows = [Row(plan.runs[0], None, MEASURED, record=said)]
     for number, run in enumerate(plan.runs[1:], start=1):
         fault = wrong.get(number, SAME)

@@ -14,7 +14,7 @@ from tests.verify.pages import DIFFERENT, HOSTILE, plan, state
 pytestmark = pytest.mark.skipif(
     find_browser() is None, reason=f"no browser is installed ({', '.join(NAMES)}); on Debian: apt-get install chromium"
 )
-WIDTHS = (320, 400, 700, 860, 861, 1000, 1400)
+WIDTHS = (320, 400, 600, 700, 1040, 1041, 1400)
 KINDS = ("same", "wrong", "stopped")
 LONG = "cannot read /a/folder/" + "x" * 300
 
