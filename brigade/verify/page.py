@@ -108,7 +108,7 @@ def judge(plan: Plan, state: State) -> Verdict:
     code = exit_code(state.rows) if state.rows else 2
     if done < all_of_them:
         words = "Stopped" if state.stopped is not None else "Not finished"
-        why = f"{state.stopped}. " if state.stopped else "When this page was written, the run was under way. "
+        why = f"Why: {state.stopped}. " if state.stopped else "When this page was written, the run was under way. "
         return Verdict("bad" if code == 1 else "open", f"{words} after {done} of {all_of_them} rows", why + more)
     if code == 0:
         return Verdict("good", "Everything is the same", more)

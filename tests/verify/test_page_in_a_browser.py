@@ -77,6 +77,13 @@ def test_every_row_is_there_to_be_seen_with_its_picture(width: int, browser: Bro
     assert first < 200, "the answer is what is seen first"
 
 
+def test_a_long_error_squeezes_no_name(browser: Browser, pages) -> None:
+    browser.open(pages["wrong"], 1200)
+    assert browser.ask("document.querySelector('#row-5 th').getBoundingClientRect().width") > 250
+    assert browser.ask("document.querySelector('#row-5').getBoundingClientRect().height") < 90
+    assert browser.ask("document.querySelector('#why-5').innerText").endswith(LONG), "all of it is above the table"
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_width_makes_it_scroll_sideways(kind: str, width: int, browser: Browser, pages) -> None:
