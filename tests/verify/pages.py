@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from brigade.checkpoint.load import open_model
+from brigade.config import ModelConfig
 from brigade.verify.compare import Difference, Differences
 from brigade.verify.layout import possible_layouts
 from brigade.verify.matrix import Row
@@ -29,8 +31,13 @@ SAME = Differences((), True, 96, 0.0)
 HOSTILE = "<script>alert('x')</script> & \"quoted\" <img src=http://example.invalid/x.png>"
 
 
+@cache
+def embedded() -> ModelConfig:
+    return open_model("mini").config
+
+
 def plan(**changes: Any) -> Plan:
-    config = open_model("mini").config
+    config = embedded()
     runs = matrix_rows(possible_layouts(config), Load(LENGTHS, [12] * len(LENGTHS)), [1, 2])
     facts = {
         "requests": "8, with 315 ids of prompts and up to 96 of answers",

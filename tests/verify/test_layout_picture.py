@@ -7,13 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from brigade.checkpoint.load import open_model
 from brigade.parallel.degrees import make_mesh
 from brigade.verify.layout import DEGREES
 from brigade.verify.layout_picture import describe, draw_layout, draw_small
+from tests.verify.pages import embedded
 
 SVG = "{http://www.w3.org/2000/svg}"
-CONFIG = open_model("mini").config  # 7 layers, 8 heads
+CONFIG = embedded()  # 7 layers, 8 heads
 Corners = tuple[float, float, float, float]
 
 
