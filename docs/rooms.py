@@ -45,6 +45,7 @@ ROOMS = (
     Room("config", "the network in numbers"),
     Room("output_files", "files that appear whole or not at all"),
     Room("text_table", "tables whose columns fit"),
+    Room("canvas", "a sheet for drawing"),
     Room("errors", "what went wrong, in words"),
 )
 FLOORS = [room.name for room in ROOMS]

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from brigade.bench.canvas import Canvas
+from brigade.canvas import Canvas
 from docs.rooms import ROOMS, arrows, without_implied
 
 PICTURE = Path(__file__).with_name("rooms.svg")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from brigade.bench.canvas import Canvas
+from brigade.canvas import Canvas
 from docs.rooms_picture import STYLE
 
 PICTURE = Path(__file__).with_name("step.svg")

@@ -79,7 +79,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_package_brings_its_data() -> None:
-    for name in ("recipes/gpt-345m.yaml", "models/mini/model.safetensors", "models/mini/tokenizer.json"):
+    for name in ("recipes/gpt-345m.yaml", "models/mini/model.safetensors", "models/mini/tokenizer.json", "verify/page.html"):
         assert (PACKAGE / name).exists()
 
 

@@ -105,6 +105,7 @@ def test_the_source_archive_installs_with_its_kernels(source: Path, tmp_path: Pa
     assert f"kernels: path {default_path()}" in facts
     where = good(run(python, "-c", "import brigade; print(brigade.__file__)", cwd=tmp_path)).stdout
     assert str(tmp_path) in where, "this must be the installed one"
+    assert Path(where.strip()).with_name("verify").joinpath("page.html").exists()
 
 
 def test_a_build_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:

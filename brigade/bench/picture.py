@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil, log10
 
-from brigade.bench.canvas import Canvas
 from brigade.bench.latency_report import Row
+from brigade.canvas import Canvas
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 64, 12, 64, 44
 FIRST, REST, FLOOR = "#47a", "#acd", "#c33"

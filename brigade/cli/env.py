@@ -49,7 +49,7 @@ def collect() -> dict[str, Any]:
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return {
         "brigade": __version__, "python": sys.version.split()[0], "system": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES}, "processor": _processor(),
+        "packages": {name: _version(name) for name in PACKAGES}, "processor": processor(),
         "instructions": " ".join(_flags()) or "unknown", "cores": psutil.cpu_count(logical=True),
         "threads": computing_threads(), "memory": f"{readable(memory.total)}, {readable(memory.available)} available",
         "cuda": ", ".join(cuda) or "none", "MKL_CBWR": os.environ.get("MKL_CBWR", "not set"), "backends": numerics,
@@ -108,7 +108,8 @@ def _cpu_info(key: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name, as the system says it."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 

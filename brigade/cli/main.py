@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
-        args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
+        given = argparse.Namespace(argv=argv)  # for a page that says how it was made
+        args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv, given)
         code = _run(args)
         sys.stdout.flush()  # what cannot be written is said here, and not by Python at its end
         return code

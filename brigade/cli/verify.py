@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
+import shlex
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from brigade.verify.models import RankOptions
     from brigade.verify.play import Ask
     from brigade.verify.report import Paint
+    from brigade.verify.rows import Load
     from brigade.verify.run import Change
 
 EXIT_CODES = "exit codes: 0 all the same; 1 something differs; 2 nothing differs, but something could not be run or compared"
@@ -61,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = "only the reference, and rows with this in their names; may be given again"
     matrix.add_argument("--rows", metavar="TEXT", action="append", help=said)
     matrix.add_argument("--json", type=Path, metavar="FILE")
+    said = "write the rows as a page for a browser, with a picture of each layout; it is kept up to date while rows come"
+    matrix.add_argument("--html", type=Path, metavar="FILE", help=said)
     add_rank_options(matrix.add_argument_group("ranks"))
 
 
@@ -136,10 +142,12 @@ def _matrix(args: argparse.Namespace) -> int:
     from brigade.verify.layout import possible_layouts
     from brigade.verify.matrix import exit_code, run_matrix
     from brigade.verify.models import ModelChoice, Models
+    from brigade.verify.page import PageFile, Plan
     from brigade.verify.report import Grid, difference_lines, summary
     from brigade.verify.rows import Load, matrix_rows
 
-    check_outputs({"--json": args.json}, [args.prompts_file, *model_files(args.model)])
+    begun = datetime.now().astimezone()
+    check_outputs({"--json": args.json, "--html": args.html}, [args.prompts_file, *model_files(args.model)])
     asks, source = _asks(args)
     lengths = [len(ask.prompt) for ask in asks]
     load = Load(lengths, [ask.params["max_tokens"] for ask in asks])
@@ -151,21 +159,25 @@ def _matrix(args: argparse.Namespace) -> int:
         raise ConfigError(f"no row has {wanted} in its name; there are {'; '.join(row.name for row in others)}")
     options = _rank_options(args)
     options.check_effect(chosen)
-    grid, found, paint = None, [], _paint()
+    grid, paint = None, _paint()
     given = ("model", "random_weights", "dtype", "quant", "backend", "device", "numerics")
     choice = ModelChoice(**{name: getattr(args, name) for name in given})
-    with Models(choice, options) as models:
-        for row in run_matrix(models, [reference, *chosen], asks):
-            if grid is None:
-                print(_title(models.get(reference).llm, len(asks)))
-                grid = Grid([one.name for one in (reference, *chosen)], paint)
-                print(grid.head())
-            found.append(row)
-            print(grid.line(row), flush=True)
-    for row in found:
-        if row.differences is not None and not row.differences.is_same:
-            print("\n".join([row.run.name, *difference_lines(row.differences)]))
-    print(summary(found))
+    runs = [reference, *chosen]
+    plan = Plan(runs, source.config, source.name, _facts(args, load), begun, len(others) - len(chosen))
+    with PageFile(args.html, plan) as page:  # around all that prints: a closed pipe must not cost the page
+        with Models(choice, options) as models:
+            for row in run_matrix(models, runs, asks):
+                if grid is None:
+                    print(_title(models.get(reference).llm, len(asks)))
+                    grid = Grid([one.name for one in runs], paint)
+                    print(grid.head())
+                page.add(row)
+                print(grid.line(row), flush=True)
+        found = page.rows
+        for row in found:
+            if row.differences is not None and not row.differences.is_same:
+                print("\n".join([row.run.name, *difference_lines(row.differences)]))
+        print(summary(found), flush=True)
     if args.json is not None:
         write_json(args.json, [row.as_dict() for row in found])
     return exit_code(found)
@@ -173,6 +185,19 @@ def _matrix(args: argparse.Namespace) -> int:
 
 def _title(llm: Any, count: int) -> str:
     return f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | {count} requests"
+
+
+def _facts(args: argparse.Namespace, load: Load) -> dict[str, str]:
+    """What the page says of the run, besides what its rows say."""
+    import psutil
+
+    from brigade.cli.env import processor
+    from brigade.engine.memory_plan import readable
+
+    machine = f"{processor()}, {os.cpu_count()} cores, {readable(psutil.virtual_memory().total)}, {platform.platform()}"
+    requests = f"{len(load.prompts)}, with {load.whole} ids of prompts and up to {sum(load.outputs)} of answers"
+    python = f"Python {platform.python_version()}"
+    return {"requests": requests, "machine": f"{machine}, {python}", "command": shlex.join(["brigade", *args.argv])}
 
 
 def _asks(args: argparse.Namespace) -> tuple[list[Ask], Any]:

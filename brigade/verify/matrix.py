@@ -18,12 +18,14 @@ from brigade.verify.run import Run
 
 @dataclass(frozen=True)
 class Row:
-    """`error`: why it says nothing, such as a preemption that did not happen. The reference has no differences of its own."""
+    """`error`: why it says nothing, such as a preemption that did not happen. The reference has no differences of its own, but
+    the `record` that the others are compared with."""
 
     run: Run
     differences: Differences | None = None
     measured: dict[str, float] | None = None
     error: str | None = None
+    record: Record | None = None
 
     @property
     def verdict(self) -> str:
@@ -68,7 +70,7 @@ def run_matrix(models: Models, runs: Sequence[Run], asks: Sequence[Ask]) -> Iter
         if expected is None:
             expected = records[0]
             expected.check_golden()
-            yield Row(run, None, measured)
+            yield Row(run, None, measured, record=expected)
             continue
         yield _compared(run, only(expected, chosen) if run.plain else expected, records, measured)
 

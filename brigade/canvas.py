@@ -28,9 +28,11 @@ class Canvas:
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._body.append(f'<polygon points="{corners}"{_attributes(more)}/>')
 
-    def svg(self) -> str:
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} {self.height:g}"'
-        return f'{head} font-family="sans-serif" font-size="12">\n' + "\n".join(self._body) + "\n</svg>\n"
+    def svg(self, title: str = "", description: str = "", **more: object) -> str:
+        """`title` and `description` are for readers who do not see it; `more` are attributes of the whole."""
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} {self.height:g}"{_attributes(more)}'
+        told = [f"<{tag}>{escape(words)}</{tag}>" for tag, words in (("title", title), ("desc", description)) if words]
+        return f'{head} font-family="sans-serif" font-size="12">\n' + "\n".join([*told, *self._body]) + "\n</svg>\n"
 
 
 def _attributes(given: dict[str, object]) -> str:

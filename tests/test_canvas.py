@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from brigade.bench.canvas import Canvas
+from brigade.canvas import Canvas
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -30,3 +30,11 @@ def test_shapes_come_in_the_order_of_drawing_on_a_ground() -> None:
 
 def test_the_ground_is_white_unless_told_otherwise() -> None:
     assert next(ElementTree.fromstring(Canvas(1, 1).svg()).iter(f"{SVG}rect")).get("fill") == "white"
+
+
+def test_who_does_not_see_it_is_told_what_it_is() -> None:
+    root = ElementTree.fromstring(Canvas(8, 4).svg("a & b", "<two> boxes", role="img", width=8))
+    title, description, _ = root
+    assert (title.tag, title.text) == (f"{SVG}title", "a & b")
+    assert (description.tag, description.text) == (f"{SVG}desc", "<two> boxes")
+    assert root.get("role") == "img" and root.get("width") == "8"
