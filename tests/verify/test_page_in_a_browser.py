@@ -14,8 +14,8 @@ from tests.verify.pages import DIFFERENT, HOSTILE, plan, state
 pytestmark = pytest.mark.skipif(
     find_browser() is None, reason=f"no browser is installed ({', '.join(NAMES)}); on Debian: apt-get install chromium"
 )
-WIDTHS = (320, 400, 600, 700, 1040, 1041, 1400)
-KINDS = ("same", "wrong", "stopped")
+WIDTHS = (320, 600, 700, 1041, 1400)  # besides those of the suite
+slow = pytest.mark.slow
 LONG = "cannot read /a/folder/" + "x" * 300
 
 
@@ -49,8 +49,11 @@ def test_the_browser_tells_what_is_wrong_with_a_page(browser: Browser, tmp_path:
     assert any("oh" in words for words in browser.complaints()) and browser.requested()[1:] == ["http://127.0.0.1:9/x.png"]
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dark"),
+    [("same", True), ("wrong", False), *(pytest.param(*each, marks=slow) for each in (("same", False), ("wrong", True)))]
+    + [pytest.param("stopped", dark, marks=slow) for dark in (False, True)],
+)
 def test_it_opens_without_a_complaint_and_asks_for_nothing(kind: str, dark: bool, browser: Browser, pages) -> None:
     browser.open(pages[kind], dark=dark)
     assert browser.complaints() == [] and browser.requested() == [pages[kind].as_uri()]
@@ -84,7 +87,11 @@ def test_a_long_error_squeezes_no_name(browser: Browser, pages) -> None:
     assert browser.ask("document.querySelector('#why-5').innerText").endswith(LONG), "all of it is above the table"
 
 
-@pytest.mark.parametrize(("kind", "width"), [*(("wrong", width) for width in WIDTHS), ("same", 400), ("stopped", 400)])
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [("wrong", 400), ("wrong", 1040), *(pytest.param("wrong", width, marks=slow) for width in WIDTHS)]
+    + [pytest.param(kind, 400, marks=slow) for kind in ("same", "stopped")],
+)
 def test_no_width_makes_it_scroll_sideways(kind: str, width: int, browser: Browser, pages) -> None:
     browser.open(pages[kind], width)
     assert browser.ask("innerWidth") == width
