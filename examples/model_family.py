@@ -8,7 +8,7 @@ from __future__ import annotations
 from brigade import ModelConfig, register_family
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap, joined, take
+from brigade.checkpoint.operations import NameMap, joined, take
 from brigade.config import RopeConfig
 
 
