@@ -154,9 +154,8 @@ def fill(
     else:
         tensors, table = open_weights(source)
         assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
-    shares = {name: model.cuts.get(name) for name, _ in model.named_parameters()}
     held = Held(dtype, backend.held_dtype(dtype), backend.device)
-    weights = SourceWeights(tensors, table, shapes, held, progress, shares)
+    weights = SourceWeights(tensors, table, shapes, held, progress, [name for name, _ in model.named_parameters()])
     backend.probe(source.config, model.held.tp)
     backend.prepare(model, weights)
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]

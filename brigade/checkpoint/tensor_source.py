@@ -36,9 +36,6 @@ class TensorSource(ABC):
     @abstractmethod
     def _read(self, name: str, box: Box) -> Tensor: ...
 
-    def expect(self, name: str, box: Box) -> None:
-        """This box will be read soon: what is slow may begin with it."""
-
 
 class _Beside(TensorSource):
     """The tensors of another source, which is asked for something else than their values."""
@@ -56,11 +53,10 @@ class _Beside(TensorSource):
         return self.source.place(name)
 
 
-class Announced(_Beside):
-    """Says what will be read, and reads nothing: the tensors have shapes and no values. `asked` counts what reading would."""
+class Counted(_Beside):
+    """Reads nothing: the tensors have shapes and no values. `asked` counts the bytes that reading them would ask for."""
 
     def _read(self, name: str, box: Box) -> Tensor:
-        self.source.expect(name, box)
         return torch.empty(shape_of(box), dtype=self.dtype(name), device="meta")
 
 

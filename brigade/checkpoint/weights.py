@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from brigade.backends.weights import Weights
 from brigade.checkpoint.box import Shape, boxes_of
 from brigade.checkpoint.operations import Misfit, NameMap, Operation
 from brigade.checkpoint.safetensors_folder import shown
-from brigade.checkpoint.tensor_source import Announced, Searched, TensorSource
+from brigade.checkpoint.tensor_source import Counted, Searched, TensorSource
 from brigade.errors import CheckpointError
 from brigade.mesh import Cut
 
@@ -35,19 +35,19 @@ class Held:
 class SourceWeights(Weights):
     """A source's tensors, put together by a name map. A stack of matrices is read, checked and held matrix by matrix.
 
-    `shapes` are the whole model's. That the source's tensors give them is proven before one is read. `shares` are the parameters
-    that will be asked for and what of each, where that is not every one whole.
+    `shapes` are the whole model's. That the source's tensors give them is proven before one is read. `taken` are the names that
+    will be asked for, where those are not all.
     """
 
     def __init__(
         self, source: TensorSource, table: NameMap, shapes: Mapping[str, Shape], held: Held, progress: Progress | None = None,
-        shares: Mapping[str, Cut | None] | None = None,
+        taken: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         self.source, self.table, self.shapes, self.held = source, table, shapes, held
         for name, operation in table.items():
             self._check_shape(name, operation)
         self._progress, self._done = progress, 0
-        self._total = sum(self._parts(name) or 1 for name in (shapes if shares is None else shares))
+        self._total = sum(self._parts(name) or 1 for name in (shapes if taken is None else taken))
 
     def take(self, name: str, cut: Cut | None = None) -> Tensor:
         parts = self._parts(name)
@@ -64,11 +64,11 @@ class SourceWeights(Weights):
     def take_part(self, name: str, index: int, cut: Cut | None = None) -> Tensor:
         return self._take(name, index, cut)
 
-    def expect(self, name: str, cut: Cut | None = None) -> int:
-        """Tell the source that this will be taken soon. Returns how many bytes that will ask for."""
-        announced = Announced(self.source)
-        self._read(name, None, cut, announced)
-        return announced.asked
+    def bytes_of(self, name: str, cut: Cut | None = None) -> int:
+        """How many bytes `take` would ask for. Nothing is read."""
+        counted = Counted(self.source)
+        self._read(name, None, cut, counted)
+        return counted.asked
 
     def _parts(self, name: str) -> int:
         """Of how many matrices this parameter is a stack; 0 where it is none."""

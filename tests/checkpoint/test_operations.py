@@ -24,7 +24,7 @@ from brigade.checkpoint.operations import (
     weight_and_bias,
     with_prefix,
 )
-from brigade.checkpoint.tensor_source import Announced
+from brigade.checkpoint.tensor_source import Counted
 from brigade.mesh import Cut
 from tests.checkpoint.tensors_in_memory import InMemory, cut_out
 
@@ -86,7 +86,7 @@ def boxes(shape: Shape) -> st.SearchStrategy[Box]:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_box_of_any_operation_is_that_box_of_the_whole(data: st.DataObject) -> None:
     operation, tensors, shape = data.draw(operations())
     source = InMemory(tensors)
@@ -101,12 +101,12 @@ def test_any_box_of_any_operation_is_that_box_of_the_whole(data: st.DataObject) 
     # Its own bytes: as many as it has, and all of them other ones.
     assert source.asked - asked == found.numel() * 4 == sum(math.prod(shape_of(part)) * 4 for _, part in source.reads)
     # And what would be read is known without reading.
-    announced = Announced(source)
-    assert operation.read(box, announced).is_meta and announced.asked == found.numel() * 4
+    counted = Counted(source)
+    assert operation.read(box, counted).is_meta and counted.asked == found.numel() * 4
 
 
 @given(operations())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_read_backwards_it_gives_the_tensors_again(made: tuple[Operation, Tensors, Shape]) -> None:
     operation, tensors, shape = made
     source = InMemory(tensors)
@@ -192,7 +192,7 @@ def test_a_table_is_written_out_and_read_backwards() -> None:
 
 
 @given(st.lists(SMALL, max_size=4).flatmap(lambda shape: st.tuples(st.just(tuple(shape)), boxes(tuple(shape)))))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_box_lies_in_the_stretches_that_are_said(made: tuple[Shape, Box]) -> None:
     shape, box = made
     starts, length = stretches(shape, box)

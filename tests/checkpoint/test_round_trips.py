@@ -37,8 +37,8 @@ def test_these_are_all_that_ship() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_folder_again_byte_for_byte(name: str, tied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tied", [None, *(pytest.param(tied, marks=pytest.mark.slow) for tied in (True, False))])
+def test_a_folder_again_byte_for_byte(name: str, tied: bool | None, tmp_path: Path) -> None:
     """A norm that is stored as w and means 1 + w is held as w here, so it comes back too."""
     save_tiny(name, 3, tmp_path, tied, vocab_size=61)
     stored, found = load_file(tmp_path / "model.safetensors"), backwards(tmp_path, torch.float32)

@@ -105,8 +105,7 @@ def test_no_file_stays_mapped_or_open(tmp_path: Path) -> None:
     save_tiny("gpt2", 0, tmp_path)
     model = fill(part_of(tmp_path, 1), open_model(tmp_path))
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
-    open_files = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if number.isdigit()][:-1]
-    assert not [path for path in open_files if path.startswith(str(tmp_path))]
+    assert not [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and str(tmp_path) in os.readlink(link)]
     assert model.num_parameters > 0
 
 
@@ -160,6 +159,6 @@ def test_a_broken_number_in_one_ranks_share_ends_the_load_of_all(tmp_path: Path)
     spoil(tmp_path, name, slice(47, 48), slice(0, 1), float("nan"))
     with pytest.raises(RankFailed) as refused:
         LLM(tmp_path, backend="reference", tp=2, kv_blocks=8)
-    assert f"rank 1 (stage 0, tensor rank 1) raised CheckpointError: tensor {name} in" in str(refused.value)
+    assert f"rank 1 (stage 0, tensor rank 1) raised tensor {name} in" in str(refused.value)
     assert "holds 1 NaN and 0 infinite values of the 768 (of 1536) that this rank reads" in str(refused.value)
     assert "\n" not in str(refused.value)
