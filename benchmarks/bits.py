@@ -19,7 +19,7 @@ import torch
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import kernels
 from brigade.bench.recording import RecordingSampler
-from brigade.checkpoint import weights
+from brigade.checkpoint import random_weights
 
 FORMATS = {  # dtype, quant
     "bfloat16": ("bfloat16", "none"), "float32": ("float32", "none"), "int8": ("bfloat16", "int8"),
@@ -126,7 +126,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     args = parser.parse_args()
-    weights.random_parameter = functools.cache(weights.random_parameter)  # five formats of the same numbers
+    random_weights.random_parameter = functools.cache(random_weights.random_parameter)  # five formats of the same numbers
     wrong = sum(check(name, args.model, args.seed) for name in args.formats)
     print(f"{wrong} rows differ" if wrong else "every row is the same, bit for bit")
     return int(wrong > 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from brigade import ModelConfig, register_family
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap, joined, take
+from brigade.checkpoint.operations import NameMap, joined, take
 from brigade.config import RopeConfig
 
 
@@ -27,10 +27,10 @@ def names(config: ModelConfig) -> NameMap:
     for i in range(config.num_layers):
         ours, theirs = f"layers.{i}", f"@block.{i}"
         table[f"{ours}.attention_norm.weight"] = take(f"{theirs}.one.scale")
-        table[f"{ours}.attention.qkv.weight"] = joined(f"{theirs}.q", f"{theirs}.k", f"{theirs}.v")
+        table[f"{ours}.attention.qkv.weight"] = joined(f"{theirs}.q", f"{theirs}.k", f"{theirs}.v", rows=config.hidden_size)
         table[f"{ours}.attention.out.weight"] = take(f"{theirs}.o")
         table[f"{ours}.mlp_norm.weight"] = take(f"{theirs}.two.scale")
-        table[f"{ours}.mlp.up.weight"] = joined(f"{theirs}.gate", f"{theirs}.up")
+        table[f"{ours}.mlp.up.weight"] = joined(f"{theirs}.gate", f"{theirs}.up", rows=config.ffn_size)
         table[f"{ours}.mlp.down.weight"] = take(f"{theirs}.down")
     return table
 

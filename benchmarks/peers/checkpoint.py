@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.families.gpt2 import names
 from brigade.checkpoint.load import open_model
+from brigade.checkpoint.operations import inverted, with_prefix
 from brigade.checkpoint.random_weights import random_parameter
 from brigade.config import ModelConfig
 from brigade.errors import ConfigError
@@ -56,13 +57,10 @@ def write_checkpoint(config: ModelConfig, seed: int, folder: Path) -> None:
 
 def _tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     """Under the peers' names, matrices turned to [in, out] as GPT-2 stores them."""
-    table = names(config)
+    table = with_prefix(names(config), "transformer.")
     shapes = {name: tuple(p.shape) for name, p in empty_model(config, get_backend("reference")).named_parameters()}
-    found = {}
-    for ours, source in table.items():
-        tensor = random_parameter(seed, ours, shapes[ours])
-        found[source.names[0].replace("@", "transformer.", 1)] = source.combine([tensor]).contiguous()
-    return found
+    drawn = {ours: random_parameter(seed, ours, shape) for ours, shape in shapes.items()}
+    return {name: tensor.contiguous() for name, tensor in inverted(table, drawn)}
 
 
 def _settings(config: ModelConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from brigade.artifact.writer import in_one_step
 from brigade.backends.cpu.matrix import pack
 from brigade.backends.cpu.quant import Quant
 from brigade.checkpoint.load import ModelSource, name_map, open_weights
+from brigade.checkpoint.operations import Transposed
 from brigade.checkpoint.safetensors_folder import SafetensorsFolder
 from brigade.errors import ConfigError
 
@@ -46,7 +47,7 @@ def write_compressed_tensors(
     assert source.path is not None
     files, names = open_weights(source)
     wanted = _matrices(source, files, quant)
-    widths = {name: files.entries[name].shape[1] for name in wanted}
+    widths = {name: files.shape(name)[1] for name in wanted}
     whole = tuple(name for name, width in widths.items() if quant.scheme == "int4" and width % GROUPS[-1])
     group = next(g for g in GROUPS if g == GROUPS[-1] or all(width % g == 0 for name, width in widths.items() if name not in whole))
     chosen = set(wanted) - set(whole)
@@ -55,7 +56,7 @@ def write_compressed_tensors(
 
     def fill(folder: Path) -> Written:
         shards = _Shards(folder)
-        ordered = sorted({name for entry in names.values() for name in entry.names})
+        ordered = sorted({name for operation in names.values() for name in operation.names})
         for done, name in enumerate(ordered):
             tensor = files.read(name).to(dtype)
             for key, part in (_quantised(name, tensor, quant, group) if name in chosen else {name: tensor}).items():
@@ -63,7 +64,7 @@ def write_compressed_tensors(
             if progress is not None:
                 progress(done + 1, len(ordered))
         shards.close()
-        linear = [name for entry in names.values() for name in entry.names if len(files.entries[name].shape) == 2]
+        linear = [name for name in ordered if len(files.shape(name)) == 2]
         _write_config(source.path, folder, dtype, _settings(quant, group, sorted(set(linear) - chosen)))
         return Written(len(ordered), len(chosen), whole)
 
@@ -81,7 +82,7 @@ def _check(source: ModelSource, quant: Quant) -> None:
         raise ConfigError(f"--quant {quant.scheme} is a scheme of ours, which others do not know; use {', '.join(BITS)} or none")
     if source.config.moe is not None:
         raise ConfigError(f"{source.name} has experts, which other engines store in ways of their own; use --quant none")
-    if any(entry.turned for entry in source.family.names(source.config).values()):
+    if any(isinstance(operation, Transposed) for operation in source.family.names(source.config).values()):
         raise ConfigError(
             f"{source.name} is of family {source.family.name}, whose matrices are stored turned, and compressed-tensors does not "
             "know them; use --quant none"
@@ -91,10 +92,10 @@ def _check(source: ModelSource, quant: Quant) -> None:
 def _matrices(source: ModelSource, files: SafetensorsFolder, quant: Quant) -> list[str]:
     """The checkpoint's names of what is quantised. The head stays whole: engines share it with the word table, or expect it so."""
     found = []
-    for ours, entry in name_map(source, files).items():
+    for ours, operation in name_map(source, files).items():
         matrix, kind = ours.rpartition(".")[::2]
         if kind == "weight" and matrix != "head" and quant.of(matrix, "own") != "own":
-            found += entry.names
+            found += operation.names
     return sorted(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,14 +13,15 @@ import torch
 from brigade.artifact.reader import Artifact, is_artifact
 from brigade.backends.base import Backend
 from brigade.backends.cpu.packer import plain_tensors
-from brigade.backends.weights import Weights
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.registry import find_family
 from brigade.checkpoint.families.settings import Settings
+from brigade.checkpoint.operations import NameMap, take, with_prefix
+from brigade.checkpoint.random_weights import RandomTensors
 from brigade.checkpoint.recipes import find_recipe, read_recipe, recipe_names
 from brigade.checkpoint.safetensors_folder import FLOATS, SafetensorsFolder, shown
-from brigade.checkpoint.sources import NameMap
-from brigade.checkpoint.weights import FolderWeights, Held, Progress, RandomWeights
+from brigade.checkpoint.tensor_source import TensorSource
+from brigade.checkpoint.weights import Held, Progress, SourceWeights
 from brigade.config import ModelConfig
 from brigade.errors import CheckpointError, ConfigError
 from brigade.mesh import Part
@@ -146,14 +147,15 @@ def fill(
         return _load_packed(model, source.artifact, backend, progress)
     whole = model if model.held == Part.whole(source.config) else empty_model(source.config, backend)
     shapes = {name: tuple(parameter.shape) for name, parameter in whole.named_parameters()}
-    taken = [name for name, _ in model.named_parameters()]
-    held = Held(dtype, backend.held_dtype(dtype), backend.device)
+    tensors: TensorSource
     if random_weights is not None:
-        weights: Weights = RandomWeights(random_weights, source.config.norm_weight_offset, shapes, held, progress, taken)
+        tensors = RandomTensors(random_weights, source.config.norm_weight_offset, shapes)
+        table: NameMap = {name: take(name) for name in shapes}
     else:
-        files, table = open_weights(source)
+        tensors, table = open_weights(source)
         assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
-        weights = FolderWeights(files, table, shapes, held, progress, taken)
+    held = Held(dtype, backend.held_dtype(dtype), backend.device)
+    weights = SourceWeights(tensors, table, shapes, held, progress, [name for name, _ in model.named_parameters()])
     backend.probe(source.config, model.held.tp)
     backend.prepare(model, weights)
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
@@ -186,21 +188,15 @@ def open_weights(source: ModelSource) -> tuple[SafetensorsFolder, NameMap]:
 
 
 def name_map(source: ModelSource, files: SafetensorsFolder) -> NameMap:
-    """How our parameters are made of this folder's tensors. `@` is written out as the wrapper prefix, or as nothing where the
-    checkpoint was saved without it."""
+    """How our parameters are made of this folder's tensors, with the wrapper prefix where the checkpoint was saved with it."""
     family = source.family
     assert family is not None
-    table = family.names(source.config)
-    prefix = family.prefix if any(name.startswith(family.prefix) for name in files.entries) else ""
-
-    def full(name: str) -> str:
-        return name.replace("@", prefix, 1) if name.startswith("@") else name
-
-    return {ours: replace(entry, names=tuple(full(name) for name in entry.names)) for ours, entry in table.items()}
+    has_prefix = any(name.startswith(family.prefix) for name in files.entries)
+    return with_prefix(family.names(source.config), family.prefix if has_prefix else "")
 
 
 def _check_names(source: ModelSource, files: SafetensorsFolder, table: NameMap) -> None:
-    read = {name for entry in table.values() for name in entry.names}
+    read = {name for operation in table.values() for name in operation.names}
     missing = sorted(read - set(files.entries))
     if missing:
         raise CheckpointError(

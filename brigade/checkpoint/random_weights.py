@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from brigade.checkpoint.box import Box, Shape, shape_of, stretches, whole
+from brigade.checkpoint.tensor_source import TensorSource
 
 STD = 0.02
 _CHUNK = 1 << 16  # counters at once, so that the work stays in the cache
@@ -35,26 +40,51 @@ def _key(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
-def uniform_elements(seed: int, name: str, start: int, count: int, std: float) -> Tensor:
-    """Elements start .. start + count - 1 of a tensor, uniform with mean 0 and the given deviation, in float32."""
-    out = torch.empty(count)
-    key, scale = _key(seed, name), std * math.sqrt(3) / 32768
-    lanes = torch.tensor([0, 16, 32, 48])
-    first, last = start // 4, (start + count + 3) // 4
-    for low in range(first, last, _CHUNK):
-        counters = torch.arange(low, min(low + _CHUNK, last)) * _signed(0x9E3779B97F4A7C15) + key
-        values = ((_mix(counters).unsqueeze(1) >> lanes) & 0xFFFF).flatten().float().sub_(32767.5).mul_(scale)
-        begin = max(low * 4, start)
-        end = min(low * 4 + values.numel(), start + count)
-        out[begin - start : end - start] = values[begin - low * 4 : end - low * 4]
+def uniform_elements(seed: int, name: str, starts: np.ndarray, length: int, std: float) -> Tensor:
+    """Stretches of a tensor's elements, [starts, length]: uniform with mean 0 and the given deviation, in float32."""
+    out, starts_R = torch.empty(len(starts), length), torch.from_numpy(starts)
+    key, scale, lanes = _key(seed, name), std * math.sqrt(3) / 32768, torch.tensor([0, 16, 32, 48])
+    at_once = min(length, 4 * _CHUNK)  # of one stretch
+    rows = max(1, 4 * _CHUNK // max(at_once, 4))
+    for left in range(0, length, at_once):
+        count = min(at_once, length - left)
+        for top in range(0, len(starts), rows):
+            first_R = starts_R[top : top + rows] + left
+            into_RC = out[top : top + rows, left : left + count]
+            counters = first_R[:, None] // 4 + torch.arange((count + 6) // 4)
+            drawn = (_mix(counters * _signed(0x9E3779B97F4A7C15) + key).unsqueeze(-1) >> lanes).flatten(1)
+            inside_R = first_R % 4  # how many of a counter's four are before the stretch
+            if bool((inside_R == inside_R[0]).all()):
+                drawn = drawn[:, int(inside_R[0]) :][:, :count]
+            else:
+                drawn = drawn.gather(1, inside_R[:, None] + torch.arange(count))
+            into_RC.copy_(drawn & 0xFFFF)
+            into_RC.sub_(32767.5).mul_(scale)
     return out
 
 
-def random_parameter(seed: int, name: str, shape: tuple[int, ...], rows: slice | None = None, norm_offset: float = 0.0) -> Tensor:
-    """One parameter, or some of its rows. Norm weights are 1 in effect, biases small, matrices of deviation 0.02."""
-    first, last, _ = (rows or slice(None)).indices(shape[0])
-    inner = math.prod(shape[1:])
-    part = (last - first, *shape[1:])
+def random_parameter(seed: int, name: str, shape: Shape, box: Box | None = None, norm_offset: float = 0.0) -> Tensor:
+    """One parameter, or a box of it. Norm weights are 1 in effect, biases small, matrices of deviation 0.02."""
+    box = whole(shape) if box is None else box
     if name.endswith("norm.weight"):
-        return torch.full(part, 1.0 - norm_offset)
-    return uniform_elements(seed, name, first * inner, (last - first) * inner, STD).view(part)
+        return torch.full(shape_of(box), 1.0 - norm_offset)
+    return uniform_elements(seed, name, *stretches(shape, box), STD).view(shape_of(box))
+
+
+class RandomTensors(TensorSource):
+    """A network's own parameters, drawn from a seed."""
+
+    def __init__(self, seed: int, norm_offset: float, shapes: Mapping[str, Shape]) -> None:
+        self.seed, self.norm_offset, self.shapes = seed, norm_offset, shapes
+
+    def shape(self, name: str) -> Shape:
+        return self.shapes[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return torch.float32
+
+    def place(self, name: str) -> str:
+        return f"the random weights of seed {self.seed}"
+
+    def _read(self, name: str, box: Box) -> Tensor:
+        return random_parameter(self.seed, name, self.shapes[name], box, self.norm_offset)

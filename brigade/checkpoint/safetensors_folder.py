@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brigade.checkpoint.box import Box, Shape, shape_of, stretches
+from brigade.checkpoint.tensor_source import TensorSource
 from brigade.errors import CheckpointError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -114,8 +117,8 @@ def _check_places(path: Path, entries: dict[str, Entry], data: int, size: int) -
         at += entry.bytes
 
 
-class SafetensorsFolder:
-    """All tensors of a checkpoint by name, each read when it is asked for and kept by nobody here."""
+class SafetensorsFolder(TensorSource):
+    """All tensors of a checkpoint by name. Of a box only its own bytes are read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -173,22 +176,39 @@ class SafetensorsFolder:
                 raise CheckpointError(f"{found} is a pickle; only safetensors are read, since a pickle can run code: {CONVERT}")
         raise CheckpointError(f"{self.folder} holds no *.safetensors file; give a model folder with its weights")
 
-    def read(self, name: str) -> Tensor:
-        """Into memory of its own: pages of a mapped file would stay in the process until the file is closed."""
+    def shape(self, name: str) -> Shape:
+        return self.entries[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        return FLOATS[self.entries[name].dtype]
+
+    def place(self, name: str) -> Path:
+        return self.entries[name].file
+
+    def _read(self, name: str, box: Box) -> Tensor:
+        """Not mapped: pages of a mapped file would stay in the process until it is closed."""
         entry = self.entries[name]
-        tensor = torch.empty(entry.shape, dtype=FLOATS[entry.dtype])
+        tensor = torch.empty(shape_of(box), dtype=FLOATS[entry.dtype])
         into, done = memoryview(tensor.view(-1).view(torch.uint8).numpy()), 0
+        starts, length = _places(entry, box)
         try:
             with entry.file.open("rb", buffering=0) as file:
-                file.seek(entry.start)
-                while done < entry.bytes:
-                    count = file.readinto(into[done:])
-                    if not count:
-                        raise CheckpointError(f"{entry.file} became shorter while it was read; fetch the file again")
-                    done += count
+                number = file.fileno()
+                for start in starts:
+                    count = os.preadv(number, (into[done : done + length],), start)
+                    while count < length:  # a system reads at most 2 GiB at once, and stops for a signal
+                        more = os.preadv(number, (into[done + count : done + length],), start + count)
+                        if not more:
+                            raise CheckpointError(f"{entry.file} became shorter while it was read; fetch the file again")
+                        count += more
+                    done += length
         except OSError as error:
             raise CheckpointError(f"{entry.file} cannot be read ({error.strerror}); check the file and the disk") from error
         return tensor
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.entries
+
+def _places(entry: Entry, box: Box) -> tuple[list[int], int]:
+    """Of every stretch of a box its first byte in the file, and how many bytes each has."""
+    starts, length = stretches(entry.shape, box)
+    size = BITS[entry.dtype] // 8
+    return (starts * size + entry.start).tolist(), length * size

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from brigade.artifact.writer import in_one_step
+from brigade.checkpoint.families.common import llama_like_names
+from brigade.checkpoint.operations import inverted, with_prefix
 from brigade.errors import ConfigError
 from brigade.output_files import check_apart
 from examples.train_mini.tokenizer import END
@@ -24,19 +26,8 @@ CHAT_TEMPLATE = (
 
 
 def to_hugging_face(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    q, kv, ffn = CONFIG.num_heads * CONFIG.head_dim, CONFIG.num_kv_heads * CONFIG.head_dim, CONFIG.ffn_size
-    out = {"model.embed_tokens.weight": state["embedding.word"], "model.norm.weight": state["final_norm.weight"]}
-    for i in range(CONFIG.num_layers):
-        ours, theirs = f"layers.{i}.", f"model.layers.{i}."
-        parts = state[ours + "attention.qkv.weight"].split([q, kv, kv])
-        out |= {f"{theirs}self_attn.{x}_proj.weight": part for x, part in zip("qkv", parts, strict=True)}
-        gate, up = state[ours + "mlp.up.weight"].split([ffn, ffn])
-        out |= {f"{theirs}mlp.gate_proj.weight": gate, f"{theirs}mlp.up_proj.weight": up}
-        out[f"{theirs}self_attn.o_proj.weight"] = state[ours + "attention.out.weight"]
-        out[f"{theirs}mlp.down_proj.weight"] = state[ours + "mlp.down.weight"]
-        out[f"{theirs}input_layernorm.weight"] = state[ours + "attention_norm.weight"]
-        out[f"{theirs}post_attention_layernorm.weight"] = state[ours + "mlp_norm.weight"]
-    return {name: tensor.to(torch.bfloat16).contiguous().clone() for name, tensor in out.items()}
+    table = with_prefix(llama_like_names(CONFIG), "model.")
+    return {name: tensor.to(torch.bfloat16).contiguous().clone() for name, tensor in inverted(table, state)}
 
 
 def export(work: Path, out: Path) -> None:

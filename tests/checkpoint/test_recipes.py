@@ -80,10 +80,23 @@ def test_a_size_below_one_is_refused(tmp_path: Path) -> None:
         open_model(file)
 
 
-@pytest.mark.parametrize("rows", [slice(0, 3), slice(5, 11), slice(10, 11)])
-def test_a_slice_has_the_bits_of_the_whole(rows: slice) -> None:
-    whole = random_parameter(7, "layers.3.mlp.up.weight", (11, 13))
-    assert torch.equal(random_parameter(7, "layers.3.mlp.up.weight", (11, 13), rows), whole[rows])
+@pytest.mark.parametrize(
+    "box", [((0, 3), (0, 13)), ((5, 11), (0, 13)), ((10, 11), (0, 13)), ((0, 11), (4, 9)), ((3, 8), (12, 13)), ((2, 3), (1, 2))]
+)
+@pytest.mark.parametrize("shape", [(11, 13), (11, 16)])
+def test_a_box_has_the_bits_of_the_whole(shape: tuple[int, int], box: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    whole, (rows, columns) = random_parameter(7, "layers.3.mlp.up.weight", shape), box
+    assert torch.equal(random_parameter(7, "layers.3.mlp.up.weight", shape, box), whole[slice(*rows), slice(*columns)])
+
+
+def test_a_box_that_takes_more_than_one_draw_too() -> None:
+    """Numbers are drawn a quarter of a million at a time."""
+    shape = (9, 300_001)
+    whole = random_parameter(7, "head.weight", shape)
+    assert whole.unique().numel() > 60_000  # of 65,536
+    for rows, columns in (((1, 9), (0, 300_001)), ((2, 8), (3, 299_000)), ((4, 5), (7, 300_000)), ((0, 9), (299_999, 300_001))):
+        found = random_parameter(7, "head.weight", shape, (rows, columns))
+        assert torch.equal(found, whole[slice(*rows), slice(*columns)])
 
 
 def test_weights_are_those_they_always_were() -> None:

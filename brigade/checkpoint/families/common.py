@@ -6,7 +6,7 @@ from typing import Any
 
 from brigade.checkpoint.families.rope_settings import read_rope
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap, joined, stacked, take
+from brigade.checkpoint.operations import NameMap, joined, stacked, take
 from brigade.config import ModelConfig
 
 
@@ -32,6 +32,12 @@ def llama_like(family: str, hf: Settings, **changes: Any) -> ModelConfig:
     return ModelConfig(**settings | changes)
 
 
+def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
+    """Of the three projections that are joined as one."""
+    keys = config.num_kv_heads * config.head_dim
+    return config.num_heads * config.head_dim, keys, keys
+
+
 def llama_like_names(config: ModelConfig, norms: dict[str, str] | None = None) -> NameMap:
     """`norms`: our norm names to theirs, where they differ from Llama's two."""
     norms = norms or {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
@@ -43,7 +49,9 @@ def llama_like_names(config: ModelConfig, norms: dict[str, str] | None = None) -
         names |= {f"{ours}.{norm}.weight": take(f"{theirs}.{source}.weight") for norm, source in norms.items()}
         for kind, wanted in (("weight", True), ("bias", config.qkv_bias)):
             if wanted:
-                names[f"{ours}.attention.qkv.{kind}"] = joined(*(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv"))
+                names[f"{ours}.attention.qkv.{kind}"] = joined(
+                    *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv"), rows=qkv_rows(config)
+                )
         names[f"{ours}.attention.out.weight"] = take(f"{theirs}.self_attn.o_proj.weight")
         if config.out_bias:
             names[f"{ours}.attention.out.bias"] = take(f"{theirs}.self_attn.o_proj.bias")
@@ -52,7 +60,8 @@ def llama_like_names(config: ModelConfig, norms: dict[str, str] | None = None) -
             names[f"{ours}.attention.k_norm.weight"] = take(f"{theirs}.self_attn.k_norm.weight")
         if not config.is_moe(i):
             for kind in ("weight", "bias") if config.mlp_bias else ("weight",):
-                names[f"{ours}.mlp.up.{kind}"] = joined(f"{theirs}.mlp.gate_proj.{kind}", f"{theirs}.mlp.up_proj.{kind}")
+                gate_and_up = (f"{theirs}.mlp.{x}_proj.{kind}" for x in ("gate", "up"))
+                names[f"{ours}.mlp.up.{kind}"] = joined(*gate_and_up, rows=config.ffn_size)
                 names[f"{ours}.mlp.down.{kind}"] = take(f"{theirs}.mlp.down_proj.{kind}")
     return names
 
@@ -65,6 +74,7 @@ def expert_names(config: ModelConfig, block: str, gate: str, up: str, down: str)
         theirs = f"@layers.{i}.{block}"
         each = [f"{theirs}.experts.{e}" for e in range(config.moe.num_experts)]
         names[f"layers.{i}.mlp.router.weight"] = take(f"{theirs}.gate.weight")
-        names[f"layers.{i}.mlp.experts.up"] = stacked([(f"{e}.{gate}.weight", f"{e}.{up}.weight") for e in each])
-        names[f"layers.{i}.mlp.experts.down"] = stacked([(f"{e}.{down}.weight",) for e in each])
+        width = config.moe.expert_ffn_size
+        names[f"layers.{i}.mlp.experts.up"] = stacked([joined(f"{e}.{gate}.weight", f"{e}.{up}.weight", rows=width) for e in each])
+        names[f"layers.{i}.mlp.experts.down"] = stacked([f"{e}.{down}.weight" for e in each])
     return names

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap
+from brigade.checkpoint.operations import NameMap
 from brigade.config import ModelConfig
 
 

@@ -6,7 +6,7 @@ from brigade.checkpoint.families.common import llama_like, llama_like_names
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.rope_settings import read_rope
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap
+from brigade.checkpoint.operations import NameMap
 from brigade.config import ModelConfig
 
 NORMS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap, take, transposed, weight_and_bias
+from brigade.checkpoint.operations import NameMap, take, transposed, weight_and_bias
 from brigade.config import ModelConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.rope_settings import read_rope
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap, per_head_qkv, take, weight_and_bias
+from brigade.checkpoint.operations import NameMap, per_head_qkv, take, weight_and_bias
 from brigade.config import ModelConfig
 
 

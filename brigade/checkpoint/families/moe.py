@@ -7,7 +7,7 @@ from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.llama import qwen_window
 from brigade.checkpoint.families.rope_settings import read_rope
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap
+from brigade.checkpoint.operations import NameMap
 from brigade.config import ModelConfig, MoEConfig
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap, joined, take, weight_and_bias
+from brigade.checkpoint.operations import NameMap, joined, take, weight_and_bias
 from brigade.config import ModelConfig
 
 
@@ -40,7 +40,8 @@ def names(config: ModelConfig) -> NameMap:
         ours, theirs = f"layers.{i}", f"@layers.{i}"
         table |= weight_and_bias(f"{ours}.attention_norm", take, f"{theirs}.self_attn_layer_norm", True)
         for kind in ("weight", "bias"):
-            table[f"{ours}.attention.qkv.{kind}"] = joined(*(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv"))
+            each = (f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
+            table[f"{ours}.attention.qkv.{kind}"] = joined(*each, rows=config.hidden_size)
         table |= weight_and_bias(f"{ours}.attention.out", take, f"{theirs}.self_attn.out_proj", True)
         table |= weight_and_bias(f"{ours}.mlp_norm", take, f"{theirs}.final_layer_norm", True)
         table |= weight_and_bias(f"{ours}.mlp.up", take, f"{theirs}.fc1", True)

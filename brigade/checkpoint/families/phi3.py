@@ -5,7 +5,7 @@ from __future__ import annotations
 from brigade.checkpoint.families.common import llama_like, llama_like_names
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.settings import Settings
-from brigade.checkpoint.sources import NameMap, take
+from brigade.checkpoint.operations import NameMap, take
 from brigade.config import ModelConfig
 
 

@@ -93,11 +93,11 @@ class Whole(Weights):
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
 
-    def take(self, name: str) -> Tensor:
-        return self.tensors[name]
+    def take(self, name: str, cut: Cut | None = None) -> Tensor:
+        return self.tensors[name] if cut is None else cut.of(self.tensors[name])
 
-    def take_part(self, name: str, index: int) -> Tensor:
-        return self.tensors[name][index]
+    def take_part(self, name: str, index: int, cut: Cut | None = None) -> Tensor:
+        return self.tensors[name][index] if cut is None else cut.of(self.tensors[name][index])
 
 
 def random_weights(config: ModelConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> Whole:
