@@ -42,7 +42,7 @@ SHIFTS = {
     "int4-int8": (0, 8, 16, 24),
 }  # fmt: skip
 CODES = {torch.float32: (torch.int32, 0xFFFFFFFF), torch.bfloat16: (torch.int16, 0xFFFF)}
-CHUNK = 1 << 21  # numbers that are turned into integers at once
+CHUNK = 1 << 16  # numbers that are turned into integers at once: so many stay in the cache
 STEP, FIRST, SECOND = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 

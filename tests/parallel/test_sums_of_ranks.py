@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 
 from brigade.backends.cpu.library import find_kernels
+from brigade.backends.registry import get_backend
 from brigade.config import ModelConfig
+from brigade.model.gpt_model import empty_model
 from brigade.parallel.degrees import make_mesh
 from tests.backends.cpu.ranks import Meeting, ThreadExchange
-from tests.parallel.test_stage import BASE, CONFIGS, FORMATS, LAYOUTS, Drawn, Format, made_rank
+from tests.parallel.test_stage import BASE, CONFIGS, FORMATS, LAYOUTS, Drawn, Format
 from tests.parallel.thread_ranks import run_ranks
 
 Sums = dict[str, tuple[str, int]]
+drawn = cache(Drawn)
+made = cache(get_backend)  # the reference takes long to prove its products
 needs_kernels = pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
 
 
@@ -25,8 +31,13 @@ def counted(config: ModelConfig, tp: int, pp: int, form: Format) -> Sums:
     meetings = [Meeting(tp) for _ in range(pp)]
 
     def work(rank: int):
-        model = made_rank(config, mesh, rank, ThreadExchange(mesh.tp_rank(rank), meetings[mesh.stage(rank)]), form)
-        return list(model.backend.tensor_sums(model, dtype))
+        backend = copy(made(form[0]))
+        backend.exchange = ThreadExchange(mesh.tp_rank(rank), meetings[mesh.stage(rank)])
+        if form[2] != "none":
+            backend.quantise(form[2])
+        model = empty_model(config, backend, held=mesh.part(rank, config.num_layers))
+        backend.prepare(model, drawn(config, dtype))
+        return list(backend.tensor_sums(model, dtype))
 
     total: Sums = {}
     for found in run_ranks([lambda rank=rank: work(rank) for rank in range(mesh.world)]):
@@ -51,13 +62,12 @@ def check(config: ModelConfig, form: Format, layouts: Sequence[tuple[int, int]])
 def test_of_every_architecture(name: str) -> None:
     """Heads of keys that several ranks hold, tied heads, experts, projections of the word vectors."""
     form = FORMATS[-1] if find_kernels() is not None else FORMATS[0]
-    check(CONFIGS[name], form, [(2, 1), (8, 1), (4, 2), (1, 4)])
+    check(CONFIGS[name], form, [(4, 2)])
 
 
 @pytest.mark.parametrize("form", FORMATS, ids="-".join)
 def test_in_every_number_format(form: Format) -> None:
-    for name in ("gpt2", "grouped"):
-        check(CONFIGS[name], form, [(8, 1), (2, 2)])
+    check(CONFIGS["grouped"], form, [(4, 1)])
 
 
 @needs_kernels
@@ -72,7 +82,7 @@ def test_both_backends_count_the_same() -> None:
 def test_every_parameter_is_counted() -> None:
     """By its name; experts one by one, and a tied word table once more as the head."""
     for name, config in CONFIGS.items():
-        shapes = Drawn(config).tensors
+        shapes = drawn(config, torch.float32).tensors
         stacked = {name: tensor.shape[0] for name, tensor in shapes.items() if tensor.dim() == 3}
         wanted = {one for one in shapes if one not in stacked} | {
             f"{one}.{i}" for one, count in stacked.items() for i in range(count)
@@ -80,6 +90,7 @@ def test_every_parameter_is_counted() -> None:
         assert set(counted(config, 1, 1, FORMATS[0])) == wanted | ({"head.weight"} if config.tied_head else set()), name
 
 
+@needs_kernels
 def test_blocks_of_k_that_are_no_whole_words() -> None:
     """K of 24 in 8 blocks of 3."""
     config = replace(
@@ -93,8 +104,8 @@ def test_blocks_of_k_that_are_no_whole_words() -> None:
         sliding_window=None,
         windowed_layers=(),
     )
-    for form in FORMATS:
-        check(config, form, [(2, 1), (8, 1)])
+    for form in FORMATS[2:5]:
+        check(config, form, [(8, 1)])
 
 
 @pytest.mark.slow
