@@ -32,6 +32,19 @@ struct BrMatrix {
     const BrAhead* ahead;   // or null
 };
 
+// Keys of a matrix's places, for `br_sum` (brigade/backends/sums.py). Along K its numbers stand in words of 32 bits, of which a panel has
+// `steps` for each column. A pass takes what `mask` leaves of a word after `shift`.
+struct BrKeys {
+    const uint64_t* words;    // [passes, steps]
+    const int32_t* shift;     // [passes]
+    const uint64_t* scales;   // of quantised kinds: [groups] of W4, else [1]
+    const uint64_t* times;    // W4A8: [groups]
+    const uint64_t* columns;  // [padded n]; 0: a column that is not counted
+    int64_t steps;
+    int32_t passes;
+    uint32_t mask;
+};
+
 struct BrNorm {
     int32_t kind, size;
     float eps;
@@ -135,6 +148,10 @@ void br_unpack(const BrMatrix* m, float* weight);
 // A part of a matrix, packed as it would be by itself: `to` says how large it is and where it will lie. columns[c]: the padded column of
 // `from` for each of `to`, or below 0 for filling. Of K the blocks from `first_block` on.
 void br_cut(const BrMatrix* from, BrMatrix* to, const int32_t* columns, int first_block);
+// The sum of a matrix's numbers and scales, each times its keys; and of a row-major table of words, whose keys along a row come in halves.
+uint64_t br_sum(const BrMatrix* m, const BrKeys* keys);
+uint64_t br_sum_rows(const uint32_t* words, int64_t rows, int64_t count, const uint32_t* low_keys, const uint32_t* high_keys,
+                     const uint64_t* row_keys);
 
 void br_linear(const BrMatrix* m, const float* x, int rows, float* out);
 // The same of a matrix cut along K, in three steps: each row's greatest number without its sign (int8 alone); the sums of this rank's

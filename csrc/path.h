@@ -131,6 +131,8 @@ struct Path {
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*store_kv)(const BrAttention&, const BrStep&, const Heads&, int row, int block, int offset, int count, int head);
     void (*attend)(const Products&, const BrAttention&, const BrStep&, const Portion&, const Portion* next, const Heads&);
+    void (*sum_panel)(const BrMatrix&, const uint8_t* panel, const BrKeys&, uint64_t* sums);
+    uint64_t (*sum_row)(const uint32_t* words, int64_t count, const uint32_t* low_keys, const uint32_t* high_keys);
 };
 
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them

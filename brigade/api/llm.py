@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from brigade.api.stream import Stream, received
 from brigade.assembly.assemble import assemble
 from brigade.assembly.choices import Choices, settle_engine
+from brigade.assembly.fingerprint import loaded_fingerprint
 from brigade.engine.engine import Engine, Submission
 from brigade.engine.engine_thread import EngineThread, Logits
 from brigade.engine.memory_plan import model_length
@@ -149,6 +151,12 @@ class LLM:
     def weight_bytes(self) -> tuple[int, int]:
         """What a step reads, on all ranks together: all layers, and the head."""
         return self._assembled.weight_bytes()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """One word for what this model computes with, the same on any layout and from any file: its weights as they are held, its
+        architecture, its tokenizer and end ids. Made when it is asked for the first time, from all weights."""
+        return loaded_fingerprint(self._parts)
 
     def close(self) -> None:
         """Stop the engine, and end the other ranks. Whoever waits for it, or comes later, is told by an `EngineStopped`."""

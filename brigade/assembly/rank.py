@@ -9,7 +9,7 @@ from brigade.assembly.line import draw, load
 from brigade.backends.kv_cache import KVCache
 from brigade.parallel.launch import enter
 from brigade.parallel.links import Links
-from brigade.parallel.messages import DropCache, Load, Loaded, MakeCache, Measure, Room, Step, decode_order, encode
+from brigade.parallel.messages import Count, DropCache, Load, Loaded, MakeCache, Measure, Room, Step, Sums, decode_order, encode
 from brigade.parallel.stage import Stage
 
 
@@ -41,6 +41,8 @@ def serve(choices: Choices, rank: int, links: Links) -> None:
             caches[order.number] = blueprint.cache(order.blocks, order.block_size)
         elif isinstance(order, DropCache):
             del caches[order.number]
+        elif isinstance(order, Count):
+            links.reply(encode(Sums(stage.tensor_sums(blueprint.dtype))))
         else:
             assert isinstance(order, Measure)
             links.reply(encode(stage.times()))

@@ -12,7 +12,7 @@ A backend may also exchange whole modules for faster ones of its own: see `adapt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from brigade.backends.exchange import Alone, Exchange
 from brigade.backends.number_formats import NumberFormats
+from brigade.backends.sums import TensorSum, plain_sums
 from brigade.backends.weights import Weights, place_all
 from brigade.errors import ConfigError
 
@@ -198,6 +199,12 @@ class Backend(ABC):
     def adopt(self, model: Any, ready: Any) -> None:
         """The same from the packed weights of an artifact. Only asked of the backend that artifacts are exported for."""
         raise NotImplementedError
+
+    def tensor_sums(self, model: Any, dtype: torch.dtype, weights: Weights | None = None) -> Iterator[TensorSum]:
+        """What this rank counts of each tensor that the model computes with, for the model's fingerprint: of a prepared model whose
+        weights were rounded to `dtype`. With `weights`: of a whole model that is still empty, tensor by tensor, none of which is
+        kept."""
+        return plain_sums(model, dtype, weights)
 
     def adapt_layer(self, spec: Any, layer: int) -> Any:
         """Exchange a layer's spec for this backend's own; the default keeps it."""

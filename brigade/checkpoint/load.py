@@ -140,11 +140,25 @@ def fill(
     way."""
     backend = model.backend
     assert all(parameter.is_meta for parameter in model.parameters()), "this network has its weights already"
-    check_random_weights(source, random_weights)
-    say_widened(source, dtype)
     if source.artifact is not None:
+        check_random_weights(source, random_weights)
         backend.probe(source.config, model.held.tp)
         return _load_packed(model, source.artifact, backend, progress)
+    weights = weights_for(model, source, dtype, random_weights, progress)
+    backend.probe(source.config, model.held.tp)
+    backend.prepare(model, weights)
+    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert not left, f"the {backend.name} backend left {left[:3]} without values"
+    return model.eval().requires_grad_(False)
+
+
+def weights_for(
+    model: GPTModel, source: ModelSource, dtype: torch.dtype, random_weights: int | None, progress: Progress | None = None
+) -> Weights:
+    """Where an empty network's weights are read from, proven to fit it. Of a source that is no artifact."""
+    backend = model.backend
+    check_random_weights(source, random_weights)
+    say_widened(source, dtype)
     whole = model if model.held == Part.whole(source.config) else empty_model(source.config, backend)
     shapes = {name: tuple(parameter.shape) for name, parameter in whole.named_parameters()}
     tensors: TensorSource
@@ -155,12 +169,7 @@ def fill(
         tensors, table = open_weights(source)
         assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
     held = Held(dtype, backend.held_dtype(dtype), backend.device)
-    weights = SourceWeights(tensors, table, shapes, held, progress, [name for name, _ in model.named_parameters()])
-    backend.probe(source.config, model.held.tp)
-    backend.prepare(model, weights)
-    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    assert not left, f"the {backend.name} backend left {left[:3]} without values"
-    return model.eval().requires_grad_(False)
+    return SourceWeights(tensors, table, shapes, held, progress, [name for name, _ in model.named_parameters()])
 
 
 def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress: Progress | None) -> GPTModel:

@@ -91,6 +91,7 @@ def _record(args: argparse.Namespace) -> int:
     found = record_case(case, args.force, progress, _rank_options(args))
     progress.close()
     print(f"recorded {case.golden}: {len(found.requests)} requests, {found.numerics_id}; {did(found.measured)}")
+    print(f"the model's fingerprint is {found.fingerprint}")
     return 0
 
 
@@ -184,7 +185,7 @@ def _matrix(args: argparse.Namespace) -> int:
 
 
 def _title(llm: Any, count: int) -> str:
-    return f"{llm.name} | {llm.number_formats} | {llm.numerics_id} | {count} requests"
+    return f"{llm.name} {llm.fingerprint} | {llm.number_formats} | {llm.numerics_id} | {count} requests"
 
 
 def _facts(args: argparse.Namespace, load: Load) -> dict[str, str]:

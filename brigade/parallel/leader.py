@@ -12,11 +12,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from brigade.backends.kv_cache import KVCache
+from brigade.backends.sums import TensorSum
 from brigade.batch import Batch
 from brigade.engine.runner import Answer
 from brigade.parallel.launch import Ranks
-from brigade.parallel.messages import DropCache, MakeCache, Measure, Order, Step, Times, decode_reply, encode
+from brigade.parallel.messages import Count, DropCache, MakeCache, Measure, Order, Step, Times, decode_reply, encode
 from brigade.parallel.stage import Stage
 
 
@@ -66,6 +69,16 @@ class Leader:
             assert not self._sent
             self._order(Measure())
             return [self.stage.times(), *(decode_reply(data) for data in self.ranks.links.replies())]
+
+    def tensor_sums(self, dtype: torch.dtype) -> list[TensorSum]:
+        """What all ranks count of the model's tensors, each its own part. Steps under way are computed first."""
+        with self._turn():
+            while self._sent:
+                self._compute_oldest()
+            with self._together():
+                self._order(Count())
+                own = self.stage.tensor_sums(dtype)
+                return own + [one for data in self.ranks.links.replies() for one in decode_reply(data).tensors]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from brigade.backends.sums import TensorSum
 from brigade.batch import Batch, Span, Wanted
 
 
@@ -44,7 +45,11 @@ class Measure(msgspec.Struct, tag="measure", frozen=True):
     """Say how you spent your time since the last time you were asked."""
 
 
-Order = Load | MakeCache | DropCache | Step | Measure
+class Count(msgspec.Struct, tag="count", frozen=True):
+    """Say the sums of your part of every tensor, for the model's fingerprint."""
+
+
+Order = Load | MakeCache | DropCache | Step | Measure | Count
 
 
 class Room(msgspec.Struct, tag="room", frozen=True):
@@ -72,7 +77,13 @@ class Times(msgspec.Struct, tag="times", frozen=True):
     exchanged: float
 
 
-Reply = Room | Loaded | Times
+class Sums(msgspec.Struct, tag="sums", frozen=True):
+    """The answer to `Count`."""
+
+    tensors: Sequence[TensorSum]
+
+
+Reply = Room | Loaded | Times | Sums
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode
 decode_reply = msgspec.msgpack.Decoder(Reply).decode

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from brigade.backends.kv_cache import KVCache
+from brigade.backends.sums import TensorSum
 from brigade.batch import Batch, Wanted
 from brigade.mesh import vocabulary_borders
 from brigade.model.gpt_model import GPTModel
@@ -53,6 +54,14 @@ class Stage:
         passed = {what: value - self._seconds[what] for what, value in seconds.items()}
         elapsed, self._since, self._seconds = now - self._since, now, seconds
         return Times(elapsed, passed["rows"] + passed["orders"], passed["exchange"])
+
+    def tensor_sums(self, dtype: torch.dtype) -> list[TensorSum]:
+        """Whoever watches for a hang sees each tensor."""
+        found = []
+        for one in self.model.backend.tensor_sums(self.model, dtype):
+            found.append(one)
+            self.links.tick()
+        return found
 
     def _answer(self, logits_RV: Tensor, batch: Batch) -> tuple[Tensor, Best] | None:
         kinds = [span.wanted for span in batch.spans for _ in span.rows]

@@ -94,6 +94,14 @@ class TokenizerFolder:
                 f"chat_template of {self.path} is neither a text nor a list of named texts; mend tokenizer_config.json"
             ) from error
 
+    def files(self) -> list[Path]:
+        """What the tokenizer and its chat template are read from. A file that another one outdoes is none of them."""
+        whole = (self.path / "tokenizer.json").exists()
+        own = ("tokenizer.json",) if whole else ("vocab.json", "merges.txt", "added_tokens.json")
+        chat = ("chat_template.jinja",) if (self.path / "chat_template.jinja").exists() else ("chat_template.json",)
+        names = (*own, "tokenizer_config.json", "special_tokens_map.json", *chat)
+        return [self.path / name for name in names if (self.path / name).exists()]
+
     def load(self) -> tokenizers.Tokenizer:
         whole, vocab, merges = (self.path / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
         try:

@@ -135,7 +135,7 @@ def _compare_heads(expected: Record, found: Record, terms: Terms) -> Iterator[Di
         yield Difference(
             None, 0, None, "fingerprint",
             f"another model: fingerprint {expected.fingerprint} expected, {found.fingerprint} found "
-            "(config, dtype, quantization or weights are not those that were recorded)",
+            "(weights, config, dtype, quantization, tokenizer or end ids are not those that were recorded)",
         )  # fmt: skip
     for who, record in (("the golden record", expected), ("the run", found)):
         for metric in terms.metrics:

@@ -12,7 +12,6 @@ from brigade.engine.outputs import RequestOutput, Sample
 from brigade.engine.sampling import Sampler
 from brigade.tokenizer import Tokenizer
 from brigade.verify.digests import DigestingSampler
-from brigade.verify.fingerprint import fingerprint
 from brigade.verify.models import Loaded
 from brigade.verify.record import MEASURES, METRICS, Record, RequestRecord, SampleRecord
 from brigade.verify.run import Run
@@ -95,7 +94,7 @@ def _record(
     }  # fmt: skip
     requests = {output.request_id: _request(loaded.sampler, metrics, output) for output in outputs}
     return Record(
-        model=llm.name, numerics_id=llm.numerics_id, fingerprint=fingerprint(llm), metrics=tuple(metrics), versions=versions(),
+        model=llm.name, numerics_id=llm.numerics_id, fingerprint=llm.fingerprint, metrics=tuple(metrics), versions=versions(),
         settings=settings, measured=measured, requests=requests,
     )  # fmt: skip
 

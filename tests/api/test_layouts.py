@@ -48,6 +48,15 @@ def test_logits_are_equal_to_the_last_bit(pair) -> None:
     assert ranks.numerics_id == alone.numerics_id and expected[1].isfinite().all() and expected[1].std() > 0.5
 
 
+def test_the_fingerprint_is_that_of_one_rank_also_while_requests_run(pair) -> None:
+    alone, ranks = pair
+    stream = ranks.stream([ids(30)], greedy(40))
+    next(iter(stream))
+    found = ranks.fingerprint
+    assert found == alone.fingerprint
+    assert [one.finish_reason for one in stream][-1] == "length"
+
+
 def test_everything_that_a_request_says_is_equal(pair) -> None:
     alone, ranks = pair
     prompts, params = (

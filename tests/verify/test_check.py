@@ -57,7 +57,8 @@ def test_what_was_recorded_is_found_again(case: Path, capsys) -> None:
 
 def test_recording_twice_gives_the_same_file_but_for_what_was_measured(case: Path, capsys) -> None:
     first = read_record(case / "golden.json")
-    assert run(capsys, "record", "--force", case)[0] == 0
+    code, text, _ = run(capsys, "record", "--force", case)
+    assert code == 0 and f"the model's fingerprint is {first.fingerprint}\n" in text
     second = read_record(case / "golden.json")
     assert first.requests == second.requests and first.fingerprint == second.fingerprint
 

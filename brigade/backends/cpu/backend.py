@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,11 @@ from brigade.backends.cpu.packed_size import cut_inside_panels, packed_bytes
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
 from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
 from brigade.backends.cpu.row_parallel import shared_products
+from brigade.backends.cpu.sums import packed_sums, sums_of_weights
 from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
+from brigade.backends.sums import TensorSum
 from brigade.backends.weights import Weights, place, take_share
 from brigade.batch import Batch
 from brigade.config import Activation, ModelConfig, NormKind
@@ -164,6 +166,12 @@ class CpuBackend(Backend):
         sizes = {name: matrix.nbytes for name, matrix in model.packed.matrices.items()}
         head = sizes.pop("head", 0)
         return sum(sizes.values()), head
+
+    def tensor_sums(self, model: Any, dtype: torch.dtype, weights: Weights | None = None) -> Iterator[TensorSum]:
+        """Of the packed matrices, where they lie."""
+        if weights is not None:
+            return sums_of_weights(model, weights, self.quant, dtype)
+        return packed_sums(model, model.packed, dtype)
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
         assert cache is not None

@@ -37,6 +37,7 @@ class BrAhead(c.Structure):
 
 
 BrMatrix = _struct("BrMatrix", "i:kind,n,k,blocks,block_k,group,gated,activation p:data,scale,colsum,bias,ahead")
+BrKeys = _struct("BrKeys", "p:words,shift,scales,times,columns l:steps i:passes,mask")
 BrNorm = _struct("BrNorm", "i:kind,size f:eps i:pad p:weight,bias")
 BrAttention = _struct(
     "BrAttention",
@@ -70,6 +71,8 @@ SIGNATURES = {
     "br_pack": ([_P, _P, _P, _P, _P], None),
     "br_unpack": ([_P, _P], None),
     "br_cut": ([_P, _P, _P, _I], None),
+    "br_sum": ([_P, _P], c.c_uint64),
+    "br_sum_rows": ([_P, _L, _L, _P, _P, _P], c.c_uint64),
     "br_linear": ([_P, _P, _I, _P], None),
     "br_row_most": ([_P, _I, _I, _P], None),
     "br_linear_part": ([_P, _P, _I, _P, _P, _P], None),
