@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from brigade.assembly.choices import Choices, import_all, own_device, settle, settle_engine, settle_mesh, share_processors
-from brigade.backends.base import Backend
+from brigade.backends.base import Backend, LargestStep
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
@@ -29,13 +29,15 @@ from brigade.config import ModelConfig
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
-from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
+from brigade.engine.memory_plan import MemoryPlan, Needs, model_length, plan_memory
 from brigade.engine.runner import LocalRunner, Runner
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import CheckpointError, ConfigError, RequestError
 from brigade.mesh import Mesh, Part
 from brigade.model.gpt_model import GPTModel, empty_model
+from brigade.parallel.board import Board
 from brigade.parallel.leader import Leader
+from brigade.parallel.setup import Setup
 from brigade.tokenizer import Tokenizer
 
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
@@ -76,7 +78,7 @@ class Blueprint:
         """Of the weights that are here, as the backend holds them."""
         if self.source.artifact is not None and self.mesh.world == 1:
             return self.source.artifact.manifest.weight_bytes
-        return self.backend.packed_bytes(self.network, self.dtype)
+        return sum(self.backend.packed_sizes(self.network, self.dtype).values())
 
     def params(self, **given: Any) -> SamplingParams:
         """Sampling parameters, and the checkpoint's own defaults where `given` is silent."""
@@ -111,7 +113,29 @@ class Blueprint:
         share what is free."""
         available = self.backend.free_memory() // self.neighbours + held
         config = self.engine_config if config is None else config
-        return plan_memory(self.local, config, self.weight_bytes, self.position_bytes, available)
+        return plan_memory(self.local, config, self.needs(config), available)
+
+    def needs(self, config: EngineConfig | None = None) -> Needs:
+        """What this rank takes of the memory."""
+        config = self.engine_config if config is None else config
+        step, empty = LargestStep(config.max_step_tokens, config.max_batch_size, self.limit), self.empty_network
+        activations = self.backend.step_bytes(empty, self.dtype, step)
+        return Needs(self.weight_bytes, empty.rope_bytes, activations, self.shared_bytes, self.position_bytes)
+
+    @property
+    def empty_network(self) -> GPTModel:
+        """A network that can be counted: the own one as long as it has no weights, afterwards another."""
+        if any(parameter.is_meta for parameter in self.network.parameters()):
+            return self.network
+        return empty_model(self.source.config, self.backend, self.limit, self.held)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What this rank touches of the memory in which ranks talk, where all of them are on one machine."""
+        if self.mesh.world == 1:
+            return 0
+        setup = Setup(self.mesh, (0,) * self.mesh.world, max_rows_bytes=self.row_bytes)
+        return setup.places(self.rank, Board.bytes(self.mesh.world)).touched(self.rank)
 
     @cached_property
     def local(self) -> ModelConfig:
