@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = "BRIGADE_CAPACITY_NOTES"  # in the environment of a case: the folder in which each of its processes notes its memory
 BATCH, CONTEXT = 8, 512  # requests and positions: a cache that eight steps of 512 tokens fill
+ANSWER = 32  # tokens: the first request runs until the last has its prompt behind it, so that none takes another's blocks
 CASES: dict[str, tuple[str, str, int, int]] = {  # recipe, quant, tp, pp
     "345m bfloat16, one rank": ("gpt-345m", "none", 1, 1),
     "345m bfloat16, tp 2": ("gpt-345m", "none", 2, 1),
@@ -67,8 +68,8 @@ def measure(model: str, settings: dict[str, Any]) -> list[dict[str, int]]:
     layout = {name: settings[name] for name in ("tp", "pp")}
     paper = on_paper(draw(Choices(model, quant=settings["quant"], engine_settings=engine, **layout)), 1 << 62)
     with LLM(model, random_weights=0, import_modules=["capacity"], **settings, **engine) as llm:
-        prompts = [[(7 * i + j) % 1000 for j in range(CONTEXT - 1)] for i in range(BATCH)]
-        llm.generate(prompts, SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True))
+        prompts = [[(7 * i + j) % 1000 for j in range(CONTEXT - ANSWER)] for i in range(BATCH)]
+        llm.generate(prompts, SamplingParams(max_tokens=ANSWER, temperature=0.0, ignore_eos=True))
         notes = Path(os.environ[NOTES])
         found = []
         for one in paper.ranks:

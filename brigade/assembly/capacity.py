@@ -159,7 +159,7 @@ def _meshes(blueprint: Blueprint, memory: int) -> Iterator[Mesh]:
     would need more than `memory` if all were shared out evenly, or only for the smallest layers that its stage could have."""
     config, engine = blueprint.source.config, blueprint.engine_config
     alone = replace(blueprint, mesh=make_mesh(config), rank=0)
-    sizes = alone.backend.packed_sizes(alone.empty_network, alone.dtype)
+    sizes = blueprint.backend.packed_sizes(blueprint.whole_network, blueprint.dtype)
     cache = 0
     if engine.kv_memory is None:
         blocks = wanted_blocks(config, engine, alone.position_bytes * engine.block_size)

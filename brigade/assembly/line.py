@@ -21,6 +21,7 @@ import torch
 
 from brigade.assembly.choices import Choices, import_all, own_device, settle, settle_engine, settle_mesh, share_processors
 from brigade.backends.base import Backend, LargestStep
+from brigade.backends.huge_pages import give_back
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
@@ -69,6 +70,11 @@ class Blueprint:
         """The network or this rank's part of it, made once: without storage until `load` fills it."""
         return empty_model(self.source.config, self.backend, self.limit, self.held)
 
+    @cached_property
+    def whole_network(self) -> GPTModel:
+        """The network of all ranks together, for counting."""
+        return self.network if self.mesh.world == 1 else empty_model(self.source.config, self.backend, self.limit)
+
     @property
     def held(self) -> Part:
         return self.mesh.part(self.rank, self.source.config.num_layers)
@@ -108,12 +114,13 @@ class Blueprint:
         """Weights, arithmetic and cache, in words."""
         return self.backend.number_formats(self.dtype)
 
-    def plan(self, config: EngineConfig | None = None, held: int = 0) -> MemoryPlan:
-        """`config`: of another engine over the same weights, of which `held` bytes are in memory already. Ranks of one machine
+    def plan(self, config: EngineConfig | None = None, is_loaded: bool = False) -> MemoryPlan:
+        """`config`: of another engine over the same weights, which are in memory already if `is_loaded`. Ranks of one machine
         share what is free."""
-        available = self.backend.free_memory() // self.neighbours + held
         config = self.engine_config if config is None else config
-        return plan_memory(self.local, config, self.needs(config), available)
+        needs = self.needs(config)
+        held = needs.weights + needs.tables if is_loaded else 0
+        return plan_memory(self.local, config, needs, self.backend.free_memory() // self.neighbours + held)
 
     def needs(self, config: EngineConfig | None = None) -> Needs:
         """What this rank takes of the memory."""
@@ -223,4 +230,5 @@ def load(blueprint: Blueprint, progress: Callable[[int, int], None] | None = Non
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     _ = blueprint.weight_bytes  # counted while the network is still empty
     model = fill(blueprint.network, source, blueprint.dtype, blueprint.random_weights, progress)
+    give_back()
     return Parts(blueprint, model, tokenizer)

@@ -29,7 +29,7 @@ def paper_lines(blueprint: Blueprint, paper: Paper, smallest: Paper | None, give
     lines += columns(_table(paper.ranks, _held(mesh.world)), indent="  ")
     for ranks in _alike(paper.ranks, [lambda one: ", ".join(one.repacked)]):
         if ranks[0].repacked:
-            whose = "" if mesh.world == 1 else f"{_named(ranks)}: "
+            whose = "" if mesh.world == 1 else f"rank{'s' * (len(ranks) > 1)} {_named(ranks)}: "
             lines.append(f"  {whose}cut inside a panel of 32 outputs, so repacked at loading: {', '.join(ranks[0].repacked)}")
     if mesh.world > 1:
         lines.append("what a rank gives to others for one token:")

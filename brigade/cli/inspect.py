@@ -27,7 +27,6 @@ def run(args: argparse.Namespace) -> int:
     from brigade.assembly.choices import Choices
     from brigade.assembly.line import draw
     from brigade.errors import ConfigError
-    from brigade.model.gpt_model import empty_model
     from brigade.tokenizer import Tokenizer
 
     if args.model is not None and args.model_name is not None:
@@ -48,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     blueprint = draw(choices)
     source, backend = blueprint.source, blueprint.backend
-    whole = blueprint.network if blueprint.mesh.world == 1 else empty_model(source.config, backend)
     manifest = None if source.artifact is None else source.artifact.manifest
     given = args.device_memory is not None
     free = args.device_memory if given else backend.free_memory()
@@ -56,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     paper, smallest = on_paper(blueprint, memory), smallest_layout(blueprint, free)
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
-        "model": source.name, "family": source.config.family, "parameters": whole.num_parameters,
+        "model": source.name, "family": source.config.family, "parameters": blueprint.whole_network.num_parameters,
         "weights_bytes": blueprint.weight_bytes, "numerics_id": blueprint.numerics_id,
         "formats": str(blueprint.number_formats),
         "artifact": None if manifest is None else artifact_facts(manifest),
@@ -70,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.as_json:
         print(json.dumps(facts, indent=1))
         return 0
-    print(f"{source.name} ({source.config.family}): {whole.num_parameters:,} parameters")
+    print(f"{source.name} ({source.config.family}): {blueprint.whole_network.num_parameters:,} parameters")
     print(facts["formats"])
     if manifest is not None:
         print(artifact_line(manifest, backend.numerics_id))

@@ -103,7 +103,7 @@ def test_weights_and_a_token_are_said_to_take_what_they_take(name: str, form: tu
 
 
 def test_the_smallest_layout_is_that_of_a_search_through_all(tmp_path: Path) -> None:
-    for name in ("grouped", "moe", "gpt2"):
+    for name in ("moe", "gpt2"):
         blueprint = drawn(tmp_path, name, engine_settings={"max_batch_size": 2, "max_step_tokens": 4})
         config = blueprint.source.config
         layouts = [(tp * pp, -tp) for tp in tp_degrees(config) for pp in range(1, config.num_layers + 1)]

@@ -24,4 +24,5 @@ def test_ranks_take_what_was_predicted(quant: str, tp: int, pp: int, tmp_path: P
     found = run_case(str(recipe), quant, tp, pp)
     assert len(found) == tp * pp
     for rank in found:
-        assert abs(rank["measured"] / rank["predicted"] - 1) < 0.08, {name: f"{size / 2**20:.1f} MiB" for name, size in rank.items()}
+        sizes = {name: f"{size / 2**20:.1f} MiB" for name, size in rank.items()}
+        assert abs(rank["measured"] / rank["predicted"] - 1) < 0.08, sizes
