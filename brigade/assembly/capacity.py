@@ -7,12 +7,14 @@ counted once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 from brigade.assembly.line import Blueprint
 from brigade.engine.memory_plan import Needs, wanted_blocks
+from brigade.errors import ConfigError
 from brigade.mesh import Mesh, vocabulary_borders
 from brigade.model.gpt_model import empty_model
 from brigade.parallel.degrees import make_mesh, tp_degrees
@@ -130,9 +132,10 @@ def smallest_layout(blueprint: Blueprint, memory: int) -> Paper | None:
     """The layout of the fewest ranks in which each fits into so much memory; of equally many the one with most tensor ranks, whose
     steps are the shortest. None where even the most ranks that the model can have are too few."""
     for mesh in _meshes(blueprint, memory):
-        paper = on_paper(replace(blueprint, mesh=mesh, rank=0), memory)
-        if paper.fits:
-            return paper
+        with suppress(ConfigError):  # of fewer ranks a block may be larger than the memory that was given for blocks
+            paper = on_paper(replace(blueprint, mesh=mesh, rank=0), memory)
+            if paper.fits:
+                return paper
     return None
 
 

@@ -108,7 +108,7 @@ def _verdict(blueprint: Blueprint, paper: Paper, smallest: Paper | None, given: 
     else:
         line += f"do not fit into {memory}; {who} needs {_size(full.whole)}"
         room = paper.positions_that_fit
-        line += f"; a cache of {room} positions in all would fit" if room else "; it is too little without any cache"
+        line += f"; a cache of {room} positions in all would fit" if room else ", and has no room for any cache"
     each = "" if given else ", were there a machine like this one for each rank"
     if smallest is None:
         return [line, f"smallest layout: none, not even with the most ranks that this model can have{each}"]

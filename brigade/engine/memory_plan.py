@@ -21,7 +21,7 @@ def readable(size: float) -> str:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a rank takes, in bytes. Python and its libraries, which take some 100 MB of their own, are not counted."""
+    """What a rank takes, in bytes. Python and its libraries, which take some 150 MB of their own, are not counted."""
 
     weights: int
     tables: int  # rotary angles of every position

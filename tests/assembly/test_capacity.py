@@ -136,6 +136,9 @@ def test_given_blocks_and_memory_are_kept(tmp_path: Path) -> None:
     assert on_paper(blueprint, GIB).num_blocks == 3
     halved = replace(blueprint, mesh=make_mesh(blueprint.source.config, 2, 1))
     assert on_paper(halved, GIB).num_blocks == 6, "of half the bytes each"
+    tight = replace(halved, engine_config=replace(halved.engine_config, kv_memory=block // 2))
+    found = smallest_layout(tight, GIB)
+    assert found is not None and (found.mesh.tp, found.num_blocks) == (2, 1), "one rank has no room for a block"
 
 
 @pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")

@@ -121,7 +121,7 @@ def test_inspect_says_whether_it_fits_and_which_layout_would(capsys, no_process)
     assert "do not fit into 800.0 MiB; rank 0 needs" in text and "a cache of " in text
     assert "smallest layout that fits: tp 4 x pp 1, 4 ranks" in text
     text = run(capsys, *ask, "--device-memory", "1M")[1]
-    assert "too little without any cache" in text and "smallest layout: none" in text
+    assert "and has no room for any cache" in text and "smallest layout: none" in text
 
     def facts(*more: str) -> dict:
         return json.loads(run(capsys, *ask, "--tp", "2", "--as-json", *more)[1])
@@ -134,6 +134,16 @@ def test_inspect_says_whether_it_fits_and_which_layout_would(capsys, no_process)
         parts = [few[f"{name}_bytes"] for name in ("weights", "tables", "activations", "shared", "cache")]
         assert few["whole_bytes"] == sum(parts) and few["token_bytes"]["layers"] == 24 * 2 * (4 * 2048 + 4)
     assert facts("--max-batch-size", "8")["memory"]["batch"] == 8, "one setting, two names"
+
+
+@needs_kernels
+def test_inspect_counts_an_artifact_as_the_model_that_it_was_made_of(capsys, tmp_path: Path, no_process) -> None:
+    made = str(tmp_path / "made")
+    assert run(capsys, "export", "mini", made, "--quant", "int4", "--skip-layers", "2.down")[0] == 0
+    for layout in ((), ("--tp", "2", "--pp", "2")):
+        ask = (*layout, "--device-memory", "1G", "--as-json")
+        ranks = json.loads(run(capsys, "inspect", made, *ask)[1])["ranks"]
+        assert ranks == json.loads(run(capsys, "inspect", "mini", "--quant", "int4", "--skip-layers", "2.down", *ask)[1])["ranks"]
 
 
 def test_inspect_without_a_size_looks_at_this_machine(capsys, monkeypatch, no_process) -> None:
