@@ -39,7 +39,7 @@ class Assembled:
     def plan_of(self, config: EngineConfig) -> MemoryPlan:
         """Of another engine over the same weights."""
         drawn = self.parts.blueprint
-        return fitted(drawn.plan(config, held=drawn.weight_bytes), config, self.rooms, drawn.mesh)
+        return fitted(drawn.plan(config, is_loaded=True), config, self.rooms, drawn.mesh)
 
     def weight_bytes(self) -> tuple[int, int]:
         """What a step reads on all ranks together: all layers, and the head."""

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from brigade.assembly.choices import Choices, import_all, own_device, settle, settle_engine, settle_mesh, share_processors
-from brigade.backends.base import Backend
+from brigade.backends.base import Backend, LargestStep
+from brigade.backends.huge_pages import give_back
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
 from brigade.checkpoint.generation_config import NAME, sampling_defaults
@@ -29,13 +30,15 @@ from brigade.config import ModelConfig
 from brigade.engine.config import EngineConfig
 from brigade.engine.controller import TextGenerationController
 from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
-from brigade.engine.memory_plan import MemoryPlan, model_length, plan_memory
+from brigade.engine.memory_plan import MemoryPlan, Needs, model_length, plan_memory
 from brigade.engine.runner import LocalRunner, Runner
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import CheckpointError, ConfigError, RequestError
 from brigade.mesh import Mesh, Part
 from brigade.model.gpt_model import GPTModel, empty_model
+from brigade.parallel.board import Board
 from brigade.parallel.leader import Leader
+from brigade.parallel.setup import Setup
 from brigade.tokenizer import Tokenizer
 
 ENGINES: dict[str, type[Engine]] = {"static": StaticEngine, "dynamic": DynamicEngine}
@@ -67,6 +70,11 @@ class Blueprint:
         """The network or this rank's part of it, made once: without storage until `load` fills it."""
         return empty_model(self.source.config, self.backend, self.limit, self.held)
 
+    @cached_property
+    def whole_network(self) -> GPTModel:
+        """The network of all ranks together, for counting."""
+        return self.network if self.mesh.world == 1 else empty_model(self.source.config, self.backend, self.limit)
+
     @property
     def held(self) -> Part:
         return self.mesh.part(self.rank, self.source.config.num_layers)
@@ -76,7 +84,7 @@ class Blueprint:
         """Of the weights that are here, as the backend holds them."""
         if self.source.artifact is not None and self.mesh.world == 1:
             return self.source.artifact.manifest.weight_bytes
-        return self.backend.packed_bytes(self.network, self.dtype)
+        return sum(self.backend.packed_sizes(self.network, self.dtype).values())
 
     def params(self, **given: Any) -> SamplingParams:
         """Sampling parameters, and the checkpoint's own defaults where `given` is silent."""
@@ -106,12 +114,35 @@ class Blueprint:
         """Weights, arithmetic and cache, in words."""
         return self.backend.number_formats(self.dtype)
 
-    def plan(self, config: EngineConfig | None = None, held: int = 0) -> MemoryPlan:
-        """`config`: of another engine over the same weights, of which `held` bytes are in memory already. Ranks of one machine
+    def plan(self, config: EngineConfig | None = None, is_loaded: bool = False) -> MemoryPlan:
+        """`config`: of another engine over the same weights, which are in memory already if `is_loaded`. Ranks of one machine
         share what is free."""
-        available = self.backend.free_memory() // self.neighbours + held
         config = self.engine_config if config is None else config
-        return plan_memory(self.local, config, self.weight_bytes, self.position_bytes, available)
+        needs = self.needs(config)
+        held = needs.weights + needs.tables if is_loaded else 0
+        return plan_memory(self.local, config, needs, self.backend.free_memory() // self.neighbours + held)
+
+    def needs(self, config: EngineConfig | None = None) -> Needs:
+        """What this rank takes of the memory."""
+        config = self.engine_config if config is None else config
+        step, empty = LargestStep(config.max_step_tokens, config.max_batch_size, self.limit), self.empty_network
+        activations = self.backend.step_bytes(empty, self.dtype, step)
+        return Needs(self.weight_bytes, empty.rope_bytes, activations, self.shared_bytes, self.position_bytes)
+
+    @property
+    def empty_network(self) -> GPTModel:
+        """A network that can be counted: the own one as long as it has no weights, afterwards another."""
+        if any(parameter.is_meta for parameter in self.network.parameters()):
+            return self.network
+        return empty_model(self.source.config, self.backend, self.limit, self.held)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What this rank touches of the memory in which ranks talk, where all of them are on one machine."""
+        if self.mesh.world == 1:
+            return 0
+        setup = Setup(self.mesh, (0,) * self.mesh.world, max_rows_bytes=self.row_bytes)
+        return setup.places(self.rank, Board.bytes(self.mesh.world)).touched(self.rank)
 
     @cached_property
     def local(self) -> ModelConfig:
@@ -199,4 +230,5 @@ def load(blueprint: Blueprint, progress: Callable[[int, int], None] | None = Non
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     _ = blueprint.weight_bytes  # counted while the network is still empty
     model = fill(blueprint.network, source, blueprint.dtype, blueprint.random_weights, progress)
+    give_back()
     return Parts(blueprint, model, tokenizer)

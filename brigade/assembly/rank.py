@@ -26,7 +26,7 @@ def main() -> None:
 def serve(choices: Choices, rank: int, links: Links) -> None:
     blueprint = draw(choices, rank, len(links.here), links.here.index(rank))
     plan = blueprint.plan()
-    links.reply(encode(Room(blueprint.numerics_id, plan.available - plan.weights - plan.activations, blueprint.position_bytes)))
+    links.reply(encode(Room(blueprint.numerics_id, plan.room, blueprint.position_bytes)))
     first = decode_order(links.receive_order())  # a leader that finds that it cannot be ends this wait, and the process
     assert isinstance(first, Load)
     blueprint.backend.exchange = links.exchange

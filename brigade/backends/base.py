@@ -21,6 +21,7 @@ from torch import Tensor
 
 from brigade.backends.exchange import Alone, Exchange
 from brigade.backends.number_formats import NumberFormats
+from brigade.backends.step_size import summed_products, torch_step_bytes
 from brigade.backends.sums import TensorSum, plain_sums
 from brigade.backends.weights import Weights, place_all
 from brigade.errors import ConfigError
@@ -42,6 +43,15 @@ class Step:
     logit_rows: Tensor | None  # None: every row
     attention: Any  # the backend's own plan
     cache: KVCache | None
+
+
+@dataclass(frozen=True, slots=True)
+class LargestStep:
+    """The most that one step of an engine computes."""
+
+    tokens: int  # new ones
+    requests: int  # each wants the logits of one row
+    positions: int  # of the longest request
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +182,19 @@ class Backend(ABC):
         """Channels of a head in the cache, where this backend keeps more than there are."""
         return head_dim
 
-    def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
-        """What the weights of this empty model will take once they are prepared, for the memory plan."""
-        return model.num_parameters * dtype.itemsize
+    def packed_sizes(self, model: Any, dtype: torch.dtype) -> dict[str, int]:
+        """What the weights of this empty model will take once they are prepared, by name, for the memory plan."""
+        return {name: parameter.numel() * dtype.itemsize for name, parameter in model.named_parameters()}
+
+    def step_bytes(self, model: Any, dtype: torch.dtype, step: LargestStep) -> int:
+        """What a step of this empty model takes beside weights and cache, for the memory plan. The default is that of operations
+        that torch computes in float32 one by one."""
+        return torch_step_bytes(model, step, G)
+
+    def exchanged_bytes(self, model: Any, dtype: torch.dtype) -> int:
+        """What a rank with this part of a model gives for one token to those that hold the same layers: a float32 for each output
+        of every product that they sum together."""
+        return 4 * sum(rows * outputs for _, rows, outputs in summed_products(model))
 
     def cut_inside_panels(self, model: Any) -> list[str]:
         """Which kinds of matrices of a rank's part begin or end where a packed matrix cannot be cut without repacking it."""

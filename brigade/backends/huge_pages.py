@@ -7,6 +7,7 @@ Weights and caches are walked in runs of some kilobytes that lie far apart. In p
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 
 import numpy as np
@@ -25,6 +26,13 @@ def zeros(size: int) -> np.ndarray:
     raw = np.frombuffer(memory, np.uint8)
     start = -raw.ctypes.data % PAGE
     return raw[start : start + size]
+
+
+def give_back() -> None:
+    """Memory that was freed, to the system. The C library keeps up to 64 MB of it for another large tensor, which does not come once
+    a model is loaded."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Arena:

@@ -154,7 +154,7 @@ def fill(
 
 def weights_for(
     model: GPTModel, source: ModelSource, dtype: torch.dtype, random_weights: int | None, progress: Progress | None = None
-) -> Weights:
+) -> SourceWeights:
     """Where an empty network's weights are read from, proven to fit it. Of a source that is no artifact."""
     backend = model.backend
     check_random_weights(source, random_weights)

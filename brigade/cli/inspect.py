@@ -1,4 +1,4 @@
-"""`brigade inspect`: what a model is, without reading a weight."""
+"""`brigade inspect`: what a model is and what each rank of a layout would hold, without reading a weight."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from brigade.cli.options import add_model_options, engine_settings, layout_settings
+from brigade.cli.capacity_lines import paper_facts, paper_lines
+from brigade.cli.options import add_model_options, byte_size, engine_settings, layout_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,14 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_name", nargs="?", metavar="MODEL", help=said)
     parser.add_argument("--as-json", action="store_true", help="print JSON")
     add_model_options(parser)
+    group = parser.add_argument_group("capacity", "does it fit, with a cache for the largest batch of the longest requests?")
+    said = "what each rank may take, such as 80GiB (default: an even share of what this machine has free)"
+    group.add_argument("--device-memory", type=byte_size, metavar="SIZE", help=said)
+    group.add_argument("--context", type=int, dest="max_model_len", metavar="N", help="another name of --max-model-len")
+    group.add_argument("--batch", type=int, dest="max_batch_size", metavar="N", help="another name of --max-batch-size")
 
 
 def run(args: argparse.Namespace) -> int:
+    from brigade.assembly.capacity import on_paper, smallest_layout
     from brigade.assembly.choices import Choices
     from brigade.assembly.line import draw
-    from brigade.engine.memory_plan import readable
     from brigade.errors import ConfigError
-    from brigade.model.gpt_model import empty_model
     from brigade.tokenizer import Tokenizer
 
     if args.model is not None and args.model_name is not None:
@@ -33,27 +38,28 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect on inspect, which computes nothing; drop it")
     if args.exchange != "auto" or args.rank_timeout != 60.0:
         raise ConfigError("--exchange and --rank-timeout have no effect on inspect, which starts no rank; drop them")
+    if args.device_memory is not None and args.device_memory < 1:
+        raise ConfigError(f"--device-memory is {args.device_memory} bytes; give what a rank may take, such as 80GiB")
     choices = Choices(
         args.model_name or args.model, args.dtype, args.backend, args.device, args.exact == "on", quant=args.quant,
         skip_layers=args.skip_layers, numerics=args.numerics, engine=args.engine, engine_settings=engine_settings(args),
         **layout_settings(args),
     )  # fmt: skip
     blueprint = draw(choices)
-    source, backend, model = blueprint.source, blueprint.backend, blueprint.network
+    source, backend = blueprint.source, blueprint.backend
     manifest = None if source.artifact is None else source.artifact.manifest
-    try:
-        plan = blueprint.plan()
-        memory: Any = plan.as_dict()
-        memory_line = str(plan)
-    except ConfigError as error:  # too big for this machine is an answer, not a mistake
-        memory, memory_line = {"refused": str(error)}, f"memory: {error}"
+    given = args.device_memory is not None
+    free = args.device_memory if given else backend.free_memory()
+    memory = free if given else free // blueprint.neighbours
+    paper, smallest = on_paper(blueprint, memory), smallest_layout(blueprint, free)
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
-        "model": source.name, "family": source.config.family, "parameters": model.num_parameters,
+        "model": source.name, "family": source.config.family, "parameters": blueprint.whole_network.num_parameters,
         "weights_bytes": blueprint.weight_bytes, "numerics_id": blueprint.numerics_id,
         "formats": str(blueprint.number_formats),
         "artifact": None if manifest is None else artifact_facts(manifest),
-        "spec": spec_lines(source.config, backend), "memory": memory, "ranks": ranks_facts(blueprint),
+        "spec": spec_lines(source.config, backend), "memory": paper_facts(blueprint, paper, smallest),
+        "ranks": [one.as_dict(memory) for one in paper.ranks],
         "tokenizer": None if tokenizer is None else {
             "ids": tokenizer.vocab_size, "bos": tokenizer.bos_id, "eos": list(tokenizer.eos_ids),
             "chat_template": tokenizer.has_chat_template,
@@ -62,66 +68,18 @@ def run(args: argparse.Namespace) -> int:
     if args.as_json:
         print(json.dumps(facts, indent=1))
         return 0
-    size, many = readable(blueprint.weight_bytes), blueprint.mesh.world > 1
-    whole = empty_model(source.config, backend).num_parameters if many else model.num_parameters
-    held = f"{size} in memory" if not many else f"of which rank 0 of {blueprint.mesh.world} holds {model.num_parameters:,}, {size}"
-    print(f"{source.name} ({source.config.family}): {whole:,} parameters, {held}")
+    print(f"{source.name} ({source.config.family}): {blueprint.whole_network.num_parameters:,} parameters")
     print(facts["formats"])
     if manifest is not None:
         print(artifact_line(manifest, backend.numerics_id))
     print("\n".join(facts["spec"]))
-    print(f"rank 0, in its share of this machine: {memory_line}" if many else memory_line)
-    if blueprint.mesh.world > 1:
-        print("\n".join(ranks_lines(blueprint, facts["ranks"])))
+    print("\n".join(paper_lines(blueprint, paper, smallest, given)))
     if tokenizer is None:
         print("tokenizer: none; prompts are token ids")
     else:
         chat = "with" if tokenizer.has_chat_template else "without"
         print(f"tokenizer: {tokenizer.vocab_size} ids, bos {tokenizer.bos_id}, eos {list(tokenizer.eos_ids)}, {chat} chat template")
     return 0
-
-
-def ranks_facts(blueprint: Any) -> list[dict[str, Any]]:
-    """What each rank holds. `repacked`: packed matrices that are cut inside a panel of 32 outputs, which is a copy at loading."""
-    from dataclasses import replace
-
-    found = []
-    for rank in range(blueprint.mesh.world):
-        own = replace(blueprint, rank=rank)
-        found.append(
-            {
-                "rank": rank,
-                "stage": blueprint.mesh.stage(rank),
-                "tensor_rank": blueprint.mesh.tp_rank(rank),
-                "layers": [own.held.first_layer, own.held.last_layer - 1],
-                "heads": own.local.num_heads,
-                "kv_heads": own.local.num_kv_heads,
-                "vocabulary": list(own.held.vocabulary(own.local.vocab_size)) if own.held.is_last else None,
-                "weights_bytes": own.backend.packed_bytes(own.network, own.dtype),
-                "position_bytes": own.position_bytes,
-                "repacked": own.backend.cut_inside_panels(own.network),
-            }  # fmt: skip
-        )
-    return found
-
-
-def ranks_lines(blueprint: Any, ranks: list[dict[str, Any]]) -> list[str]:
-    from brigade.engine.memory_plan import readable
-
-    mesh = blueprint.mesh
-    lines = [f"layout: tp {mesh.tp} x pp {mesh.pp}, {mesh.world} ranks; rank 0 leads"]
-    for one in ranks:
-        line = (
-            f"  rank {one['rank']}: stage {one['stage']}, tensor rank {one['tensor_rank']}, layers {one['layers'][0]} to "
-            f"{one['layers'][1]}, {one['heads']} query heads, {one['kv_heads']} of keys, weights {readable(one['weights_bytes'])}, "
-            f"{readable(one['position_bytes'])} of cache a position"
-        )
-        if one["vocabulary"] is not None:
-            line += f", logits of ids {one['vocabulary'][0]} to {one['vocabulary'][1] - 1}"
-        lines.append(line)
-        if one["repacked"]:
-            lines.append(f"    cut inside a panel of 32 outputs, so repacked at loading: {', '.join(one['repacked'])}")
-    return lines
 
 
 def artifact_facts(manifest: Any) -> dict[str, Any]:

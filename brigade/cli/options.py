@@ -15,13 +15,14 @@ ENGINE_SETTINGS = (
 
 
 def byte_size(text: str) -> int:
-    """`512M`, `2G`, or plain bytes."""
+    """`512M`, `2G`, `80GiB`, or plain bytes. K, M and G are powers of 1024, with `iB` behind them or not."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    short = text.upper().removesuffix("IB")
     try:
-        if text[-1:].upper() in units:
-            return int(float(text[:-1]) * units[text[-1].upper()])
+        if short[-1:] in units:
+            return int(float(short[:-1]) * units[short[-1]])
         return int(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or a number with K, M or G") from None
 
 

@@ -1,4 +1,4 @@
-"""Where the memory goes, before any of it is taken: weights, KV blocks, activations, and what is left."""
+"""Where the memory of a rank goes, before any of it is taken: weights, KV blocks, what a step needs, and what is left."""
 
 from __future__ import annotations
 
@@ -20,12 +20,29 @@ def readable(size: float) -> str:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a rank takes, in bytes. Python and its libraries, which take some 150 MB of their own, are not counted."""
+
+    weights: int
+    tables: int  # rotary angles of every position
+    activations: int  # of the largest step
+    shared: int  # with other ranks of its machine, to talk
+    position_bytes: int  # one position in the cache of all layers that are here
+
+    @property
+    def beside_cache(self) -> int:
+        return self.weights + self.tables + self.activations + self.shared
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """All sizes in bytes but where the name says otherwise."""
 
     available: int
     weights: int
+    tables: int
     activations: int
+    shared: int
     block_bytes: int
     block_size: int  # positions
     num_blocks: int
@@ -36,8 +53,13 @@ class MemoryPlan:
         return self.block_bytes * self.num_blocks
 
     @property
+    def room(self) -> int:
+        """For a cache."""
+        return self.available - self.weights - self.tables - self.activations - self.shared
+
+    @property
     def left(self) -> int:
-        return self.available - self.weights - self.activations - self.kv
+        return self.room - self.kv
 
     @property
     def positions(self) -> int:
@@ -47,44 +69,51 @@ class MemoryPlan:
         return asdict(self) | {"kv": self.kv, "left": self.left, "positions": self.positions}
 
     def __str__(self) -> str:
+        some = {"rotary tables": self.tables, "memory shared by ranks": self.shared}
         return (
             f"memory: {readable(self.available)} available = weights {readable(self.weights)}"
             f" + KV {readable(self.kv)} ({self.num_blocks} blocks of {self.block_size} = {self.positions} positions)"
-            f" + activations {readable(self.activations)} + left {readable(self.left)};"
-            f" requests up to {self.max_model_len} positions"
+            f" + activations {readable(self.activations)}"
+            + "".join(f" + {name} {readable(size)}" for name, size in some.items() if size)
+            + f" + left {readable(self.left)}; requests up to {self.max_model_len} positions"
         )
 
 
-def plan_memory(model: ModelConfig, engine: EngineConfig, weights: int, position_bytes: int, available: int) -> MemoryPlan:
-    """`weights` is all their bytes, `position_bytes` those of one position in the cache of all layers that are here; `available` is
-    what the device has free before loading."""
-    limit = model_length(model, engine)
-    activations = _activations(model, engine)
-    block_bytes = position_bytes * engine.block_size
-    room = available - weights - activations
+def plan_memory(model: ModelConfig, engine: EngineConfig, needs: Needs, available: int) -> MemoryPlan:
+    """`available` is what the device has free before loading."""
+    block_bytes = needs.position_bytes * engine.block_size
+    room = available - needs.beside_cache
     if room < block_bytes:
         raise ConfigError(
-            f"the weights need {readable(weights)} and a step {readable(activations)}, but {readable(available)} are free; "
-            "use a smaller model, lower max_step_tokens, or free memory"
+            f"the weights need {readable(needs.weights)} and a step {readable(needs.beside_cache - needs.weights)}, but "
+            f"{readable(available)} are free; use a smaller model, lower max_step_tokens, or free memory"
         )
-    if engine.kv_blocks is not None:
-        blocks = engine.kv_blocks
-    elif engine.kv_memory is not None:
-        blocks = engine.kv_memory // block_bytes
-        if blocks < 1:
-            raise ConfigError(
-                f"kv_memory is {readable(engine.kv_memory)}, below one block of {readable(block_bytes)}; raise it, "
-                "or lower block_size"
-            )
-    else:
-        most_useful = engine.max_batch_size * -(-limit // engine.block_size)
-        blocks = max(1, min(most_useful, int(room * KV_SHARE) // block_bytes))
+    blocks = wanted_blocks(model, engine, block_bytes)
+    if engine.kv_blocks is None and engine.kv_memory is None:
+        blocks = max(1, min(blocks, int(room * KV_SHARE) // block_bytes))
     if blocks * block_bytes > room:
         raise ConfigError(
             f"{blocks} KV blocks need {readable(blocks * block_bytes)}, but {readable(room)} are left beside weights and "
             "activations; lower kv_blocks or kv_memory"
         )
-    return MemoryPlan(available, weights, activations, block_bytes, engine.block_size, blocks, limit)
+    return MemoryPlan(
+        available, needs.weights, needs.tables, needs.activations, needs.shared, block_bytes, engine.block_size, blocks,
+        model_length(model, engine),
+    )  # fmt: skip
+
+
+def wanted_blocks(model: ModelConfig, engine: EngineConfig, block_bytes: int) -> int:
+    """As many blocks as were asked for, or else as the largest batch of the longest requests can use."""
+    if engine.kv_blocks is not None:
+        return engine.kv_blocks
+    if engine.kv_memory is None:
+        return engine.max_batch_size * -(-model_length(model, engine) // engine.block_size)
+    blocks = engine.kv_memory // block_bytes
+    if blocks < 1:
+        raise ConfigError(
+            f"kv_memory is {readable(engine.kv_memory)}, below one block of {readable(block_bytes)}; raise it, or lower block_size"
+        )
+    return blocks
 
 
 def model_length(model: ModelConfig, engine: EngineConfig) -> int:
@@ -92,11 +121,3 @@ def model_length(model: ModelConfig, engine: EngineConfig) -> int:
     if wanted is not None and wanted > model.max_positions:
         raise ConfigError(f"max_model_len is {wanted}, but the model was made for {model.max_positions} positions; lower it")
     return wanted or model.max_positions
-
-
-def _activations(model: ModelConfig, engine: EngineConfig) -> int:
-    """A generous estimate of one step in fp32: the widest rows alive at once, scores, and the sampled logits."""
-    width = max(4 * model.ffn_size if model.gated else 3 * model.ffn_size, 6 * model.num_heads * model.head_dim)
-    rows = engine.max_step_tokens * (width + 4 * model.hidden_size)
-    scores = 3 * engine.max_step_tokens * model.num_heads * min(model_length(model, engine), 4096)
-    return 4 * (rows + scores + 2 * engine.max_batch_size * model.vocab_size)

@@ -108,9 +108,17 @@ class GPTModel(nn.Module):
     def rope_tables(self) -> dict[RopeConfig, RopeTable]:
         """Made once, for each distinct rope of the model."""
         if self._rope_tables is None:
-            ropes = {self.config.layer_rope(i) for i in self.held.layers} - {None}
-            self._rope_tables = {rope: RopeTable(rope, self.max_length, self.backend.device) for rope in ropes}
+            self._rope_tables = {rope: RopeTable(rope, self.max_length, self.backend.device) for rope in self._ropes}
         return self._rope_tables
+
+    @property
+    def rope_bytes(self) -> int:
+        """What these tables take, made or not."""
+        return sum(RopeTable.bytes(rope, self.max_length) for rope in self._ropes)
+
+    @property
+    def _ropes(self) -> set[RopeConfig]:
+        return {rope for rope in map(self.config.layer_rope, self.held.layers) if rope is not None}
 
 
 def empty_model(

@@ -76,3 +76,8 @@ class RopeTable:
             sin *= np.float32(rope.attention_factor)
         self.cos, self.sin = (torch.from_numpy(table).to(device) for table in (cos, sin))
         self.interleaved = rope.interleaved
+
+    @staticmethod
+    def bytes(rope: RopeConfig, length: int) -> int:
+        """Of both tables, in float32."""
+        return length * rope.rotary_dim * 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -38,5 +39,11 @@ def build_module(spec: ModuleSpec, **context: Any) -> nn.Module:
     `context` is what only the builder knows (layer number, backend); each module is given what its signature asks for.
     """
     parts = {name: build_module(part, **context) for name, part in spec.submodules.items()}
-    asked = inspect.signature(spec.module).parameters
+    asked = _asked(spec.module)
     return spec.module(**spec.params, **parts, **{name: value for name, value in context.items() if name in asked})
+
+
+@cache
+def _asked(module: Callable[..., nn.Module]) -> frozenset[str]:
+    """Looked up once for each kind of module: that takes longer than to build it."""
+    return frozenset(inspect.signature(module).parameters)

@@ -59,11 +59,20 @@ class Places:
         self.size = self.board_bytes
         for first in range(0, self.mesh.world, self.mesh.tp):
             if self.mesh.tp > 1 and is_within(self.mesh.group(first), self.here):
-                self.slots[first] = self._take(LINE + 2 * self.mesh.tp * SLOT_BYTES)
+                self.slots[first] = self._take(self._slots_bytes)
         for stream in streams(self.mesh):
             if is_within((stream.writer, stream.reader), self.here):
                 capacity = self._capacity(self.rows_bytes) if stream.kind == "rows" else MESSAGE_BYTES
                 self.rings[stream] = self._take(2 * LINE + capacity), capacity
+
+    def touched(self, rank: int) -> int:
+        """What a rank reads or writes of it once every ring has gone round; the rest costs that rank nothing."""
+        rings = sum(2 * LINE + capacity for stream, (_, capacity) in self.rings.items() if rank in (stream.writer, stream.reader))
+        return self.board_bytes + (self._slots_bytes if self.mesh.group(rank)[0] in self.slots else 0) + rings
+
+    @property
+    def _slots_bytes(self) -> int:
+        return LINE + 2 * self.mesh.tp * SLOT_BYTES
 
     def _capacity(self, wanted: int) -> int:
         """A power of two."""

@@ -96,9 +96,11 @@ def test_mistakes_of_python_are_one_line_and_no_process(settings, words: str, no
 def test_inspect_shows_what_each_rank_holds(capsys, no_process) -> None:
     code, text, _ = run(capsys, "inspect", "--tp", "2", "--pp", "2")
     assert code == 0 and "layout: tp 2 x pp 2, 4 ranks; rank 0 leads" in text
-    lines = [line for line in text.splitlines() if line.startswith("  rank ")]
-    assert [line.split(",")[0] for line in lines] == [f"  rank {r}: stage {1 - r // 2}" for r in range(4)]
-    assert all("4 query heads, 2 of keys" in line for line in lines)
+    held, given = text.split("layout: ")[1].split("what a rank gives to others for one token:")
+    rows = [line.split() for line in held.splitlines()[2:5]]
+    shown = [" ".join(row[:2] + row[5:7]) for row in rows]
+    assert shown == ["0 1 4 2", "1 1 4 2", "2-3 0 4 2"], "ranks, stage, heads, key-value heads"
+    assert [line.split()[0] for line in given.splitlines()[2:4]] == ["0-1", "2-3"]
     facts = json.loads(run(capsys, "inspect", "--tp", "2", "--pp", "2", "--as-json")[1])["ranks"]
     assert [one["vocabulary"] for one in facts] == [[0, 2048], [2048, 4096], None, None]
     first, last = facts[2]["layers"], facts[0]["layers"]
@@ -107,6 +109,50 @@ def test_inspect_shows_what_each_rank_holds(capsys, no_process) -> None:
     assert whole["weights_bytes"] < sum(one["weights_bytes"] for one in facts) < 1.7 * whole["weights_bytes"], (
         "the tied table twice"
     )
+
+
+@needs_kernels
+def test_inspect_says_whether_it_fits_and_which_layout_would(capsys, no_process) -> None:
+    ask = ("inspect", "gpt-1.3b", "--quant", "int8", "--context", "512", "--batch", "4")
+    text = run(capsys, *ask, "--device-memory", "2GiB")[1]
+    assert "steps of 512 tokens and a cache for 4 requests of 512 positions fit into 2.0 GiB; it leaves" in text
+    assert "smallest layout that fits: tp 1 x pp 1, 1 rank" in text
+    text = run(capsys, *ask, "--device-memory", "800MiB", "--tp", "2")[1]
+    assert "do not fit into 800.0 MiB; rank 0 needs" in text and "a cache of " in text
+    assert "smallest layout that fits: tp 4 x pp 1, 4 ranks" in text
+    text = run(capsys, *ask, "--device-memory", "1M")[1]
+    assert "and has no room for any cache" in text and "smallest layout: none" in text
+
+    def facts(*more: str) -> dict:
+        return json.loads(run(capsys, *ask, "--tp", "2", "--as-json", *more)[1])
+
+    small, large = facts("--device-memory", "800M"), facts("--device-memory", "2G", "--batch", "8")
+    assert not small["memory"]["fits"] and small["memory"]["smallest_layout"] == {"tp": 4, "pp": 1}
+    assert large["memory"]["fits"] and (large["memory"]["batch"], large["memory"]["context"]) == (8, 512)
+    for few, many in zip(small["ranks"], large["ranks"], strict=True):
+        assert many["cache_bytes"] == 2 * few["cache_bytes"] > 0 and many["weights_bytes"] == few["weights_bytes"]
+        parts = [few[f"{name}_bytes"] for name in ("weights", "tables", "activations", "shared", "cache")]
+        assert few["whole_bytes"] == sum(parts) and few["token_bytes"]["layers"] == 24 * 2 * (4 * 2048 + 4)
+    assert facts("--max-batch-size", "8")["memory"]["batch"] == 8, "one setting, two names"
+
+
+@needs_kernels
+def test_inspect_counts_an_artifact_as_the_model_that_it_was_made_of(capsys, tmp_path: Path, no_process) -> None:
+    made = str(tmp_path / "made")
+    assert run(capsys, "export", "mini", made, "--quant", "int4", "--skip-layers", "2.down")[0] == 0
+    for layout in ((), ("--tp", "2", "--pp", "2")):
+        ask = (*layout, "--device-memory", "1G", "--as-json")
+        ranks = json.loads(run(capsys, "inspect", made, *ask)[1])["ranks"]
+        assert ranks == json.loads(run(capsys, "inspect", "mini", "--quant", "int4", "--skip-layers", "2.down", *ask)[1])["ranks"]
+
+
+def test_inspect_without_a_size_looks_at_this_machine(capsys, monkeypatch, no_process) -> None:
+    monkeypatch.setattr("brigade.backends.base.Backend.free_memory", lambda self: 1 << 30)
+    text = run(capsys, "inspect", "--batch", "1")[1]
+    assert "fit into 1.0 GiB that this machine has free; it leaves" in text
+    text = run(capsys, "inspect", "--batch", "1", "--tp", "2")[1]
+    assert "fit into 512.0 MiB that this machine has free for each rank; rank 0 leaves" in text
+    assert "tp 1 x pp 1, 1 rank, were there a machine like this one for each rank" in text
 
 
 @needs_kernels
@@ -128,6 +174,10 @@ def test_inspect_names_what_is_repacked(capsys, tmp_path: Path) -> None:
         (("--tp", "3"), "tp is 3"),
         (("--pp", "9"), "pp is 9"),
         (("--tp", "2", "--exchange", "group"), "which starts no rank"),
+        (("--device-memory", "80 elephants"), "'80 elephants' is no size"),
+        (("--device-memory", "0"), "--device-memory is 0 bytes"),
+        (("--context", "5000"), "max_model_len is 5000, but the model was made for 1024 positions"),
+        (("--batch", "0"), "max_batch_size is 0"),
     ],
 )
 def test_inspect_of_a_layout_that_cannot_be(options, words: str, capsys) -> None:

@@ -11,22 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brigade.backends.base import AttentionParams, Backend, Step
+from brigade.backends.base import AttentionParams, Backend, LargestStep, Step
 from brigade.backends.cpu.ahead import chain
 from brigade.backends.cpu.formats import number_formats
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
-from brigade.backends.cpu.matrix import ACTIVATIONS, PackedMatrix, pack, pack_norm
+from brigade.backends.cpu.matrix import ACTIVATIONS, SUMMED, PackedMatrix, pack, pack_norm
 from brigade.backends.cpu.native_exchange import NativeExchange
 from brigade.backends.cpu.numerics import numerics_id, settle_numerics
-from brigade.backends.cpu.packed_size import cut_inside_panels, packed_bytes
+from brigade.backends.cpu.packed_size import cut_inside_panels, packed_layouts, packed_sizes
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
 from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
 from brigade.backends.cpu.row_parallel import shared_products
+from brigade.backends.cpu.step_size import step_bytes
 from brigade.backends.cpu.sums import packed_sums, sums_of_weights
 from brigade.backends.cpu.threads import size_pool
 from brigade.backends.kv_cache import KVCache
 from brigade.backends.number_formats import NumberFormats
+from brigade.backends.step_size import summed_products
 from brigade.backends.sums import TensorSum
 from brigade.backends.weights import Weights, place, take_share
 from brigade.batch import Batch
@@ -93,8 +95,16 @@ class CpuBackend(Backend):
         """How matrices are held from the next model on; word table, norms, biases and routers keep their type."""
         self.quant = Quant(scheme, skip_list(skip_layers, num_layers))
 
-    def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
-        return packed_bytes(model, self.quant, dtype)
+    def packed_sizes(self, model: Any, dtype: torch.dtype) -> dict[str, int]:
+        return packed_sizes(model, self.quant, dtype)
+
+    def step_bytes(self, model: Any, dtype: torch.dtype, step: LargestStep) -> int:
+        return step_bytes(model, packed_layouts(model, self.quant, dtype), step)
+
+    def exchanged_bytes(self, model: Any, dtype: torch.dtype) -> int:
+        """Rows of int8 also need the greatest number of the whole row."""
+        rows = [rows for name, rows, _ in summed_products(model) if self.quant.of(name, _name(dtype)) in SUMMED]
+        return super().exchanged_bytes(model, dtype) + 4 * sum(rows)
 
     def cut_inside_panels(self, model: Any) -> list[str]:
         return cut_inside_panels(model, self.quant)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,12 +15,16 @@ from brigade.backends.cpu.packer import cut_of, plain_tensors
 from brigade.backends.cpu.quant import Quant
 
 
-def packed_bytes(model: Any, quant: Quant, dtype: torch.dtype) -> int:
-    """Of all packed matrices and of the tensors used as they are; `model` has shapes and need have no weights. A test holds it
+def packed_sizes(model: Any, quant: Quant, dtype: torch.dtype) -> dict[str, int]:
+    """Of every packed matrix and of the tensors used as they are; `model` has shapes and need have no weights. A test holds it
     against what `prepare` makes."""
-    own = str(dtype).removeprefix("torch.")
-    plain = sum(tensor.numel() for tensor in plain_tensors(model).values()) * dtype.itemsize
-    return plain + sum(_bytes(Layout(quant.of(one.name, own), one.n, one.k, **one.how), one.has_bias) for one in matrices_of(model))
+    plain = {name: tensor.numel() * dtype.itemsize for name, tensor in plain_tensors(model).items()}
+    return plain | {name: _bytes(layout, bias) for name, layout, bias in _layouts(model, quant, dtype)}
+
+
+def packed_layouts(model: Any, quant: Quant, dtype: torch.dtype) -> dict[str, Layout]:
+    """Of every packed matrix."""
+    return {name: layout for name, layout, _ in _layouts(model, quant, dtype)}
 
 
 def cut_inside_panels(model: Any, quant: Quant) -> list[str]:
@@ -46,6 +52,7 @@ def _whole_outputs(one: ModelMatrix, model: Any) -> int:
     return one.n * model.held.tp
 
 
+@lru_cache(maxsize=4096)  # a model has many matrices of few shapes
 def _bytes(layout: Layout, has_bias: bool) -> int:
     *arrays, bias = zip(layout.counts(), ARRAYS.values(), strict=True)
     return sum(count * _itemsize(kind) for count, kind in arrays) + has_bias * bias[0] * _itemsize(bias[1])
@@ -53,3 +60,10 @@ def _bytes(layout: Layout, has_bias: bool) -> int:
 
 def _itemsize(kind: Any) -> int:
     return kind().itemsize
+
+
+def _layouts(model: Any, quant: Quant, dtype: torch.dtype) -> Iterator[tuple[str, Layout, bool]]:
+    """With whether there is a bias."""
+    own = str(dtype).removeprefix("torch.")
+    for one in matrices_of(model):
+        yield one.name, Layout(quant.of(one.name, own), one.n, one.k, **one.how), one.has_bias

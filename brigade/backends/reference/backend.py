@@ -59,8 +59,8 @@ class ReferenceBackend(Backend):
     def held_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float32
 
-    def packed_bytes(self, model: Any, dtype: torch.dtype) -> int:
-        return super().packed_bytes(model, torch.float32)
+    def packed_sizes(self, model: Any, dtype: torch.dtype) -> dict[str, int]:
+        return super().packed_sizes(model, torch.float32)
 
     def number_formats(self, dtype: torch.dtype) -> NumberFormats:
         name = str(dtype).removeprefix("torch.")

@@ -18,7 +18,7 @@ if find_kernels() is None:
 
 from brigade.backends.cpu.cut import SPANNING, cut_matrix, on_panel_border
 from brigade.backends.cpu.matrix import KINDS, SUMMED, Layout, PackedMatrix, pack
-from brigade.backends.cpu.packed_size import packed_bytes
+from brigade.backends.cpu.packed_size import packed_sizes
 from brigade.backends.cpu.packer import PackedModel, Packer
 from brigade.backends.cpu.quant import Quant
 from brigade.backends.registry import get_backend
@@ -158,7 +158,7 @@ def test_the_plan_of_a_part_is_what_its_packing_makes(dtype: str, scheme: str) -
         backend.quantise(scheme)
     empty = empty_part(CONFIG, backend, ThreadExchange(0, Meeting(4)))
     held = [matrix.nbytes for matrix in made.packed.matrices.values()] + [t.nbytes for t in made.packed.tensors.values()]
-    assert packed_bytes(empty, backend.quant, getattr(torch, dtype)) == sum(held)
+    assert sum(packed_sizes(empty, backend.quant, getattr(torch, dtype)).values()) == sum(held)
 
 
 def test_without_cuts_an_artifacts_matrices_are_taken_as_they_lie() -> None:
