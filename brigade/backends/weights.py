@@ -16,12 +16,13 @@ class Weights(ABC):
     asked keeps it: a backend packs it, and drops it before it asks for the next."""
 
     @abstractmethod
-    def take(self, name: str) -> Tensor:
-        """A whole parameter, contiguous, in the type and on the device that the backend holds it in."""
+    def take(self, name: str, cut: Cut | None = None) -> Tensor:
+        """A parameter, or what `cut` takes of it, in memory of its own: contiguous, in the type and on the device that the backend
+        holds it in."""
 
     @abstractmethod
-    def take_part(self, name: str, index: int) -> Tensor:
-        """`take(name)[index]`, read alone: one expert's matrix out of all experts'."""
+    def take_part(self, name: str, index: int, cut: Cut | None = None) -> Tensor:
+        """`take(name)[index]`, read alone: one expert's matrix out of all experts', or what `cut` takes of it."""
 
 
 def place(model: nn.Module, name: str, tensor: Tensor) -> None:
@@ -40,5 +41,4 @@ def place_all(model: nn.Module, weights: Weights, cuts: Mapping[str, Cut]) -> No
 
 def take_share(weights: Weights, name: str, cuts: Mapping[str, Cut]) -> Tensor:
     """What a rank holds of a parameter: all of it, where `cuts` does not say less."""
-    whole = weights.take(name)
-    return cuts[name].of(whole).clone() if name in cuts else whole  # a view would keep the whole alive
+    return weights.take(name, cuts.get(name))

@@ -14,6 +14,7 @@ from brigade.checkpoint.random_weights import random_parameter
 from brigade.checkpoint.safetensors_folder import SafetensorsFolder, shown
 from brigade.checkpoint.sources import NameMap
 from brigade.errors import CheckpointError
+from brigade.mesh import Cut
 
 Progress = Callable[[int, int], None]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -40,7 +41,11 @@ class _OneByOne(Weights):
         self._progress, self._done = progress, 0
         self._total = sum(self._parts(name) or 1 for name in (shapes if taken is None else taken))
 
-    def take(self, name: str) -> Tensor:
+    def take(self, name: str, cut: Cut | None = None) -> Tensor:
+        whole = self._take(name)
+        return whole if cut is None else cut.of(whole).clone()  # a view would keep the whole alive
+
+    def _take(self, name: str) -> Tensor:
         parts = self._parts(name)
         if not parts:
             return self._finish(name, self._read(name))
@@ -49,8 +54,9 @@ class _OneByOne(Weights):
             whole[index] = self.take_part(name, index)
         return whole
 
-    def take_part(self, name: str, index: int) -> Tensor:
-        return self._finish(name, self._read_part(name, index), index)
+    def take_part(self, name: str, index: int, cut: Cut | None = None) -> Tensor:
+        whole = self._finish(name, self._read_part(name, index), index)
+        return whole if cut is None else cut.of(whole).clone()
 
     def _finish(self, name: str, read: Tensor, index: int | None = None) -> Tensor:
         held = self.held.hold(read)

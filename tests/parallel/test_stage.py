@@ -15,7 +15,7 @@ from brigade.backends.registry import get_backend
 from brigade.backends.weights import Weights
 from brigade.batch import Batch, Span, Wanted
 from brigade.config import ModelConfig, MoEConfig, RopeConfig
-from brigade.mesh import Mesh
+from brigade.mesh import Cut, Mesh
 from brigade.model.gpt_model import GPTModel, empty_model
 from brigade.parallel.degrees import make_mesh
 from brigade.parallel.stage import Stage, best_of
@@ -55,11 +55,11 @@ class Drawn(Weights):
         generator = torch.Generator().manual_seed(3)
         self.tensors = {name: (torch.randn(shape, generator=generator) * 0.3).to(dtype) for name, shape in shapes.items()}
 
-    def take(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
+    def take(self, name: str, cut: Cut | None = None) -> torch.Tensor:
+        return self.tensors[name] if cut is None else cut.of(self.tensors[name])
 
-    def take_part(self, name: str, index: int) -> torch.Tensor:
-        return self.tensors[name][index]
+    def take_part(self, name: str, index: int, cut: Cut | None = None) -> torch.Tensor:
+        return self.tensors[name][index] if cut is None else cut.of(self.tensors[name][index])
 
 
 class Channel:

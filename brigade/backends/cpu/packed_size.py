@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from brigade.backends.cpu.cut import ROWS, on_panel_border
-from brigade.backends.cpu.layer import fits
 from brigade.backends.cpu.matrix import ARRAYS, Layout
-from brigade.backends.cpu.packer import LINEARS, cut_of, plain_tensors
+from brigade.backends.cpu.model_matrices import ModelMatrix, matrices_of
+from brigade.backends.cpu.packer import cut_of, plain_tensors
 from brigade.backends.cpu.quant import Quant
 
 
@@ -19,31 +18,32 @@ def packed_bytes(model: Any, quant: Quant, dtype: torch.dtype) -> int:
     against what `prepare` makes."""
     own = str(dtype).removeprefix("torch.")
     plain = sum(tensor.numel() for tensor in plain_tensors(model).values()) * dtype.itemsize
-    return plain + sum(_bytes(Layout(quant.of(name, own), n, k, **how), bias) for name, n, k, bias, how in _matrices(model))
+    return plain + sum(_bytes(Layout(quant.of(one.name, own), one.n, one.k, **one.how), one.has_bias) for one in matrices_of(model))
 
 
 def cut_inside_panels(model: Any, quant: Quant) -> list[str]:
-    """Which kinds of matrices a rank's part cuts by outputs, but not on a border of panels. Others are a run of whole panels."""
+    """Which kinds of matrices a rank's part cuts by outputs, but not on a border of panels: out of an artifact they are repacked.
+    All others lie in it as runs of whole panels."""
     found: dict[str, None] = {}
-    for name, n, k, _, how in _matrices(model):
-        cut = cut_of(model.cuts, name, "embedding.word" if name == "head" and model.head is None else None)
+    for one in matrices_of(model):
+        cut = cut_of(model.cuts, one.name, one.parameter)
         if cut is None or cut.axis != ROWS:
             continue
-        whole = Layout(quant.of(name, "bfloat16"), _whole_outputs(name, n, model), k, **how)
+        whole = Layout(quant.of(one.name, "bfloat16"), _whole_outputs(one, model), one.k, **one.how)
         if not on_panel_border(whole, cut):
-            kind = ".".join(part for part in name.split(".") if not part.isdecimal())
+            kind = ".".join(part for part in one.name.split(".") if not part.isdecimal())
             found[kind.removeprefix("layers.")] = None
     return list(found)
 
 
-def _whole_outputs(name: str, n: int, model: Any) -> int:
+def _whole_outputs(one: ModelMatrix, model: Any) -> int:
     """Of the matrix that this is a part of; key-value heads may be there several times."""
     config = model.config
-    if name == "head":
+    if one.name == "head":
         return config.vocab_size
-    if name.endswith("attention.qkv"):
+    if one.name.endswith("attention.qkv"):
         return (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    return n * model.held.tp
+    return one.n * model.held.tp
 
 
 def _bytes(layout: Layout, has_bias: bool) -> int:
@@ -53,22 +53,3 @@ def _bytes(layout: Layout, has_bias: bool) -> int:
 
 def _itemsize(kind: Any) -> int:
     return kind().itemsize
-
-
-def _matrices(model: Any) -> Iterator[tuple[str, int, int, bool, dict[str, Any]]]:
-    """Name, outputs, inputs, whether there is a bias, and how it is packed, of every matrix that `prepare` packs."""
-    own = zip(model.held.layers, model.own_layers, strict=True)
-    native = {f"layers.{index}.mlp.up": layer.mlp for index, layer in own if fits(layer)}
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        if kind in LINEARS:
-            mlp = native.get(name)
-            gate = {} if mlp is None else {"gated": mlp.gated, "activation": mlp.activation}
-            share = {"share": module.share} if kind == "RowLinear" else {}
-            yield name, *module.weight.shape, module.bias is not None, {"tree": kind == "RowLinear", **share, **gate}
-        elif kind == "ExpertWeights":
-            for part, how in (("up", {"tree": False}), ("down", {"tree": True, "share": module.share})):
-                experts, *shape = getattr(module, part).shape
-                yield from ((f"{name}.{part}.{expert}", *shape, False, how) for expert in range(experts))
-    if model.head is None and model.held.is_last:
-        yield "head", *model.embedding.word.shape, False, {"tree": False}
