@@ -11,20 +11,28 @@ extern "C" {
 
 enum BrKind : int32_t { BR_F32 = 0, BR_BF16 = 1, BR_I8 = 2, BR_W8 = 3, BR_W4 = 4, BR_W4A8 = 5 };
 enum BrActivation : int32_t { BR_NONE = 0, BR_GELU = 1, BR_GELU_TANH = 2, BR_RELU = 3, BR_SILU = 4 };
+constexpr int32_t BR_NO_RUN = INT32_MAX;
 enum BrNormKind : int32_t { BR_RMSNORM = 0, BR_LAYERNORM = 1 };
 
-// What is read after a product: threads that have nothing to do fetch it. Addresses alone; nothing is read through them.
+// What is read after a product: threads that have nothing to do fetch it. Addresses alone; nothing is read through them. Of each
+// entry `runs` runs of `bytes`, `stride` apart.
 struct BrAhead {
     const uint8_t* data[8];
-    int64_t bytes[8], count;
+    int64_t bytes[8], stride[8], runs[8], count;
 };
 
 // A weight matrix [N, K], packed in panels of 32 outputs. K is cut into `blocks` equal blocks (the reduction tree's leaves),
 // each filled with zeros to `block_k`. A panel is a run of tiles of 16 lines of 64 bytes; a line holds 16 outputs.
+//
+// A part of a matrix may lie in the whole one: panels of `data` (and of W4's `scale`) are `panel_stride` apart, of which a part along K
+// takes a run out of each, and between up to three runs of panels lie others. `panel_data` and `panel_scales` (path.h) find a panel.
 struct BrMatrix {
     int32_t kind, n, k, blocks, block_k, group;
     int32_t gated;          // panels hold 16 gate columns, then 16 up columns
     int32_t activation;     // applied to the product (after the bias) when the matrix is an MLP's first one
+    int32_t second, third;  // the panels that the second and the third run begin with; BR_NO_RUN where there is none
+    int32_t to_second, to_third;            // how many panels of the whole matrix are left out before each of them
+    int64_t panel_stride, scale_stride;     // bytes of `data`; of W4 floats of `scale`
     const uint8_t* data;
     const float* scale;     // I8, W8, W4A8: [padded n]; W4: [padded n / 32, groups, 32]
     const int32_t* colsum;  // I8, W4A8: [padded n], the sum of every column
@@ -143,7 +151,12 @@ int br_pin(const int32_t* cpus, int count);  // one thread a processor; the call
 int br_pool_size(void);
 
 void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats);
-void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum);  // weight [N, K] row-major
+void br_lay(BrMatrix* m);  // the strides of a matrix that lies by itself
+// Of each column what the scale of the whole column is made from: its greatest number without its sign, of W4A8 the greatest of its
+// groups' best scales, `best` [padded n, groups]. For ranks that hold parts of a column; the greatest of all ranks' goes into br_pack.
+void br_column_most(const BrMatrix* m, const float* weight, float* most, float* best);
+// weight [N, K] row-major. `most`, `best`: as br_column_most gave them; null where the columns are whole.
+void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum, const float* most, const float* best);
 void br_unpack(const BrMatrix* m, float* weight);
 // A part of a matrix, packed as it would be by itself: `to` says how large it is and where it will lie. columns[c]: the padded column of
 // `from` for each of `to`, or below 0 for filling. Of K the blocks from `first_block` on.
@@ -152,6 +165,10 @@ void br_cut(const BrMatrix* from, BrMatrix* to, const int32_t* columns, int firs
 uint64_t br_sum(const BrMatrix* m, const BrKeys* keys);
 uint64_t br_sum_rows(const uint32_t* words, int64_t rows, int64_t count, const uint32_t* low_keys, const uint32_t* high_keys,
                      const uint64_t* row_keys);
+void br_column_sums(const BrMatrix* m, int32_t* sums);  // what `colsum` holds, of I8 and W4A8
+// CRC-32C of `runs` runs of `bytes`, `stride` apart, as if they were one.
+uint32_t br_checksum(const uint8_t* data, int64_t bytes, int64_t stride, int64_t runs);
+uint32_t br_checksum_by_tables(const uint8_t* data, int64_t bytes);  // where the processor has no instruction for it
 
 void br_linear(const BrMatrix* m, const float* x, int rows, float* out);
 // The same of a matrix cut along K, in three steps: each row's greatest number without its sign (int8 alone); the sums of this rank's

@@ -75,7 +75,7 @@ float take(const BrMatrix& m, const uint8_t* panel, int64_t at) {
     }
 }
 float* scale_at(const BrMatrix& m, float* scale, int n, int64_t k) {
-    return m.kind == BR_W4 ? scale + (n / PANEL * groups_of(m) + k / m.group) * PANEL + n % PANEL : scale + n;
+    return m.kind == BR_W4 ? scale + panel_place(m, n / PANEL) * m.scale_stride + k / m.group * PANEL + n % PANEL : scale + n;
 }
 
 // The scale of a group in 4 bits, -8 to 7: the one whose rounded values miss the group least, in squares. Letting the largest
@@ -105,25 +105,31 @@ uint16_t& times_at(const BrMatrix& m, uint8_t* panel, int64_t k, int column) {
     return ((uint16_t*)(panel + k / m.group * times_bytes(m.group)))[column];
 }
 
-// One column of W4A8: what its groups' best scales are, in sixteenths of the largest. `from` is null where the column is filling.
+// Of a group of a column: where it begins in the source, and how much there is. `from` is null where the column is filling.
+std::pair<const float*, int> group_run(const BrMatrix& m, const float* from, int64_t group) {
+    const int length = m.k / m.blocks, each = m.block_k / m.group, k = (int)(group % each) * m.group, count = std::min(m.group, length - k);
+    if (!from || count <= 0) return {nullptr, 0};
+    return {from + group / each * length + k, count};
+}
+
+// The best scale of each group of a column; returns the greatest.
+float best_scales(const BrMatrix& m, const float* from, float* best) {
+    for (int64_t g = 0; g < groups_of(m); g++) best[g] = best_scale(group_run(m, from, g).first, group_run(m, from, g).second);
+    return greatest(best, groups_of(m));
+}
+
+// One column of W4A8: what its groups' best scales are, in sixteenths of `most`, the largest of the whole column.
 // Returns its scale; every weight is a whole multiple of it, an int8 number, and `total` their sum.
-float pack_times(const BrMatrix& m, const float* from, uint8_t* panel, int column, int32_t* total) {
+float pack_times(const BrMatrix& m, const float* from, const float* best, float most, uint8_t* panel, int column, int32_t* total) {
     constexpr float MOST = 16.0f;
-    const int length = m.k / m.blocks, each = m.block_k / m.group;
-    const auto run = [&](int64_t g) {  // of a group: where it begins in the source, and how much there is
-        const int k = (int)(g % each) * m.group, count = std::min(m.group, length - k);
-        if (!from || count <= 0) return std::pair<const float*, int>(nullptr, 0);
-        return std::pair<const float*, int>(from + g / each * length + k, count);
-    };
-    std::vector<float> best((size_t)groups_of(m));
-    for (size_t g = 0; g < best.size(); g++) best[g] = best_scale(run((int64_t)g).first, run((int64_t)g).second);
-    const float unit = greatest(best.data(), (int64_t)best.size()) / MOST;
+    const float unit = most / MOST;
     *total = 0;
-    for (int64_t g = 0; g < (int64_t)best.size(); g++) {
-        const float times = unit > 0 ? std::max(1.0f, std::min(MOST, std::nearbyint(best[(size_t)g] / unit))) : 1.0f;
+    for (int64_t g = 0; g < groups_of(m); g++) {
+        const float times = unit > 0 ? std::max(1.0f, std::min(MOST, std::nearbyint(best[g] / unit))) : 1.0f;
         times_at(m, panel, g * m.group, column) = (uint16_t)times;
-        for (int i = 0; i < run(g).second; i++) {
-            const float v = unit > 0 ? std::max(-8.0f, std::min(7.0f, std::nearbyint(run(g).first[i] / (unit * times)))) : 0.0f;
+        const auto [run, count] = group_run(m, from, g);
+        for (int i = 0; i < count; i++) {
+            const float v = unit > 0 ? std::max(-8.0f, std::min(7.0f, std::nearbyint(run[i] / (unit * times)))) : 0.0f;
             put(m, panel, place(m, column, g * m.group + i), v);
             *total += (int32_t)(v * times);
         }
@@ -168,7 +174,7 @@ void cut_columns(const BrMatrix& from, const BrMatrix& to, const int32_t* source
     std::memset(data, is_nibbles(to.kind) ? 0x88 : 0, (size_t)panel_bytes(to));
     for (int column = 0; column < PANEL; column++) {
         const int n = source[column], there = n % PANEL;
-        const uint8_t* run = n < 0 ? nullptr : from.data + n / PANEL * panel_bytes(from) + skipped;
+        const uint8_t* run = n < 0 ? nullptr : panel_data(from, n / PANEL) + skipped;
         for (int64_t k = 0; to.kind == BR_W4A8 && k < length; k += to.group) {
             times_at(to, data, k, column) = run ? times_at(from, (uint8_t*)run, k, there) : (uint16_t)1;
             const int64_t at = k / to.group * times_bytes(to.group) + LINE;
@@ -191,16 +197,32 @@ void cut_scales(const BrMatrix& from, const BrMatrix& to, const int32_t* source,
 // The sums of a panel's columns, each a run of int8 numbers: what `colsum` holds.
 void sum_columns(const BrMatrix& m, const uint8_t* panel, int32_t* sums) {
     std::fill(sums, sums + PANEL, 0);
+    // Two numbers of a column at once, in 16 bits, which have room for 127 such pairs.
     if (m.kind == BR_I8) {
-        for (const uint8_t* line = panel; line < panel + panel_bytes(m); line += 2 * LINE)
-            for (int i = 0; i < 2 * LINE; i++) sums[i / 4] += (int8_t)line[i];
+        constexpr int PAIRS = 64;
+        const int64_t lines = panel_bytes(m) / (2 * LINE);
+        for (int64_t first = 0; first < lines; first += PAIRS) {
+            int16_t part[LINE] = {};
+            for (int64_t line = first; line < std::min(first + PAIRS, lines); line++)
+                for (int i = 0; i < LINE; i++) {
+                    const int8_t* pair = (const int8_t*)panel + line * 2 * LINE + 2 * i;
+                    part[i] = (int16_t)(part[i] + pair[0] + pair[1]);
+                }
+            for (int i = 0; i < LINE; i++) sums[i / 2] += part[i];
+        }
         return;
     }
     for (const uint8_t* group = panel; group < panel + panel_bytes(m); group += times_bytes(m.group)) {
-        int32_t part[PANEL] = {};
+        uint16_t low[LINE / 2] = {}, high[LINE / 2] = {};
         for (const uint8_t* line = group + LINE; line < group + times_bytes(m.group); line += LINE)
-            for (int i = 0; i < LINE; i++) part[i / 4] += (line[i] & 15) - 8, part[16 + i / 4] += (line[i] >> 4) - 8;
-        for (int column = 0; column < PANEL; column++) sums[column] += part[column] * ((const uint16_t*)group)[column];
+            for (int i = 0; i < LINE / 2; i++) {
+                low[i] = (uint16_t)(low[i] + (line[2 * i] & 15) + (line[2 * i + 1] & 15));
+                high[i] = (uint16_t)(high[i] + (line[2 * i] >> 4) + (line[2 * i + 1] >> 4));
+            }
+        for (int column = 0; column < PANEL; column++) {
+            const uint16_t* part = (column < 16 ? low : high) + column % 16 * 2;
+            sums[column] += (part[0] + part[1] - 8 * m.group) * ((const uint16_t*)group)[column];
+        }
     }
 }
 }  // namespace
@@ -216,10 +238,28 @@ void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats)
     *scale_floats = m->kind < BR_I8 ? 0 : padded_columns(*m) * (m->kind == BR_W4 ? groups_of(*m) : 1);
 }
 
-void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum) {
+void br_lay(BrMatrix* m) {
+    m->second = m->third = BR_NO_RUN;
+    m->to_second = m->to_third = 0;
+    m->panel_stride = panel_bytes(*m);
+    m->scale_stride = m->kind == BR_W4 ? groups_of(*m) * PANEL : 0;
+}
+
+void br_column_most(const BrMatrix* m, const float* weight, float* most, float* best) {
+    parallel(padded_columns(*m), PANEL, [&](int64_t first, int64_t last) {
+        for (int64_t n = first; n < last; n++) {
+            const int row = source_row(*m, (int)n);
+            const float* from = row < 0 ? nullptr : weight + (int64_t)row * m->k;
+            most[n] = m->kind == BR_W4A8 ? best_scales(*m, from, best + n * groups_of(*m)) : greatest(from, row < 0 ? 0 : m->k);
+        }
+    });
+}
+
+void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum, const float* most, const float* best) {
     const int64_t bytes = panel_bytes(*m);
     const int length = m->k / m->blocks;
     parallel(padded_columns(*m) / PANEL, 1, [&](int64_t first, int64_t last) {
+        std::vector<float> own((size_t)(m->kind == BR_W4A8 ? groups_of(*m) : 0));
         for (int64_t panel = first; panel < last; panel++) {
             uint8_t* to = data + panel * bytes;
             std::memset(to, is_nibbles(m->kind) ? 0x88 : 0, (size_t)bytes);
@@ -227,13 +267,15 @@ void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int3
                 const int n = (int)panel * PANEL + column, row = source_row(*m, n);
                 const float* from = weight + (int64_t)row * m->k;
                 if (m->kind == BR_W4A8) {
-                    scale[n] = pack_times(*m, row < 0 ? nullptr : from, to, column, colsum + n);
+                    if (row < 0) from = nullptr;
+                    const float greatest_here = most ? most[n] : best_scales(*m, from, own.data());
+                    scale[n] = pack_times(*m, from, most ? best + n * groups_of(*m) : own.data(), greatest_here, to, column, colsum + n);
                     continue;
                 }
                 const float steps = m->kind == BR_W4 ? 7.0f : 127.0f, lowest = m->kind == BR_W4 ? -8.0f : -127.0f;
                 const int run = m->kind == BR_W4 ? m->group : length;
                 if (m->kind == BR_I8 || m->kind == BR_W8) {
-                    scale[n] = greatest(from, row < 0 ? 0 : m->k) / steps;
+                    scale[n] = (most ? most[n] : greatest(from, row < 0 ? 0 : m->k)) / steps;
                 }
                 int32_t total = 0;
                 for (int b = 0; b < m->blocks; b++)
@@ -258,7 +300,6 @@ void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int3
 }
 
 void br_unpack(const BrMatrix* m, float* weight) {
-    const int64_t bytes = panel_bytes(*m);
     const int length = m->k / m->blocks;
     for (int n = 0; n < padded_columns(*m); n++) {
         const int row = source_row(*m, n);
@@ -266,7 +307,7 @@ void br_unpack(const BrMatrix* m, float* weight) {
         for (int b = 0; b < m->blocks; b++)
             for (int k = 0; k < length; k++) {
                 const int64_t at = (int64_t)b * m->block_k + k;
-                const uint8_t* panel = m->data + n / PANEL * bytes;
+                const uint8_t* panel = panel_data(*m, n / PANEL);
                 float v = take(*m, panel, place(*m, n % PANEL, at));
                 if (m->kind == BR_W4A8) v *= (float)times_at(*m, (uint8_t*)panel, at, n % PANEL);
                 weight[(int64_t)row * m->k + b * length + k] = m->kind >= BR_I8 ? v * *scale_at(*m, (float*)m->scale, n, at) : v;
@@ -281,11 +322,17 @@ void br_cut(const BrMatrix* from, BrMatrix* to, const int32_t* columns, int firs
         for (int64_t panel = first; panel < last; panel++) {
             const int32_t* source = columns + panel * PANEL;
             uint8_t* data = (uint8_t*)to->data + panel * bytes;
-            if (is_whole_panel(source)) std::memcpy(data, from->data + source[0] / PANEL * panel_bytes(*from) + skipped, (size_t)bytes);
+            if (is_whole_panel(source)) std::memcpy(data, panel_data(*from, source[0] / PANEL) + skipped, (size_t)bytes);
             else cut_columns(*from, *to, source, first_block, data);
             cut_scales(*from, *to, source, first_block, (int)panel);
             if (to->colsum) sum_columns(*to, data, (int32_t*)to->colsum + panel * PANEL);
         }
+    });
+}
+
+void br_column_sums(const BrMatrix* m, int32_t* sums) {
+    parallel(padded_columns(*m) / PANEL, 1, [&](int64_t first, int64_t last) {
+        for (int64_t panel = first; panel < last; panel++) sum_columns(*m, panel_data(*m, panel), sums + panel * PANEL);
     });
 }
 }

@@ -26,6 +26,13 @@ static inline int tile_k(int kind) { return kind == BR_F32 ? 16 : kind == BR_I8 
 static inline int row_kind(int kind) { return kind == BR_W8 || kind == BR_W4 ? BR_BF16 : kind == BR_W4A8 ? BR_I8 : kind; }
 static inline int element_size(int kind) { return kind == BR_F32 ? 4 : kind == BR_I8 ? 1 : 2; }
 
+// Where a panel's bytes begin, and of W4 its scales, wherever the matrix lies.
+static inline int64_t panel_place(const BrMatrix& m, int64_t panel) {
+    return panel + (panel >= m.second ? m.to_second : 0) + (panel >= m.third ? m.to_third : 0);
+}
+static inline const uint8_t* panel_data(const BrMatrix& m, int64_t panel) { return m.data + panel_place(m, panel) * m.panel_stride; }
+static inline const float* panel_scales(const BrMatrix& m, int64_t panel) { return m.scale + panel_place(m, panel) * m.scale_stride; }
+
 // Rows packed as a left operand: [groups of 16 rows][tiles along K][16 rows][64 bytes]; K in the blocks of its matrix.
 struct Rows {
     int kind, rows, k, blocks, block_k;

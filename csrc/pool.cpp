@@ -59,10 +59,12 @@ struct Pool {
     void fetch(int self, const BrAhead& soon, uint64_t seen) {
         constexpr int64_t RUN = 4096, LINE = 64;
         for (int64_t i = 0; i < soon.count; i++) {
-            const int64_t end = soon.bytes[i] * (self + 1) / size;
-            for (int64_t at = soon.bytes[i] * self / size; at < end; at += RUN) {
+            const int64_t bytes = soon.bytes[i], whole = bytes * soon.runs[i], end = whole * (self + 1) / size;
+            for (int64_t at = whole * self / size, count; at < end; at += count) {
                 if (round.load(std::memory_order_acquire) != seen) return;
-                for (int64_t line = at; line < at + RUN; line += LINE) __builtin_prefetch(soon.data[i] + line, 0, 2);
+                const uint8_t* from = soon.data[i] + at / bytes * soon.stride[i] + at % bytes;
+                count = bytes - at % bytes < RUN ? bytes - at % bytes : RUN;
+                for (int64_t line = 0; line < count; line += LINE) __builtin_prefetch(from + line, 0, 2);
             }
         }
     }

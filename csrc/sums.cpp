@@ -6,14 +6,8 @@
 
 namespace brigade {
 namespace {
-int64_t panel_bytes(const BrMatrix& m) {
-    const int64_t k = (int64_t)m.blocks * m.block_k;
-    if (m.kind == BR_W4A8) return k / m.group * times_bytes(m.group);
-    return k * PANEL * (m.kind == BR_F32 ? 32 : m.kind == BR_BF16 ? 16 : m.kind == BR_W4 ? 4 : 8) / 8;
-}
-const uint8_t* panel_of(const BrMatrix& m, int64_t panel) { return m.data + panel * panel_bytes(m); }
 int64_t groups_of(const BrMatrix& m) { return is_nibbles(m.kind) ? (int64_t)m.blocks * m.block_k / m.group : 1; }
-const float* scales_of(const BrMatrix& m, int64_t panel) { return m.scale + panel * (m.kind == BR_W4 ? groups_of(m) : 1) * PANEL; }
+const float* scales_of(const BrMatrix& m, int64_t panel) { return m.kind == BR_W4 ? panel_scales(m, panel) : m.scale + panel * PANEL; }
 
 uint32_t bits_of(float x) {
     uint32_t bits;
@@ -28,7 +22,7 @@ void sum_scales(const BrMatrix& m, int64_t panel, const BrKeys& keys, uint64_t* 
         for (int column = 0; column < PANEL; column++) sums[column] += bits_of(scales[column]) * keys.scales[g];
     }
     for (int64_t g = 0; m.kind == BR_W4A8 && g < groups_of(m); g++) {
-        const uint16_t* times = (const uint16_t*)(panel_of(m, panel) + g * times_bytes(m.group));
+        const uint16_t* times = (const uint16_t*)(panel_data(m, panel) + g * times_bytes(m.group));
         for (int column = 0; column < PANEL; column++) sums[column] += times[column] * keys.times[g];
     }
 }
@@ -44,7 +38,7 @@ uint64_t br_sum(const BrMatrix* m, const BrKeys* keys) {
         uint64_t own = 0;
         for (int64_t panel = first; panel < last; panel++) {
             uint64_t sums[PANEL] = {};
-            path().sum_panel(*m, panel_of(*m, panel), *keys, sums);
+            path().sum_panel(*m, panel_data(*m, panel), *keys, sums);
             sum_scales(*m, panel, *keys, sums);
             for (int column = 0; column < PANEL; column++) own += sums[column] * keys->columns[panel * PANEL + column];
         }

@@ -10,9 +10,11 @@ import msgspec
 
 from brigade.config import ModelConfig
 from brigade.errors import CheckpointError
+from brigade.mesh import PANEL
 
 NAME = "manifest.json"
-FORMAT, VERSION = "brigade-artifact", 1
+FORMAT, VERSION = "brigade-artifact", 2
+DIGITS = 8  # of a checksum, hexadecimal
 PARTIAL = ".partial-"  # in the name of a folder that is being written
 AGAIN = "export the model again"
 # What lies beside the weights, where the model has it: all that the tokenizer and the sampling defaults are read from.
@@ -26,25 +28,38 @@ _SEALED = len(_SEAL % bytes(64))
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the artifact; `crc32` is one number for each `chunk` bytes of it."""
+    """A file of the artifact. One of weights has no checksum of its own: its arrays have them."""
 
     name: str
     bytes: int
-    chunk: int
-    crc32: tuple[int, ...]
+    sha256: str = ""
 
     def __post_init__(self) -> None:
-        if Path(self.name).name != self.name or self.bytes < 0 or self.chunk < 1:
-            raise ValueError(f"a file {self.name!r} of {self.bytes} bytes in chunks of {self.chunk}")
+        if Path(self.name).name != self.name or self.bytes < 0:
+            raise ValueError(f"a file {self.name!r} of {self.bytes} bytes")
 
 
 @dataclass(frozen=True)
 class Span:
-    """Where an array lies. Tensors begin on a page of 4096 bytes, the arrays inside them on 64."""
+    """Where an array lies, and its checksums. Tensors begin on a page of 4096 bytes, the arrays inside them on 64.
+
+    An array is `rows` equal rows (panels of a matrix, rows of a table), each of `blocks` equal blocks. A piece is one block of
+    `step` rows that follow each other, and has one checksum: those of the first rows, block by block, then of the next."""
 
     file: str
     offset: int
     bytes: int
+    rows: int = 1
+    step: int = 1
+    blocks: int = 1
+    sums: str = ""
+
+    def __post_init__(self) -> None:
+        shape = self.rows, self.step, self.blocks
+        if min(self.bytes, self.offset) < 0 or min(shape) < 1 or self.bytes % (self.rows * self.blocks):
+            raise ValueError(f"an array of {self.bytes} bytes at {self.offset} in pieces of {list(shape)}")
+        if self.sums and len(self.sums) != -(-self.rows // self.step) * self.blocks * DIGITS:
+            raise ValueError(f"an array in pieces of {list(shape)} with {len(self.sums)} digits of checksums")
 
 
 @dataclass(frozen=True)
@@ -65,11 +80,16 @@ class MatrixEntry:
     blocks: int
     block_k: int  # K of a block, filled with zeros to whole tiles and groups
     arrays: dict[str, Span]
-    rows: dict[str, int]  # attention's first matrix: how many outputs are queries, keys and values
+    rows: dict[str, int]  # attention's first matrix: how many outputs are queries, keys and values,
+    head: int  # and how many of them one head; else 0
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or self.group not in (32, 64, 128):
             raise ValueError(f"a matrix {self.name} of shape {list(self.shape)} in groups of {self.group}")
+
+    @property
+    def panels(self) -> int:
+        return -(-(self.shape[0] // 2) // (PANEL // 2)) if self.gated else -(-self.shape[0] // PANEL)
 
 
 @dataclass(frozen=True)
@@ -103,8 +123,15 @@ class Manifest:
     @property
     def weight_bytes(self) -> int:
         """Of everything that is mapped into memory."""
-        spans = [span for matrix in self.matrices for span in matrix.arrays.values()]
-        return sum(span.bytes for span in [*spans, *(tensor.span for tensor in self.tensors)])
+        return sum(span.bytes for span in self.spans)
+
+    @property
+    def spans(self) -> list[Span]:
+        return [tensor.span for tensor in self.tensors] + [span for matrix in self.matrices for span in matrix.arrays.values()]
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def encode(manifest: Manifest) -> bytes:

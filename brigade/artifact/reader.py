@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from brigade.artifact.checksum import damaged_chunk
+from brigade.artifact.checksum import Piece, pieces_of
 from brigade.artifact.manifest import (
     AGAIN,
     COPIED,
@@ -22,13 +21,17 @@ from brigade.artifact.manifest import (
     MatrixEntry,
     Span,
     TensorEntry,
+    digest_of,
     read_manifest,
 )
+from brigade.artifact.maps import Maps
 from brigade.backends.base import G
+from brigade.backends.cpu.cut import ROWS, Place
 from brigade.backends.cpu.matrix import ACTIVATIONS, ARRAYS, FORMAT, KINDS, Layout, PackedMatrix
 from brigade.backends.cpu.numerics import without_path
 from brigade.backends.cpu.packer import PackedModel
 from brigade.errors import CheckpointError
+from brigade.mesh import Cut
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COPY = f"copy the folder again, or {AGAIN}"
@@ -47,7 +50,7 @@ class Artifact:
 
     @classmethod
     def open(cls, folder: Path) -> Artifact:
-        """Everything is proven here but the weights, which `read` proves: it looks at every byte."""
+        """Everything is proven here but the weights."""
         if PARTIAL in folder.absolute().name:
             raise CheckpointError(f"{folder} is what an interrupted export left; remove it, and {AGAIN}")
         artifact = cls(folder, read_manifest(folder))
@@ -69,8 +72,8 @@ class Artifact:
             if size != entry.bytes:
                 state = "truncated" if size < entry.bytes else "damaged"
                 raise CheckpointError(f"{path} is {state}: it has {size} bytes, the manifest says {entry.bytes}; {COPY}")
-            if entry.name in manifest.tokenizer:
-                self._prove(entry, memoryview(path.read_bytes()))
+            if entry.name in manifest.tokenizer and digest_of(path) != entry.sha256:
+                raise CheckpointError(f"{path} is damaged: its bytes do not give their checksum; {COPY}")
         for name in COPIED:  # which would be read, and nothing proves it
             if name not in manifest.tokenizer and (self.folder / name).exists():
                 raise CheckpointError(f"{self.folder / name} is none of the artifact's files; remove it, or {AGAIN} with it")
@@ -85,47 +88,27 @@ class Artifact:
         return [entry for entry in self.manifest.files if entry.name not in self.manifest.tokenizer]
 
     @cached_property
-    def _maps(self) -> dict[str, mmap.mmap]:
-        maps = {}
-        for entry in self.weight_files:
-            with (self.folder / entry.name).open("rb") as file:
-                # A private map: the page cache's own pages, which nobody writes; torch asks for one that could be written.
-                maps[entry.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            if hasattr(mmap, "MADV_WILLNEED"):
-                maps[entry.name].madvise(mmap.MADV_WILLNEED)  # the disk reads ahead of the checksums
-        return maps
+    def maps(self) -> Maps:
+        return Maps(self.folder, [entry.name for entry in self.weight_files])
 
-    def read(self, progress: Progress | None = None) -> PackedModel:
-        """The weights, where they lie: nothing is copied, every byte is held against its checksum."""
-        total, done = sum(entry.bytes for entry in self.weight_files), 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress is not None:
-                progress(done, total)
-
-        for entry in self.weight_files:
-            self._prove(entry, memoryview(self._maps[entry.name]), advance)
-        return PackedModel(
+    def read(self, progress: Progress | None = None) -> MappedModel:
+        """The weights, where they lie. `MappedModel.prove` holds those that are used against their checksums."""
+        return MappedModel(
             {entry.name: self._tensor(entry) for entry in self.manifest.tensors},
             {entry.name: self._matrix(entry) for entry in self.manifest.matrices},
+            self,
+            progress,
         )
 
-    def _prove(self, entry: FileEntry, data: memoryview, advance: Callable[[int], None] | None = None) -> None:
-        bad = damaged_chunk(data, entry.chunk, entry.crc32, advance)
-        if bad is not None:
-            first = bad * entry.chunk
-            last = min(first + entry.chunk, entry.bytes) - 1
-            raise CheckpointError(
-                f"{self.folder / entry.name} is damaged: bytes {first} to {last} do not give their checksum; {COPY}"
-            )
-
     def _array(self, span: Span, dtype: type) -> np.ndarray:
-        data = self._maps.get(span.file)
-        if data is None or span.offset % 64 or span.offset < 0 or span.offset + span.bytes > len(data):
-            raise CheckpointError(f"{self.folder / NAME} places an array at {span}, where there is none; {AGAIN}")
-        return np.frombuffer(data, dtype, span.bytes // np.dtype(dtype).itemsize, span.offset)
+        if span.offset % 64 or span.offset < 0 or span.offset + span.bytes > self.maps.size(span.file):
+            place = f"{span.file}, byte {span.offset}"
+            raise CheckpointError(
+                f"{self.folder / NAME} places an array of {span.bytes} bytes at {place}, where there is none; {AGAIN}"
+            )
+        if not span.sums:
+            raise CheckpointError(f"{self.folder / NAME} has an array without checksums; {AGAIN}")
+        return np.frombuffer(self.maps[span.file], dtype, span.bytes // np.dtype(dtype).itemsize, span.offset)
 
     def _tensor(self, entry: TensorEntry) -> torch.Tensor:
         if entry.dtype not in DTYPES:
@@ -148,3 +131,42 @@ class Artifact:
                 raise CheckpointError(f"{self.folder / NAME} gives {name} of {entry.name} another length than {wanted}; {AGAIN}")
             arrays.append(None if span is None else self._array(span, dtype))
         return PackedMatrix.over(layout, tuple(arrays))
+
+
+@dataclass(frozen=True)
+class MappedModel(PackedModel):
+    """Its arrays are the pages of the artifact's files: nothing is read before it is used, and nothing copied."""
+
+    artifact: Artifact
+    progress: Progress | None = None
+
+    def prove(self, places: Mapping[str, Place] | None = None, cuts: Mapping[str, Cut | None] | None = None) -> None:
+        """What a rank takes, or everything. Where nothing is left out, the filling between arrays must be zeros as well."""
+        manifest, pieces = self.artifact.manifest, list[Piece]()
+        for tensor in manifest.tensors:
+            if cuts is None or tensor.name in cuts:
+                cut = None if cuts is None else cuts[tensor.name]
+                pieces += pieces_of(tensor.span, None if cut is None or cut.axis != ROWS else cut.runs)
+        for matrix in manifest.matrices:
+            if places is None or matrix.name in places:
+                place = None if places is None else places[matrix.name]
+                cut_along_k = place is not None and place.blocks != (0, matrix.blocks)
+                for kind, span in matrix.arrays.items():
+                    if not (kind == "colsum" and cut_along_k):  # which is made anew of the part
+                        pieces += pieces_of(span, *(() if place is None else (place.panels, place.blocks)))
+        total, done = sum(piece.size for piece in pieces), 0
+        every = sum(span.bytes for span in manifest.spans)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if self.progress is not None:
+                self.progress(done, total)
+
+        maps = self.artifact.maps
+        bad = maps.damaged(sorted(pieces, key=lambda piece: (piece.file, piece.offset)), advance)
+        if bad is None and total == every:
+            bad = maps.filled([(span.file, span.offset, span.offset + span.bytes) for span in manifest.spans])
+        if bad is not None:
+            where = f"{self.artifact.folder / bad.file} is damaged: bytes {bad.offset} to {bad.end - 1}"
+            raise CheckpointError(f"{where} do not give their checksum; {COPY}")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 
-from brigade.artifact.checksum import CHUNK, chunk_checksums
+from brigade.artifact.checksum import checksums, pieces_of, steps_of, table_step, written
 from brigade.artifact.manifest import (
     COPIED,
     FORMAT,
@@ -26,6 +25,7 @@ from brigade.artifact.manifest import (
     MatrixEntry,
     Span,
     TensorEntry,
+    digest_of,
     encode,
 )
 from brigade.backends.base import G
@@ -35,6 +35,9 @@ from brigade.backends.cpu.packer import PackedModel
 from brigade.config import ModelConfig
 from brigade.errors import ConfigError
 from brigade.output_files import cannot_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Made = TypeVar("Made")
 PAGE, LINE = 4096, 64
@@ -72,7 +75,7 @@ def write_artifact(
     def fill(folder: Path) -> Manifest:
         weights = _Weights(folder, len(model.tensors) + len(model.matrices), progress)
         tensors = tuple(
-            TensorEntry(name, str(t.dtype).removeprefix("torch."), tuple(t.shape), weights.add([_bytes_of(t)])[0])
+            TensorEntry(name, str(t.dtype).removeprefix("torch."), tuple(t.shape), weights.add([_table(t)])[0])
             for name, t in model.tensors.items()
         )
         matrices = tuple(_matrix(name, matrix, facts.config, weights) for name, matrix in model.matrices.items())
@@ -86,7 +89,11 @@ def write_artifact(
             format=FORMAT, version=VERSION, packed_format=PACKED_FORMAT, name=facts.name, family=facts.config.family,
             config=facts.config, dtype=facts.dtype, quant=facts.quant, skip_layers=facts.skip_layers,
             numerics_id=facts.numerics_id, reduction_width=G, tokenizer=copied,
-            files=tuple(_file_entry(folder / name) for name in (*weights.names, *copied)), matrices=matrices, tensors=tensors,
+            files=(
+                *(FileEntry(name, (folder / name).stat().st_size) for name in weights.names),
+                *(FileEntry(name, (folder / name).stat().st_size, digest_of(folder / name)) for name in copied),
+            ),
+            matrices=matrices, tensors=tensors,
         )  # fmt: skip
         (folder / NAME).write_bytes(encode(manifest))
         _sync(folder / NAME)
@@ -119,6 +126,16 @@ def in_one_step(out: Path, fill: Callable[[Path], Made]) -> Made:
     return made
 
 
+@dataclass(frozen=True)
+class _Laid:
+    """An array, and the pieces that have checksums (`Span`)."""
+
+    array: np.ndarray
+    rows: int = 1
+    step: int = 1
+    blocks: int = 1
+
+
 class _Weights:
     """The files of arrays, filled one after the other."""
 
@@ -126,16 +143,19 @@ class _Weights:
         self.folder, self.names, self._file = folder, list[str](), None
         self._total, self._done, self._progress = total, 0, progress
 
-    def add(self, arrays: Sequence[np.ndarray]) -> list[Span]:
+    def add(self, arrays: Sequence[_Laid]) -> list[Span]:
         """One tensor's arrays, the first on a page."""
-        size = sum(_up(array.nbytes, LINE) for array in arrays)
+        size = sum(_up(laid.array.nbytes, LINE) for laid in arrays)
         if self._file is None or (self._file.tell() and self._file.tell() + size > FILE_BYTES):
             self._next()
         file, spans, step = self._open, [], PAGE
-        for array in arrays:
+        for laid in arrays:
             file.write(bytes(-file.tell() % step))
-            spans.append(Span(self.names[-1], file.tell(), array.nbytes))
-            file.write(memoryview(array).cast("B") if array.size else b"")
+            span = Span(self.names[-1], file.tell(), laid.array.nbytes, laid.rows, laid.step, laid.blocks)
+            begins = laid.array.ctypes.data - span.offset
+            sums = [found for _, found in checksums(list(pieces_of(span)), lambda _, begins=begins: begins)]
+            spans.append(replace(span, sums=written(sums)))
+            file.write(memoryview(laid.array).cast("B") if laid.array.size else b"")
             step = LINE
         self._done += 1
         if self._progress is not None:
@@ -163,30 +183,30 @@ class _Weights:
 
 
 def _matrix(name: str, matrix: PackedMatrix, config: ModelConfig, weights: _Weights) -> MatrixEntry:
-    present = {key: array for key, array in zip(ARRAYS, matrix.arrays, strict=True) if array is not None}
-    spans = dict(zip(present, weights.add(list(present.values())), strict=True))
-    how, rows = matrix.layout, {}
+    how, rows, head = matrix.layout, {}, 0
     if name.endswith(".attention.qkv"):
-        kv = config.num_kv_heads * config.head_dim
+        kv, head = config.num_kv_heads * config.head_dim, config.head_dim
         rows = {"q": config.num_heads * config.head_dim, "k": kv, "v": kv}
-    return MatrixEntry(
-        name, how.scheme, (how.n, how.k), how.tree, how.gated, how.activation, how.group, how.blocks, how.block_k, spans, rows
+    entry = MatrixEntry(
+        name, how.scheme, (how.n, how.k), how.tree, how.gated, how.activation, how.group, how.blocks, how.block_k, {}, rows, head
     )
+    laid = {}
+    for key, array in zip(ARRAYS, matrix.arrays, strict=True):
+        if array is None:
+            continue
+        assert isinstance(array, np.ndarray), f"{name} is a part of a matrix"
+        along_k = entry.tree and (key == "data" or (key == "scale" and how.scheme == "int4"))
+        blocks = how.blocks if along_k else 1
+        laid[key] = _Laid(array, entry.panels, steps_of(entry, array.nbytes, blocks), blocks)
+    return replace(entry, arrays=dict(zip(laid, weights.add(list(laid.values())), strict=True)))
 
 
-def _bytes_of(tensor) -> np.ndarray:
+def _table(tensor: Tensor) -> _Laid:
+    """A tensor that is used as it is."""
     import torch
 
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
-
-
-def _file_entry(path: Path) -> FileEntry:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size == 0:
-            return FileEntry(path.name, 0, CHUNK, ())
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            return FileEntry(path.name, size, CHUNK, chunk_checksums(data))
+    array = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return _Laid(array, tensor.shape[0], table_step(tensor.shape[0])) if tensor.dim() == 2 else _Laid(array)
 
 
 def _sync(path: Path) -> None:

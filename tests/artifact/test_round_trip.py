@@ -54,10 +54,10 @@ def test_an_untied_head_and_float32(tmp_path: Path) -> None:
 def test_weights_lie_in_the_map(tmp_path: Path) -> None:
     """Nothing is copied: every array of every matrix begins on a cache line of a page of the file."""
     loaded = llm_of(export("mini", tmp_path / "a", "--quant", "int4"))
-    maps = loaded.source.artifact._maps.values()
     import numpy as np
 
-    starts = [(np.frombuffer(each, np.uint8).ctypes.data, len(each)) for each in maps]
+    artifact = loaded.source.artifact
+    starts = [(np.frombuffer(artifact.maps[each.name], np.uint8).ctypes.data, each.bytes) for each in artifact.weight_files]
     for matrix in loaded.model.packed.matrices.values():
         for array in matrix.arrays:
             if array is not None:
@@ -73,7 +73,7 @@ def test_the_packed_bytes_are_those_of_every_path(tmp_path: Path) -> None:
             choose_path(path)
             out = export("mini", tmp_path / path, "--quant", "int8")
             files.append((out / "weights-00000.packed").read_bytes())
-            assert read_manifest(out).files == read_manifest(tmp_path / available_paths()[0]).files
+            assert read_manifest(out).spans == read_manifest(tmp_path / available_paths()[0]).spans
             choose_path("portable")
             loaded = llm_of(out)
             assert torch.equal(logits_of(loaded, 5), logits_of(llm_of(EMBEDDED, quant="int8"), 5))

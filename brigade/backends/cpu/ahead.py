@@ -7,6 +7,7 @@ that have nothing to do then fetch what the next products will read: 1 to 3% of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from brigade.backends.cpu.library import BrAhead
 from brigade.backends.cpu.matrix import PackedMatrix
@@ -19,11 +20,13 @@ def chain(matrices: Sequence[PackedMatrix]) -> None:
     for place, matrix in enumerate(matrices):
         ahead, left = matrix.ahead, BYTES
         ahead.count = 0
-        for then in (*matrices[place + 1 :], *matrices[:place])[: BrAhead.MOST]:
+        after = (run for then in (*matrices[place + 1 :], *matrices[:place]) for run in then.runs)
+        for at, size, stride, count in islice(after, BrAhead.MOST):
             if left <= 0:
                 break
-            data = then.arrays[0]
-            assert data is not None
-            ahead.data[ahead.count], ahead.bytes[ahead.count] = data.ctypes.data, min(data.nbytes, left)
+            # The last one is cut short: in its bytes if it is one run, else in the number of its runs.
+            size, count = (min(size, left), 1) if count == 1 else (size, min(count, -(-left // size)))
+            ahead.data[ahead.count], ahead.bytes[ahead.count] = at, size
+            ahead.stride[ahead.count], ahead.runs[ahead.count] = stride, count
             ahead.count += 1
-            left -= data.nbytes
+            left -= size * count

@@ -17,6 +17,7 @@ from brigade.backends.cpu.formats import number_formats
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, SUMMED, PackedMatrix, pack, pack_norm
+from brigade.backends.cpu.model_matrices import matrices_of
 from brigade.backends.cpu.native_exchange import NativeExchange
 from brigade.backends.cpu.numerics import numerics_id, settle_numerics
 from brigade.backends.cpu.packed_size import cut_inside_panels, packed_layouts, packed_sizes
@@ -121,12 +122,17 @@ class CpuBackend(Backend):
         if weights is not None:
             for name in plain_tensors(model):
                 place(model, name, take_share(weights, name, model.cuts))
-        self._pack(model, Packer(self.quant, weights, cuts=model.cuts))
+        self._pack(model, Packer(self.quant, weights, cuts=model.cuts, exchange=self.exchange))
 
     def adopt(self, model: Any, ready: PackedModel) -> None:
-        """Prepare a model whose matrices an artifact holds packed, and whose other tensors are in place."""
+        """Prepare a model whose matrices an artifact holds packed, and whose other tensors are in place. What is used is proven
+        first."""
         check_head(model.config)
         packer = Packer(self.quant, ready=ready, cuts=model.cuts)
+        places = {
+            one.name: packer.place(one.name, (one.n, one.k), one.has_bias, one.parameter, one.how) for one in matrices_of(model)
+        }
+        ready.prove(places, {name: model.cuts.get(name) for name in plain_tensors(model)})
         self._pack(model, packer)
         unused = {name for name in packer.unused if model.held.has(name)}
         if unused:

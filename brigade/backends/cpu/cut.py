@@ -1,24 +1,33 @@
-"""A rank's part of a packed matrix.
+"""A rank's part of a packed matrix: a run of outputs, or of K as whole blocks of the tree.
 
-A run of outputs, or of K as whole blocks of the tree. What is cut out has the bytes that the same numbers would be packed to by
-themselves, but for one thing: a scale that spans all of K stays that of the whole column. So a matrix that has such scales
-(`SPANNING`) is cut along K after it is packed, and everything else may be cut before.
+Where a cut lies on borders of panels the part is used where the whole lies, and only what is small is copied. Along K that is
+always so. Elsewhere its panels are put together anew. Either way the part has the bytes that its numbers would be packed to by
+themselves, but for one thing: a scale that spans all of K (`SPANNING`) is that of the whole column.
 """
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from brigade.backends.cpu.library import kernels
-from brigade.backends.cpu.matrix import Layout, PackedMatrix, aligned, empty_arrays
+from brigade.backends.cpu.matrix import SUMMED, Layout, PackedMatrix, Panels, aligned, empty_arrays
 from brigade.backends.huge_pages import Arena
-from brigade.mesh import PANEL, Cut
+from brigade.mesh import PANEL, Cut, Run
 
-SPANNING = ("int8", "int8-weight", "int4-int8")  # schemes with one scale for a whole column
 ROWS = -2  # the axis of a cut that takes outputs
+MOST_RUNS = 3  # of panels that the kernels find: heads of queries, keys and values
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which panels of a whole matrix hold a part, and which blocks of K in each of them."""
+
+    panels: tuple[Run, ...]
+    blocks: Run
 
 
 def part_of(whole: Layout, cut: Cut) -> Layout:
@@ -30,29 +39,88 @@ def part_of(whole: Layout, cut: Cut) -> Layout:
     return replace(whole, k=cut.size, share=whole.k // cut.size)
 
 
-def cut_matrix(whole: PackedMatrix, cut: Cut, arena: Arena | None = None) -> PackedMatrix:
-    """With the bias that belongs to it: of a run of K the whole one, which is added once, to the whole sum."""
-    layout = part_of(whole.layout, cut)
-    columns = _columns(whole.layout, layout, cut)
-    data, scale, colsum = empty_arrays(layout, arena)
-    part = PackedMatrix.over(layout, (data, scale, colsum, _bias(whole.arrays[3], columns)))
-    first_block = 0 if cut.axis == ROWS else cut.runs[0][0] // (whole.layout.k // whole.layout.blocks)
-    kernels().br_cut(ctypes.byref(whole.struct), ctypes.byref(part.struct), columns.ctypes.data, first_block)
-    return part
+def place_of(whole: Layout, cut: Cut | None) -> Place:
+    if cut is None:
+        return Place(((0, whole.columns // PANEL),), (0, whole.blocks))
+    part = part_of(whole, cut)
+    if cut.axis != ROWS:
+        first = _first_block(whole, cut)
+        return Place(((0, whole.columns // PANEL),), (first, first + part.blocks))
+    columns = _columns(whole, part, cut)
+    return Place(_runs(np.unique(columns[columns >= 0] // PANEL)), (0, whole.blocks))
+
+
+def take_part(whole: PackedMatrix, cut: Cut, arena: Arena | None = None) -> PackedMatrix:
+    """Where it lies, if the kernels can find it there; else put together anew."""
+    return lying_part(whole, cut) if on_panel_border(whole.layout, cut) else cut_matrix(whole, cut, arena)
 
 
 def on_panel_border(whole: Layout, cut: Cut) -> bool:
-    """Whether the panels of a part are panels of the whole, and not put together anew. Of a run of K they always are."""
+    """Whether a part is whole panels of the whole, in no more runs than the kernels find. Of a run of K it always is."""
+    if cut.axis != ROWS:
+        return True
     columns = _columns(whole, part_of(whole, cut), cut).reshape(-1, PANEL)
-    return bool(((columns[:, :1] % PANEL == 0) & (columns == columns[:, :1] + np.arange(PANEL))).all())
+    whole_panels = (columns[:, :1] % PANEL == 0) & (columns == columns[:, :1] + np.arange(PANEL))
+    in_order = np.diff(columns[:, 0]) > 0
+    return bool(whole_panels.all() and in_order.all()) and len(_runs(columns[:, 0] // PANEL)) <= MOST_RUNS
 
 
-def _bias(whole: np.ndarray | None, columns: np.ndarray) -> np.ndarray | None:
-    if whole is None:
-        return None
-    bias = aligned(columns.size, np.float32)
-    bias[:] = np.where(columns < 0, np.float32(0), whole[columns])
-    return bias
+def lying_part(whole: PackedMatrix, cut: Cut) -> PackedMatrix:
+    """Its panels are those of `whole`, whose memory it shares. With the bias that belongs to it: of a run of K the whole one, which
+    is added once, to the whole sum."""
+    layout = part_of(whole.layout, cut)
+    data, scale, colsum, bias = whole.arrays
+    columns = None if cut.axis != ROWS else _columns(whole.layout, layout, cut)
+    place = place_of(whole.layout, cut)
+    arrays = [
+        _lying(data, whole.layout, place),
+        _lying(scale, whole.layout, place) if layout.scheme == "int4" else _of_columns(scale, columns),
+        _of_columns(colsum, columns),
+        _of_columns(bias, columns),
+    ]
+    if columns is None and layout.scheme in SUMMED:
+        arrays[2] = aligned(layout.columns, np.int32)
+    part = PackedMatrix.over(layout, tuple(arrays))
+    if columns is None and layout.scheme in SUMMED:
+        kernels().br_column_sums(ctypes.byref(part.struct), arrays[2].ctypes.data)
+    return part
+
+
+def cut_matrix(whole: PackedMatrix, cut: Cut, arena: Arena | None = None) -> PackedMatrix:
+    """The same in memory of its own."""
+    layout = part_of(whole.layout, cut)
+    columns = _columns(whole.layout, layout, cut)
+    data, scale, colsum = empty_arrays(layout, arena)
+    part = PackedMatrix.over(layout, (data, scale, colsum, _of_columns(whole.arrays[3], columns)))
+    first = 0 if cut.axis == ROWS else _first_block(whole.layout, cut)
+    kernels().br_cut(ctypes.byref(whole.struct), ctypes.byref(part.struct), columns.ctypes.data, first)
+    return part
+
+
+def _first_block(whole: Layout, cut: Cut) -> int:
+    return cut.runs[0][0] // (whole.k // whole.blocks)
+
+
+def _lying(array: np.ndarray, whole: Layout, place: Place) -> Panels:
+    each = array.reshape(whole.columns // PANEL, whole.blocks, -1)
+    (first, last), stride = place.blocks, each.strides[0]
+    runs = (each[a:b, first:last] for a, b in place.panels)
+    return Panels(tuple(run.reshape(run.shape[0], -1) for run in runs), stride)
+
+
+def _of_columns(whole: np.ndarray | None, columns: np.ndarray | None) -> np.ndarray | None:
+    """One number for each padded column; of all columns the array itself."""
+    if whole is None or columns is None:
+        return whole
+    part = aligned(columns.size, whole.dtype.type)
+    part[:] = np.where(columns < 0, whole.dtype.type(0), whole[columns])
+    return part
+
+
+def _runs(numbers: np.ndarray) -> tuple[Run, ...]:
+    """Of numbers that follow each other, the runs of those that are one apart."""
+    breaks = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), numbers.size]
+    return tuple((int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in pairwise(breaks))
 
 
 def _columns(whole: Layout, part: Layout, cut: Cut) -> np.ndarray:

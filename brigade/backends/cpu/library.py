@@ -33,10 +33,15 @@ _NAMED: dict[str, type[c.Structure]] = {}
 
 class BrAhead(c.Structure):
     MOST = 8
-    _fields_ = (("data", c.c_void_p * MOST), ("bytes", c.c_int64 * MOST), ("count", c.c_int64))
+    _each = c.c_int64 * MOST
+    _fields_ = (("data", c.c_void_p * MOST), ("bytes", _each), ("stride", _each), ("runs", _each), ("count", c.c_int64))
 
 
-BrMatrix = _struct("BrMatrix", "i:kind,n,k,blocks,block_k,group,gated,activation p:data,scale,colsum,bias,ahead")
+BrMatrix = _struct(
+    "BrMatrix",
+    "i:kind,n,k,blocks,block_k,group,gated,activation,second,third,to_second,to_third l:panel_stride,scale_stride "
+    "p:data,scale,colsum,bias,ahead",
+)
 BrKeys = _struct("BrKeys", "p:words,shift,scales,times,columns l:steps i:passes,mask")
 BrNorm = _struct("BrNorm", "i:kind,size f:eps i:pad p:weight,bias")
 BrAttention = _struct(
@@ -68,11 +73,16 @@ SIGNATURES = {
     "br_pin": ([_P, _I], _I),
     "br_pool_size": ([], _I),
     "br_pack_size": ([_P, _P, _P], None),
-    "br_pack": ([_P, _P, _P, _P, _P], None),
+    "br_lay": ([_P], None),
+    "br_column_most": ([_P, _P, _P, _P], None),
+    "br_pack": ([_P, _P, _P, _P, _P, _P, _P], None),
     "br_unpack": ([_P, _P], None),
     "br_cut": ([_P, _P, _P, _I], None),
     "br_sum": ([_P, _P], c.c_uint64),
     "br_sum_rows": ([_P, _L, _L, _P, _P, _P], c.c_uint64),
+    "br_column_sums": ([_P, _P], None),
+    "br_checksum": ([_P, _L, _L, _L], c.c_uint32),
+    "br_checksum_by_tables": ([_P, _L], c.c_uint32),
     "br_linear": ([_P, _P, _I, _P], None),
     "br_row_most": ([_P, _I, _I, _P], None),
     "br_linear_part": ([_P, _P, _I, _P, _P, _P], None),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ ARRAYS = {"data": np.uint8, "scale": np.float32, "colsum": np.int32, "bias": np.
 FORMAT = 1  # of the packed bytes, the same for all instruction sets; another number once br_pack places anything elsewhere
 GROUP = 128
 SUMMED = ("int8", "int4-int8")  # whose left operand is int8, and whose columns' sums are kept
+SPANNING = ("int8", "int8-weight", "int4-int8")  # schemes with one scale for a whole column
 TILE_K = {"float32": 16, "bfloat16": 32, "int8": 64, "int8-weight": 32, "int4": 32, "int4-int8": 64}
 
 
@@ -31,8 +34,41 @@ def aligned(count: int, dtype: type) -> np.ndarray:
     return raw[start : start + count * size].view(dtype)
 
 
-def address(array: np.ndarray | None) -> int | None:
-    return None if array is None else array.ctypes.data
+@dataclass(frozen=True)
+class Panels:
+    """Panels of a part of a matrix in an array of the whole one, where they lie: up to three runs of them, each [panels, elements],
+    and from panel to panel `stride` bytes."""
+
+    runs: tuple[np.ndarray, ...]
+    stride: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(run.nbytes for run in self.runs)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.runs[0].dtype
+
+    def copied(self) -> np.ndarray:
+        return np.concatenate(self.runs).reshape(-1)
+
+    def tell(self, struct: ctypes.Structure) -> None:
+        """Where the second and the third run begin."""
+        begun, names = 0, (("second", "to_second"), ("third", "to_third"))
+        for (before, after), (begins, left_out) in zip(pairwise(self.runs), names, strict=False):
+            begun += len(before)
+            setattr(struct, begins, begun)
+            setattr(struct, left_out, (after.ctypes.data - before.ctypes.data) // self.stride - len(before))
+
+
+Array = np.ndarray | Panels
+
+
+def address(array: Array | None) -> int | None:
+    if array is None:
+        return None
+    return array.runs[0].ctypes.data if isinstance(array, Panels) else array.ctypes.data
 
 
 @dataclass(frozen=True)
@@ -65,15 +101,21 @@ class Layout:
         return -(-(self.k // self.blocks) // step) * step
 
     @property
+    def groups(self) -> int:
+        return self.blocks * self.block_k // self.group
+
+    @property
     def columns(self) -> int:
         """Outputs, filled up to whole panels."""
         return -(-(self.n // 2) // 16) * 32 if self.gated else -(-self.n // 32) * 32
 
     def struct(self) -> ctypes.Structure:
-        return BrMatrix(
+        made = BrMatrix(
             kind=KINDS[self.scheme], n=self.n, k=self.k, blocks=self.blocks, block_k=self.block_k, group=self.group,
             gated=self.gated, activation=ACTIVATIONS[self.activation],
         )  # fmt: skip
+        kernels().br_lay(ctypes.byref(made))
+        return made
 
     def counts(self) -> tuple[int, int, int, int]:
         """Elements of each of `ARRAYS`, were it there."""
@@ -89,14 +131,20 @@ class PackedMatrix:
 
     struct: ctypes.Structure
     layout: Layout
-    arrays: tuple[np.ndarray | None, ...]  # as `ARRAYS` names them
+    arrays: tuple[Array | None, ...]  # as `ARRAYS` names them
     ahead: BrAhead  # what is read after it, once somebody knows
 
     @classmethod
-    def over(cls, layout: Layout, arrays: tuple[np.ndarray | None, ...]) -> PackedMatrix:
+    def over(cls, layout: Layout, arrays: tuple[Array | None, ...]) -> PackedMatrix:
         """A matrix whose packed arrays are there already, wherever they lie."""
         struct = layout.struct()
         struct.data, struct.scale, struct.colsum, struct.bias = map(address, arrays)
+        data, scale = arrays[:2]
+        if isinstance(data, Panels):
+            struct.panel_stride = data.stride
+            data.tell(struct)
+        if isinstance(scale, Panels):
+            struct.scale_stride = scale.stride // scale.dtype.itemsize
         ahead = BrAhead()
         struct.ahead = ctypes.addressof(ahead)
         return cls(struct, layout, arrays, ahead)
@@ -117,6 +165,15 @@ class PackedMatrix:
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays if array is not None)
 
+    @property
+    def runs(self) -> list[tuple[int, int, int, int]]:
+        """Of `data`: where runs of bytes begin, how long each is, how far apart they are, and how many."""
+        data = self.arrays[0]
+        assert data is not None
+        if not isinstance(data, Panels):
+            return [(data.ctypes.data, data.nbytes, data.nbytes, 1)]
+        return [(run.ctypes.data, run[0].nbytes, data.stride, len(run)) for run in data.runs]
+
     def __call__(self, x_TK: Tensor) -> Tensor:
         assert x_TK.shape[1] == self.struct.k, f"{tuple(x_TK.shape)} times {self.shape}"
         x_TK = x_TK.float().contiguous()
@@ -133,7 +190,7 @@ class PackedMatrix:
     def codes(self) -> tuple[Tensor, Tensor]:
         """A quantised matrix as integers [N, K] and what they are multiplied with, [N, 1] or [N, groups of K]."""
         how, scale = self.layout, self.arrays[1]
-        assert scale is not None and not how.gated and how.blocks == 1
+        assert isinstance(scale, np.ndarray) and not how.gated and how.blocks == 1
         panels = scale.reshape(how.columns // 32, -1, 32) if how.scheme == "int4" else scale.reshape(-1, 1, 32)
         whole_NG = torch.from_numpy(np.ascontiguousarray(panels.transpose(0, 2, 1))).view(how.columns, -1)[: how.n]
         groups = -(-how.k // how.group) if how.scheme == "int4" else 1
@@ -145,15 +202,23 @@ class PackedMatrix:
 
 def pack(
     weight_NK: Tensor, bias_N: Tensor | None, scheme: str, tree: bool, gated: bool = False, activation: str | None = None,
-    group: int = GROUP, share: int = 1, arena: Arena | None = None,
+    group: int = GROUP, share: int = 1, arena: Arena | None = None, maximum: Callable[[Tensor], Tensor] | None = None,
 ) -> PackedMatrix:  # fmt: skip
-    """`arena`: where the arrays come from, for whoever packs many."""
+    """`arena`: where the arrays come from, for whoever packs many. `maximum`: where these are the columns of one rank of several,
+    the greatest of all ranks' numbers, element by element: a scale that spans a column is made from them."""
     layout = Layout(scheme, *weight_NK.shape, tree=tree, gated=gated, activation=activation, group=group, share=share)
     data, scale, colsum = empty_arrays(layout, arena)
     bias = None if bias_N is None else _pad_bias(bias_N.detach().float().numpy(), layout.columns, gated)
     weight = weight_NK.detach().float().contiguous()
-    struct = layout.struct()
-    kernels().br_pack(ctypes.byref(struct), weight.data_ptr(), address(data), address(scale), address(colsum))
+    struct, most, best = layout.struct(), None, None
+    if maximum is not None and scheme in SPANNING:
+        most = np.empty(layout.columns, np.float32)
+        best = np.empty(layout.columns * layout.groups, np.float32) if scheme == "int4-int8" else None
+        kernels().br_column_most(ctypes.byref(struct), weight.data_ptr(), address(most), address(best))
+        most = maximum(torch.from_numpy(most)).numpy()
+    kernels().br_pack(
+        ctypes.byref(struct), weight.data_ptr(), address(data), address(scale), address(colsum), address(most), address(best)
+    )
     return PackedMatrix.over(layout, (data, scale, colsum, bias))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from brigade.backends.cpu.cut import ROWS, SPANNING, cut_matrix, part_of
+from brigade.backends.cpu.cut import ROWS, Place, part_of, place_of, take_part
 from brigade.backends.cpu.matrix import Layout, PackedMatrix, pack
 from brigade.backends.cpu.quant import Quant
+from brigade.backends.exchange import Alone, Exchange
 from brigade.backends.huge_pages import Arena
 from brigade.backends.weights import Weights
 from brigade.errors import CheckpointError
@@ -25,6 +26,10 @@ class PackedModel:
 
     tensors: Mapping[str, Tensor]
     matrices: Mapping[str, PackedMatrix]
+
+    def prove(self, places: Mapping[str, Place], cuts: Mapping[str, Cut | None]) -> None:
+        """Called before anything is read, with what will be: where in which matrices, and what of which tensors. Of memory there is
+        nothing to prove; what lies in files is refused here where it is damaged."""
 
 
 def plain_tensors(model: Any) -> dict[str, Tensor]:
@@ -45,9 +50,12 @@ def cut_of(cuts: Mapping[str, Cut], name: str, parameter: str | None = None) -> 
 
 
 class Packer:
-    """Called once for each matrix of a model. A matrix without storage (on the meta device) is taken from `ready`, or read from
-    `weights`, packed, and dropped. Both hold whole matrices: of one that `cuts` names a part is taken. What is in place already is
-    this rank's part."""
+    """Called once for each matrix of a model. A matrix without storage (on the meta device) is taken from `ready`, which holds
+    whole ones; or this rank's share of it is read from `weights`, packed, and dropped. `cuts` says what that share is. What is in
+    place already is this rank's part.
+
+    A matrix that is cut along K has one exchange with the ranks that hold the rest, if its scheme has scales of whole columns. All
+    ranks of a group pack the same matrices in the same order."""
 
     def __init__(
         self,
@@ -55,8 +63,10 @@ class Packer:
         weights: Weights | None = None,
         ready: PackedModel | None = None,
         cuts: Mapping[str, Cut] | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self.quant, self.weights, self.ready, self.cuts = quant, weights, ready, cuts or {}
+        self.exchange = Alone() if exchange is None else exchange
         self.matrices: dict[str, PackedMatrix] = {}
         self._arena = Arena()
 
@@ -67,64 +77,63 @@ class Packer:
         assert name not in self.matrices, name
         cut = cut_of(self.cuts, name, parameter)
         if self.ready is not None:
-            packed = self._take(name, weight_NK, bias_N, cut, how)
-        elif weight_NK.is_meta and cut is not None:
-            packed = self._pack_part(name, tuple(weight_NK.shape), bias_N, cut, how)
+            whole = self._whole(name, tuple(weight_NK.shape), bias_N is not None, cut, how)
+            packed = whole if cut is None else take_part(whole, cut, self._arena)
         else:
-            weight_NK = self._read(name, "weight", weight_NK)
-            bias_N = None if bias_N is None else self._read(name, "bias", bias_N)
-            packed = pack(weight_NK, bias_N, self._scheme(name, weight_NK), arena=self._arena, **how)
+            packed = self._pack(name, weight_NK, bias_N, cut, how)
+        assert packed.shape == tuple(weight_NK.shape) and packed.layout.share == how.get("share", 1), f"{name}: {packed.layout}"
         self.matrices[name] = packed
         return packed
 
-    def _scheme(self, name: str, weight_NK: Tensor) -> str:
-        return self.quant.of(name, str(weight_NK.dtype).removeprefix("torch."))
+    def place(
+        self, name: str, shape: tuple[int, int], has_bias: bool, parameter: str | None = None, how: Mapping[str, Any] | None = None
+    ) -> Place:
+        """What a call with the same arguments will take of `ready`; refused where it has none such."""
+        cut = cut_of(self.cuts, name, parameter)
+        return place_of(self._whole(name, shape, has_bias, cut, how or {}).layout, cut)
 
-    def _pack_part(self, name: str, shape: tuple[int, ...], bias_N: Tensor | None, cut: Cut, how: dict[str, Any]) -> PackedMatrix:
-        """Cut first where that gives the same bytes, since packing is the longer work."""
-        whole_NK = self._read(name, "weight", None)
-        bias_N = None if bias_N is None else self._read(name, "bias", bias_N)
-        scheme = self._scheme(name, whole_NK)
-        if cut.axis != ROWS and scheme in SPANNING:
-            packed = cut_matrix(pack(whole_NK, bias_N, scheme, **{**how, "share": 1}), cut, self._arena)
-        else:
-            if bias_N is not None and cut.axis == ROWS:
-                bias_N = cut.of(bias_N)
-            packed = pack(cut.of(whole_NK), bias_N, scheme, arena=self._arena, **how)
-        assert packed.shape == shape and packed.layout.share == how.get("share", 1), f"{name}: {packed.layout} for {shape}"
-        return packed
+    def _pack(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, cut: Cut | None, how: dict[str, Any]) -> PackedMatrix:
+        weight_NK = self._read(name, "weight", weight_NK, cut)
+        if bias_N is not None:  # of a sum over K the whole one, which is added once
+            bias_N = self._read(name, "bias", bias_N, cut if cut is not None and cut.axis == ROWS else None)
+        shared = how.get("share", 1) > 1
+        maximum = self.exchange.maximum if shared else None
+        assert not shared or self.exchange.size == how["share"], (
+            f"{name} is one of {how['share']} parts among {self.exchange.size} ranks"
+        )
+        scheme = self.quant.of(name, str(weight_NK.dtype).removeprefix("torch."))
+        return pack(weight_NK, bias_N, scheme, arena=self._arena, maximum=maximum, **how)
 
-    def _read(self, name: str, kind: str, given: Tensor | None) -> Tensor:
-        if given is not None and not given.is_meta:
+    def _read(self, name: str, kind: str, given: Tensor, cut: Cut | None) -> Tensor:
+        if not given.is_meta:
             return given
         assert self.weights is not None, name
         experts, _, index = name.rpartition(".")
         if index.isdigit():  # only an expert's matrix has a number for its last name
-            return self.weights.take_part(experts, int(index))
-        return self.weights.take(f"{name}.{kind}")
+            return self.weights.take_part(experts, int(index), cut)
+        return self.weights.take(f"{name}.{kind}", cut)
 
-    def _take(self, name: str, weight_NK: Tensor, bias_N: Tensor | None, cut: Cut | None, how: dict[str, Any]) -> PackedMatrix:
+    def _whole(
+        self, name: str, shape: tuple[int, int], has_bias: bool, cut: Cut | None, how: Mapping[str, Any]
+    ) -> PackedMatrix:  # fmt: skip
+        """The matrix that `ready` has of this name, which must be the one of which the architecture's is a part."""
         assert self.ready is not None
         packed = self.ready.matrices.get(name)
         if packed is None:
             raise CheckpointError(f"the artifact has no matrix {name}, which its architecture needs; export it again")
         found = packed.layout
-        n, k = weight_NK.shape
+        n, k = shape
         if cut is not None and cut.axis == ROWS:  # of the whole is known that the part lies inside; if gated, where up begins
             last = max(last for _, last in cut.runs)
             n = 2 * (cut.runs[1][0] - cut.runs[0][0]) if how.get("gated") else max(found.n, last)
         elif cut is not None:
             k *= how["share"]
         expected = Layout(found.scheme, n, k, group=found.group, **(how if cut is None else {**how, "share": 1}))
-        if found != expected or packed.has_bias != (bias_N is not None):
+        if found != expected or packed.has_bias != has_bias:
             raise CheckpointError(f"the artifact holds {name} as {found}, its architecture needs {expected}; export it again")
-        if cut is None:
-            return packed
-        part = part_of(found, cut)
-        assert (part.n, part.k, part.share) == (*weight_NK.shape, how.get("share", 1)), (
-            f"{name}: {part} for {tuple(weight_NK.shape)}"
-        )
-        return cut_matrix(packed, cut, self._arena)
+        part = found if cut is None else part_of(found, cut)
+        assert (part.n, part.k, part.share) == (*shape, how.get("share", 1)), f"{name}: {part} for {shape}"
+        return packed
 
     @property
     def unused(self) -> set[str]:

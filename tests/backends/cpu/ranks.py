@@ -51,7 +51,10 @@ class ThreadExchange(Exchange):
         return pair_tree(self._all("tree", part))
 
     def maximum(self, most_T: Tensor) -> Tensor:
-        return torch.stack(self._all("maximum", most_T)).amax(0)
+        """By their bits: NaN is above all others, and stays the one that it is."""
+        return (
+            torch.stack([most.view(torch.int32) & 0x7FFFFFFF for most in self._all("maximum", most_T)]).amax(0).view(torch.float32)
+        )
 
     def choose(self, x_TH: Tensor, owners_T: Tensor) -> Tensor:
         return torch.stack(self._all("choose", x_TH))[owners_T, torch.arange(x_TH.shape[0])]
@@ -94,10 +97,10 @@ class Whole(Weights):
         self.tensors = tensors
 
     def take(self, name: str, cut: Cut | None = None) -> Tensor:
-        return self.tensors[name] if cut is None else cut.of(self.tensors[name])
+        return self.tensors[name] if cut is None else cut.of(self.tensors[name]).clone()
 
     def take_part(self, name: str, index: int, cut: Cut | None = None) -> Tensor:
-        return self.tensors[name][index] if cut is None else cut.of(self.tensors[name][index])
+        return self.tensors[name][index] if cut is None else cut.of(self.tensors[name][index]).clone()
 
 
 def random_weights(config: ModelConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> Whole:

@@ -18,7 +18,9 @@ if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
 from brigade.backends.cpu import ahead
+from brigade.backends.cpu.cut import lying_part
 from brigade.backends.cpu.matrix import PackedMatrix, pack
+from brigade.mesh import Cut
 
 
 def matrices(count: int) -> list[PackedMatrix]:
@@ -48,7 +50,20 @@ def test_no_more_than_caches_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "BYTES", 5 * size // 2)
     ahead.chain(chain)
     assert followers(chain[0]) == addresses(chain[1:4])
-    assert list(chain[0].ahead.bytes[:3]) == [size, size, size // 2]
+    assert list(chain[0].ahead.bytes[:3]) == [size, size, size // 2] and list(chain[0].ahead.runs[:3]) == [1, 1, 1]
+
+
+def test_of_a_part_that_lies_in_a_whole_its_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of queries, keys and values; then half of K out of each panel, as many panels as caches keep."""
+    (first,), whole = matrices(1), pack(torch.randn(256, 64), None, "bfloat16", tree=True)
+    heads, half = lying_part(whole, Cut(-2, ((0, 64), (128, 160), (192, 256)))), lying_part(whole, Cut(-1, ((32, 64),)))
+    panel, at = whole.arrays[0].nbytes // 8, whole.arrays[0].ctypes.data
+    monkeypatch.setattr(ahead, "BYTES", 6 * panel)
+    ahead.chain([first, heads, half])
+    count = first.ahead.count
+    assert followers(first) == [at, at + 4 * panel, at + 6 * panel, at + panel // 2] and count == 4
+    assert list(first.ahead.bytes[:count]) == [panel, panel, panel, panel // 2] and list(first.ahead.runs[:count]) == [2, 1, 2, 2]
+    assert list(first.ahead.stride[:count]) == [panel] * 4
 
 
 def test_a_matrix_alone_is_followed_by_nothing() -> None:

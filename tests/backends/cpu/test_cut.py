@@ -16,8 +16,8 @@ from brigade.backends.cpu.library import find_kernels, kernels
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
-from brigade.backends.cpu.cut import SPANNING, cut_matrix, on_panel_border
-from brigade.backends.cpu.matrix import KINDS, SUMMED, Layout, PackedMatrix, pack
+from brigade.backends.cpu.cut import cut_matrix, lying_part, on_panel_border
+from brigade.backends.cpu.matrix import KINDS, SPANNING, SUMMED, Layout, PackedMatrix, Panels, pack
 from brigade.backends.cpu.packed_size import packed_sizes
 from brigade.backends.cpu.packer import PackedModel, Packer
 from brigade.backends.cpu.quant import Quant
@@ -25,15 +25,19 @@ from brigade.backends.registry import get_backend
 from brigade.config import MoEConfig
 from brigade.errors import CheckpointError
 from brigade.mesh import Cut
-from tests.backends.cpu.ranks import Meeting, ThreadExchange, Whole, empty_part, make_model, random_weights
+from tests.backends.cpu.ranks import Meeting, ThreadExchange, Whole, empty_part, in_ranks, make_model, random_weights
 from tests.backends.cpu.test_ranks_of_a_layer import BASE, FORMATS
 
 SCHEMES = tuple(KINDS)
 
 
+def dense(array):
+    return array.copied() if isinstance(array, Panels) else array
+
+
 def same_bytes(a: PackedMatrix, b: PackedMatrix) -> bool:
     """In every array, with what fills them up."""
-    pairs = list(zip(a.arrays, b.arrays, strict=True))
+    pairs = list(zip(map(dense, a.arrays), map(dense, b.arrays), strict=True))
     assert [x is None for x, _ in pairs] == [y is None for _, y in pairs]
     return a.layout == b.layout and all(np.array_equal(x.view(np.uint8), y.view(np.uint8)) for x, y in pairs if x is not None)
 
@@ -133,31 +137,97 @@ def test_a_cut_on_panel_borders_is_told_from_one_that_is_put_together_anew() -> 
 CONFIG = replace(BASE, moe=MoEConfig(num_experts=3, top_k=2, expert_ffn_size=32, shared_ffn_size=16, layers=(1,)), mlp_bias=True)
 
 
-def prepared(weights, scheme: str, rank: int = 0, size: int = 2):
-    return make_model(CONFIG, weights, scheme, ThreadExchange(rank, Meeting(size)))
+def prepared(weights, scheme: str, size: int = 2) -> list[PackedModel]:
+    """What every rank holds."""
+    return in_ranks(size, lambda exchange: make_model(CONFIG, weights, scheme, exchange).packed)
 
 
 @pytest.mark.parametrize("dtype, scheme", FORMATS, ids=map("-".join, FORMATS))
 def test_a_part_of_an_artifact_is_the_part_of_its_weights(dtype: str, scheme: str) -> None:
-    """Both from the same whole: read and packed by the rank, or packed once for all."""
+    """Both from the same whole: each rank's share read and packed, or everything packed once for all."""
     weights = random_weights(CONFIG, getattr(torch, dtype))
     ready = make_model(CONFIG, weights, scheme).packed
-    for rank, size in ((0, 2), (1, 2), (5, 8)):
-        read, taken = prepared(weights, scheme, rank, size).packed, prepared(ready, scheme, rank, size).packed
-        assert set(read.matrices) == set(taken.matrices) == set(ready.matrices)
-        assert all(same_bytes(matrix, taken.matrices[name]) for name, matrix in read.matrices.items())
-        assert read.matrices["layers.0.attention.out"].layout.share == size
-        assert read.matrices["layers.1.mlp.experts.down.2"].layout.share == size
+    for size in (2, 4, 8):
+        for read, taken in zip(prepared(weights, scheme, size), prepared(ready, scheme, size), strict=True):
+            assert set(read.matrices) == set(taken.matrices) == set(ready.matrices)
+            assert all(same_bytes(matrix, taken.matrices[name]) for name, matrix in read.matrices.items())
+            assert read.matrices["layers.0.attention.out"].layout.share == size
+            assert read.matrices["layers.1.mlp.experts.down.2"].layout.share == size
+
+
+class Asked(Whole):
+    """Notes how many numbers are read."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.numbers: dict[str, int] = {}
+
+    def take(self, name: str, cut: Cut | None = None) -> Tensor:
+        found = super().take(name, cut)
+        self.numbers[name] = found.numel()
+        return found
+
+    def take_part(self, name: str, index: int, cut: Cut | None = None) -> Tensor:
+        found = super().take_part(name, index, cut)
+        self.numbers[f"{name}.{index}"] = found.numel()
+        return found
+
+
+@pytest.mark.parametrize("scheme", ["none", "int8", "int4-int8"])
+def test_a_rank_asks_for_its_share_of_every_matrix(scheme: str) -> None:
+    """Also where a scale spans the whole column. The exchanges are the same on all ranks: one a matrix that has such scales."""
+    tensors = random_weights(CONFIG).tensors
+
+    def live(exchange: ThreadExchange) -> tuple[dict[str, int], list]:
+        asked = Asked(tensors)
+        model = make_model(CONFIG, asked, scheme, exchange)
+        for name, cut in model.cuts.items():
+            for key in [f"{name}.{i}" for i in range(3)] if "experts" in name else [name]:
+                whole = tensors[name][0] if "experts" in name else tensors[name]
+                assert asked.numbers[key] == cut.of(whole).numel() == whole.numel() * cut.size // whole.shape[cut.axis]
+        return asked.numbers, exchange.calls
+
+    found = in_ranks(4, live)
+    assert all(calls == found[0][1] for _, calls in found)
+    assert len(found[0][1]) == (
+        0 if scheme == "none" else 2 + 1 + 3 + 1
+    )  # out twice, down, those of three experts and the shared one
+
+
+@given(
+    scheme=st.sampled_from(SCHEMES), n=st.integers(1, 90), block=st.integers(1, 150), size=st.sampled_from([2, 4, 8]),
+    group=st.sampled_from([32, 128]), odd=st.sampled_from(["nothing", "zeros", "NaN", "both"]), bias=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_shares_along_k_are_packed_as_the_whole_is(scheme, n, block, size, group, odd, bias) -> None:
+    """Each rank has its columns of K alone, and the greatest numbers of the whole from an exchange: the bytes are those of the
+    whole that is packed and then cut."""
+    weight, biases = numbers(n, 8 * block, 6)
+    weight[:, ::3] *= 5
+    if odd in ("zeros", "both"):
+        weight[0] = 0
+    if odd in ("NaN", "both"):
+        weight[n // 2, 3 * block] = float("nan")
+    how = {"tree": True, "group": group}
+    whole, each = pack(weight, biases if bias else None, scheme, **how), 8 * block // size
+    cuts = [Cut(-1, ((rank * each, (rank + 1) * each),)) for rank in range(size)]
+
+    def live(exchange: ThreadExchange) -> PackedMatrix:
+        own = cuts[exchange.rank].of(weight)
+        return pack(own, biases if bias else None, scheme, share=size, maximum=exchange.maximum, **how)
+
+    for cut, part in zip(cuts, in_ranks(size, live), strict=True):
+        assert same_bytes(part, cut_matrix(whole, cut)) and same_bytes(part, lying_part(whole, cut))
 
 
 @pytest.mark.parametrize("dtype, scheme", FORMATS, ids=map("-".join, FORMATS))
 def test_the_plan_of_a_part_is_what_its_packing_makes(dtype: str, scheme: str) -> None:
-    made = prepared(random_weights(CONFIG, getattr(torch, dtype)), scheme, size=4)
+    made = prepared(random_weights(CONFIG, getattr(torch, dtype)), scheme, size=4)[0]
     backend = get_backend("cpu")
     if scheme != "none":
         backend.quantise(scheme)
     empty = empty_part(CONFIG, backend, ThreadExchange(0, Meeting(4)))
-    held = [matrix.nbytes for matrix in made.packed.matrices.values()] + [t.nbytes for t in made.packed.tensors.values()]
+    held = [matrix.nbytes for matrix in made.matrices.values()] + [t.nbytes for t in made.tensors.values()]
     assert sum(packed_sizes(empty, backend.quant, getattr(torch, dtype)).values()) == sum(held)
 
 
@@ -206,7 +276,7 @@ def test_an_artifact_whose_whole_is_another_is_refused(name: str, spoil: dict) -
     matrix = ready.matrices[name]
     wrong = PackedMatrix.over(replace(matrix.layout, **spoil), matrix.arrays)
     with pytest.raises(CheckpointError, match=f"the artifact holds {name} as .*export it again"):
-        prepared(PackedModel(ready.tensors, {**ready.matrices, name: wrong}), "none", rank=1)
+        prepared(PackedModel(ready.tensors, {**ready.matrices, name: wrong}), "none")
 
 
 def test_a_packer_cuts_nothing_that_is_in_place_already() -> None:
