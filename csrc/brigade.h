@@ -154,9 +154,10 @@ void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats)
 void br_lay(BrMatrix* m);  // the strides of a matrix that lies by itself
 // Of each column what the scale of the whole column is made from: its greatest number without its sign, of W4A8 the greatest of its
 // groups' best scales, `best` [padded n, groups]. For ranks that hold parts of a column; the greatest of all ranks' goes into br_pack.
-void br_column_most(const BrMatrix* m, const float* weight, float* most, float* best);
-// weight [N, K] row-major. `most`, `best`: as br_column_most gave them; null where the columns are whole.
-void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum, const float* most, const float* best);
+void br_column_most(const BrMatrix* m, const void* weight, int is_half, float* most, float* best);
+// weight [N, K] row-major, float32 or (`is_half`) bfloat16. `most`, `best`: as br_column_most gave them; null where the columns are whole.
+void br_pack(BrMatrix* m, const void* weight, int is_half, uint8_t* data, float* scale, int32_t* colsum, const float* most,
+             const float* best);
 void br_unpack(const BrMatrix* m, float* weight);
 // A part of a matrix, packed as it would be by itself: `to` says how large it is and where it will lie. columns[c]: the padded column of
 // `from` for each of `to`, or below 0 for filling. Of K the blocks from `first_block` on.

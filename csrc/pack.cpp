@@ -5,36 +5,15 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "fill.h"
 
 namespace brigade {
-namespace {
-int weight_bits(int kind) { return kind == BR_F32 ? 32 : kind == BR_BF16 ? 16 : kind == BR_W4 ? 4 : 8; }
+static int weight_bits(int kind) { return kind == BR_F32 ? 32 : kind == BR_BF16 ? 16 : kind == BR_W4 ? 4 : 8; }
 int64_t groups_of(const BrMatrix& m) { return is_nibbles(m.kind) ? (int64_t)m.blocks * m.block_k / m.group : 1; }
 
 int64_t panel_bytes(const BrMatrix& m) {
     if (m.kind == BR_W4A8) return groups_of(m) * times_bytes(m.group);
     return (int64_t)m.blocks * m.block_k * PANEL * weight_bits(m.kind) / 8;
-}
-
-uint16_t to_bf16(float x) {
-    uint32_t u;
-    std::memcpy(&u, &x, 4);
-    if (std::isnan(x)) return 0x7fc0;
-    return (uint16_t)((u + ((u >> 16) & 1) + 0x7fff) >> 16);
-}
-
-// The greatest number without its sign. By their bits, where NaN is above all others: a scale made from it is NaN as well.
-float greatest(const float* x, int64_t count) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t u;
-        std::memcpy(&u, x + i, 4);
-        most = std::max(most, u & 0x7fffffffu);
-    }
-    float found;
-    std::memcpy(&found, &most, 4);
-    return found;
 }
 
 // The source row of padded column n, or -1: gated panels hold 16 gate rows, then the 16 up rows that belong to them.
@@ -44,6 +23,7 @@ int source_row(const BrMatrix& m, int n) {
     return at < half ? at + (n % PANEL >= 16 ? half : 0) : -1;
 }
 
+namespace {
 // Where an element stands, in units of its kind, in the panel.
 int64_t place(const BrMatrix& m, int column, int64_t k) {
     const int per = tile_k(row_kind(m.kind)), words = per / 16;
@@ -54,15 +34,6 @@ int64_t place(const BrMatrix& m, int column, int64_t k) {
     return line * per + word * words + sub;
 }
 
-void put(const BrMatrix& m, uint8_t* panel, int64_t at, float v) {
-    switch (m.kind) {
-        case BR_F32: ((float*)panel)[at] = v; break;
-        case BR_BF16: ((uint16_t*)panel)[at] = to_bf16(v); break;
-        case BR_W4:
-        case BR_W4A8: panel[at / 2] = (uint8_t)((panel[at / 2] & (at % 2 ? 0x0f : 0xf0)) | ((int)v + 8) << (at % 2 * 4)); break;
-        default: ((int8_t*)panel)[at] = (int8_t)v;
-    }
-}
 float take(const BrMatrix& m, const uint8_t* panel, int64_t at) {
     uint32_t u;
     float v;
@@ -78,63 +49,8 @@ float* scale_at(const BrMatrix& m, float* scale, int n, int64_t k) {
     return m.kind == BR_W4 ? scale + panel_place(m, n / PANEL) * m.scale_stride + k / m.group * PANEL + n % PANEL : scale + n;
 }
 
-// The scale of a group in 4 bits, -8 to 7: the one whose rounded values miss the group least, in squares. Letting the largest
-// be cut off pays where it stands alone. A fixed set of candidates, summed in a fixed order: the same on every machine.
-float best_scale(const float* from, int count) {
-    constexpr int LANES = 8, CANDIDATES = 20;
-    constexpr float ROUND = 12582912.0f;  // adding and taking it away rounds to the nearest integer, the even one of two
-    const float most = greatest(from, count);
-    float best = most, least = 0;
-    for (int c = 0; most > 0 && c < CANDIDATES; c++) {
-        const float s = most / 7.0f * (1.0f - 0.025f * (float)c);
-        const float over = 1.0f / s;
-        float lanes[LANES] = {};
-        for (int i = 0; i < count; i++) {
-            const float v = std::max(-8.0f, std::min(7.0f, from[i] * over + ROUND - ROUND));
-            const float miss = from[i] - v * s;
-            lanes[i % LANES] += miss * miss;
-        }
-        float total = 0;
-        for (const float lane : lanes) total += lane;
-        if (c == 0 || total < least) least = total, best = s;
-    }
-    return best;
-}
-
 uint16_t& times_at(const BrMatrix& m, uint8_t* panel, int64_t k, int column) {
     return ((uint16_t*)(panel + k / m.group * times_bytes(m.group)))[column];
-}
-
-// Of a group of a column: where it begins in the source, and how much there is. `from` is null where the column is filling.
-std::pair<const float*, int> group_run(const BrMatrix& m, const float* from, int64_t group) {
-    const int length = m.k / m.blocks, each = m.block_k / m.group, k = (int)(group % each) * m.group, count = std::min(m.group, length - k);
-    if (!from || count <= 0) return {nullptr, 0};
-    return {from + group / each * length + k, count};
-}
-
-// The best scale of each group of a column; returns the greatest.
-float best_scales(const BrMatrix& m, const float* from, float* best) {
-    for (int64_t g = 0; g < groups_of(m); g++) best[g] = best_scale(group_run(m, from, g).first, group_run(m, from, g).second);
-    return greatest(best, groups_of(m));
-}
-
-// One column of W4A8: what its groups' best scales are, in sixteenths of `most`, the largest of the whole column.
-// Returns its scale; every weight is a whole multiple of it, an int8 number, and `total` their sum.
-float pack_times(const BrMatrix& m, const float* from, const float* best, float most, uint8_t* panel, int column, int32_t* total) {
-    constexpr float MOST = 16.0f;
-    const float unit = most / MOST;
-    *total = 0;
-    for (int64_t g = 0; g < groups_of(m); g++) {
-        const float times = unit > 0 ? std::max(1.0f, std::min(MOST, std::nearbyint(best[g] / unit))) : 1.0f;
-        times_at(m, panel, g * m.group, column) = (uint16_t)times;
-        const auto [run, count] = group_run(m, from, g);
-        for (int i = 0; i < count; i++) {
-            const float v = unit > 0 ? std::max(-8.0f, std::min(7.0f, std::nearbyint(run[i] / (unit * times)))) : 0.0f;
-            put(m, panel, place(m, column, g * m.group + i), v);
-            *total += (int32_t)(v * times);
-        }
-    }
-    return unit;
 }
 
 // Columns of a whole matrix that stand together there as they shall here.
@@ -245,57 +161,18 @@ void br_lay(BrMatrix* m) {
     m->scale_stride = m->kind == BR_W4 ? groups_of(*m) * PANEL : 0;
 }
 
-void br_column_most(const BrMatrix* m, const float* weight, float* most, float* best) {
+void br_column_most(const BrMatrix* m, const void* weight, int is_half, float* most, float* best) {
+    const SourceRows from{weight, is_half != 0, m->k};
     parallel(padded_columns(*m), PANEL, [&](int64_t first, int64_t last) {
-        for (int64_t n = first; n < last; n++) {
-            const int row = source_row(*m, (int)n);
-            const float* from = row < 0 ? nullptr : weight + (int64_t)row * m->k;
-            most[n] = m->kind == BR_W4A8 ? best_scales(*m, from, best + n * groups_of(*m)) : greatest(from, row < 0 ? 0 : m->k);
-        }
+        for (int64_t n = first; n < last; n++)
+            most[n] = column_most(*m, from, source_row(*m, (int)n), best ? best + n * groups_of(*m) : nullptr);
     });
 }
 
-void br_pack(BrMatrix* m, const float* weight, uint8_t* data, float* scale, int32_t* colsum, const float* most, const float* best) {
-    const int64_t bytes = panel_bytes(*m);
-    const int length = m->k / m->blocks;
+void br_pack(BrMatrix* m, const void* weight, int is_half, uint8_t* data, float* scale, int32_t* colsum, const float* most, const float* best) {
+    const SourceRows from{weight, is_half != 0, m->k};
     parallel(padded_columns(*m) / PANEL, 1, [&](int64_t first, int64_t last) {
-        std::vector<float> own((size_t)(m->kind == BR_W4A8 ? groups_of(*m) : 0));
-        for (int64_t panel = first; panel < last; panel++) {
-            uint8_t* to = data + panel * bytes;
-            std::memset(to, is_nibbles(m->kind) ? 0x88 : 0, (size_t)bytes);
-            for (int column = 0; column < PANEL; column++) {
-                const int n = (int)panel * PANEL + column, row = source_row(*m, n);
-                const float* from = weight + (int64_t)row * m->k;
-                if (m->kind == BR_W4A8) {
-                    if (row < 0) from = nullptr;
-                    const float greatest_here = most ? most[n] : best_scales(*m, from, own.data());
-                    scale[n] = pack_times(*m, from, most ? best + n * groups_of(*m) : own.data(), greatest_here, to, column, colsum + n);
-                    continue;
-                }
-                const float steps = m->kind == BR_W4 ? 7.0f : 127.0f, lowest = m->kind == BR_W4 ? -8.0f : -127.0f;
-                const int run = m->kind == BR_W4 ? m->group : length;
-                if (m->kind == BR_I8 || m->kind == BR_W8) {
-                    scale[n] = (most ? most[n] : greatest(from, row < 0 ? 0 : m->k)) / steps;
-                }
-                int32_t total = 0;
-                for (int b = 0; b < m->blocks; b++)
-                    for (int k = 0; k < m->block_k; k++) {
-                        const int64_t at = (int64_t)b * m->block_k + k;
-                        if (m->kind == BR_W4 && k % run == 0) {
-                            *scale_at(*m, scale, n, at) = row < 0 || k >= length ? 0.0f : best_scale(from + b * length + k, std::min(run, length - k));
-                        }
-                        if (row < 0 || k >= length) continue;
-                        float v = from[b * length + k];
-                        if (m->kind >= BR_I8) {
-                            const float s = *scale_at(*m, scale, n, at);
-                            v = s > 0 ? std::max(lowest, std::min(steps, std::nearbyint(v / s))) : 0.0f;
-                            total += (int32_t)v;
-                        }
-                        put(*m, to, place(*m, column, at), v);
-                    }
-                if (colsum && m->kind == BR_I8) colsum[n] = total;
-            }
-        }
+        for (int64_t panel = first; panel < last; panel++) fill_panel(*m, from, {most, best}, {data, scale, colsum}, panel);
     });
 }
 

@@ -2,11 +2,10 @@
 // key is, and what such a sum shows, is said in brigade/backends/sums.py.
 #include <atomic>
 
-#include "kernels.h"
+#include "fill.h"
 
 namespace brigade {
 namespace {
-int64_t groups_of(const BrMatrix& m) { return is_nibbles(m.kind) ? (int64_t)m.blocks * m.block_k / m.group : 1; }
 const float* scales_of(const BrMatrix& m, int64_t panel) { return m.kind == BR_W4 ? panel_scales(m, panel) : m.scale + panel * PANEL; }
 
 uint32_t bits_of(float x) {

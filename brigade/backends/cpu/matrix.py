@@ -209,15 +209,18 @@ def pack(
     layout = Layout(scheme, *weight_NK.shape, tree=tree, gated=gated, activation=activation, group=group, share=share)
     data, scale, colsum = empty_arrays(layout, arena)
     bias = None if bias_N is None else _pad_bias(bias_N.detach().float().numpy(), layout.columns, gated)
-    weight = weight_NK.detach().float().contiguous()
+    weight = weight_NK.detach().contiguous()
+    is_half = weight.dtype == torch.bfloat16
+    weight = weight if is_half else weight.float()
     struct, most, best = layout.struct(), None, None
     if maximum is not None and scheme in SPANNING:
         most = np.empty(layout.columns, np.float32)
         best = np.empty(layout.columns * layout.groups, np.float32) if scheme == "int4-int8" else None
-        kernels().br_column_most(ctypes.byref(struct), weight.data_ptr(), address(most), address(best))
+        kernels().br_column_most(ctypes.byref(struct), weight.data_ptr(), is_half, address(most), address(best))
         most = maximum(torch.from_numpy(most)).numpy()
     kernels().br_pack(
-        ctypes.byref(struct), weight.data_ptr(), address(data), address(scale), address(colsum), address(most), address(best)
+        ctypes.byref(struct), weight.data_ptr(), is_half, address(data), address(scale), address(colsum), address(most),
+        address(best),
     )
     return PackedMatrix.over(layout, (data, scale, colsum, bias))
 
