@@ -30,8 +30,8 @@ SOURCES = ["isa", "pool", "pack", "matmul", "attention", "layer", "sample", "exc
 SOURCES += ["path_portable", "path_avx2", "path_avx512", "products_avx512", "products_amx"]
 SOURCES += ["peak", "peak_portable", "peak_avx2", "peak_avx512", "peak_products", "peak_amx"]
 
-HEADERS = ["brigade.h", "path.h", "kernels.h", "pool.h", "vec.h", "path.inc", "rows.inc", "product.inc", "attention.inc", "sums.inc"]
-HEADERS += ["peak.h", "peak.inc"]
+HEADERS = ["brigade.h", "path.h", "kernels.h", "pool.h", "vec.h", "path.inc", "rows.inc", "product.inc", "attention.inc"]
+HEADERS += ["sums.inc", "peak.h", "peak.inc"]
 
 
 class BuildKernels(build_ext):
