@@ -247,7 +247,6 @@ def test_a_hundred_planted_differences_have_a_hundred_others(folder: Path, tmp_p
 def test_what_is_no_part_of_the_model_changes_nothing(folder: Path, tmp_path: Path) -> None:
     before = read(folder, backend="reference")
     same = {
-        "a number written otherwise": config(rope_theta=10000.0),
         "sampling defaults": edited("generation_config.json", lambda content: content.update(temperature=0.5)),
         "a word list that nothing reads": lambda folder: (folder / "vocab.json").write_text("{}"),
         "a page": lambda folder: (folder / "README.md").write_text("# A model"),
@@ -256,6 +255,15 @@ def test_what_is_no_part_of_the_model_changes_nothing(folder: Path, tmp_path: Pa
         changed = shutil.copytree(folder, tmp_path / name)
         plant(changed)
         assert read(changed, backend="reference") == before, name
+
+
+def test_a_whole_number_may_be_written_as_a_fraction(tmp_path: Path) -> None:
+    found = set()
+    for theta in ("10000", "10000.0", "1.0e+4"):
+        recipe = tmp_path / "tiny.yaml"
+        recipe.write_text(yaml.safe_dump(RECIPE | {"rope": "@"}).replace("'@'", f"{{rotary_dim: 8, theta: {theta}}}"))
+        found.add(read(recipe, random_weights=7, backend="reference"))
+    assert len(found) == 1
 
 
 def test_ranks_that_disagree_about_a_tensor_are_a_mistake(folder: Path) -> None:
