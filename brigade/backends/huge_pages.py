@@ -29,8 +29,8 @@ def zeros(size: int) -> np.ndarray:
 
 
 def give_back() -> None:
-    """Memory that was freed, to the system. The C library keeps up to 64 MB of it for another large tensor, which does not come
-    once a model is loaded."""
+    """Memory that was freed, to the system. The C library keeps up to 64 MB of it for another large tensor, and once a model is
+    loaded none comes."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

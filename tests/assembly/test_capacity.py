@@ -52,7 +52,8 @@ def held_bytes(network: GPTModel) -> int:
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_every_rank_is_said_to_need_what_it_will_plan(name: str, form: tuple, tmp_path: Path) -> None:
-    blueprint = drawn(tmp_path, name, form)
+    """In steps of few tokens, in which the leader's gathered logits are the most that there is."""
+    blueprint = drawn(tmp_path, name, form, engine_settings={"max_batch_size": 32, "max_step_tokens": 32})
     for tp, pp in ((1, 1), (2, 2), (8, 4)):
         laid_out = replace(blueprint, mesh=make_mesh(blueprint.source.config, tp, pp))
         paper = on_paper(laid_out, GIB)
