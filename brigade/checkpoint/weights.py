@@ -100,9 +100,9 @@ class SourceWeights(Weights):
             shapes = ", ".join(f"{shown(stored)} {list(source.shape(stored))}" for stored in error.names)
             raise CheckpointError(f"{shapes} cannot form {name} {list(shape)}; config.json and weights disagree") from error
         if made != shape:
-            first = operation.names
+            names = operation.names
             raise CheckpointError(
-                f"{', '.join(map(shown, first[:3]))} in {source.place(first[0])} gives shape {list(made)}, but config.json means "
+                f"{', '.join(map(shown, names[:3]))} in {source.place(names[0])} gives shape {list(made)}, but config.json means "
                 f"{list(shape)} for {name}; config.json and weights disagree"
             )
 
