@@ -219,7 +219,13 @@ def pack(
         kernels().br_column_most(ctypes.byref(struct), weight.data_ptr(), is_half, address(most), address(best))
         most = maximum(torch.from_numpy(most)).numpy()
     kernels().br_pack(
-        ctypes.byref(struct), weight.data_ptr(), is_half, address(data), address(scale), address(colsum), address(most),
+        ctypes.byref(struct),
+        weight.data_ptr(),
+        is_half,
+        address(data),
+        address(scale),
+        address(colsum),
+        address(most),
         address(best),
     )
     return PackedMatrix.over(layout, (data, scale, colsum, bias))

@@ -106,7 +106,8 @@ def test_ranks_take_turns_at_a_pool_of_threads() -> None:
 
 class OwnMaximum(ThreadExchange):
     def maximum(self, most_T: Tensor) -> Tensor:
-        return most_T
+        columns = 64  # padded: of weights, at loading
+        return super().maximum(most_T) if most_T.numel() == columns else most_T
 
 
 class OneByOne(ThreadExchange):
@@ -135,7 +136,9 @@ def test_a_layer_exchanges_twice_and_all_experts_once() -> None:
         weights = random_weights(config)
 
         def live(exchange: ThreadExchange) -> list:
-            run(make_model(config, weights, scheme, exchange), one)
+            model = make_model(config, weights, scheme, exchange)
+            exchange.calls.clear()  # those of loading
+            run(model, one)
             return exchange.calls
 
         first, second = in_ranks(2, live)
@@ -196,6 +199,9 @@ def test_a_native_exchange_is_called_as_it_is_and_its_failure_named() -> None:
 
     class Native(ThreadExchange):
         native = ctypes.addressof(struct)
+
+        def maximum(self, most_T: Tensor) -> Tensor:
+            return most_T  # of weights, at loading
 
     exchange = Native(1, Meeting(2))
     model = make_model(BASE, random_weights(BASE), "int8", exchange)
