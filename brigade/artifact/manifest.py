@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from brigade.backends.sums import TensorSum
 from brigade.config import ModelConfig
 from brigade.errors import CheckpointError
 from brigade.mesh import PANEL
@@ -119,6 +120,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     matrices: tuple[MatrixEntry, ...]
     tensors: tuple[TensorEntry, ...]
+    tensor_sums: tuple[TensorSum, ...]  # what the model's fingerprint is made of: counted once, of bytes that every run proves
 
     @property
     def weight_bytes(self) -> int:

@@ -32,6 +32,7 @@ from brigade.backends.base import G
 from brigade.backends.cpu.matrix import ARRAYS, PackedMatrix
 from brigade.backends.cpu.matrix import FORMAT as PACKED_FORMAT
 from brigade.backends.cpu.packer import PackedModel
+from brigade.backends.sums import TensorSum
 from brigade.config import ModelConfig
 from brigade.errors import ConfigError
 from brigade.output_files import cannot_write
@@ -54,6 +55,7 @@ class Facts:
     quant: str
     skip_layers: tuple[str, ...]
     numerics_id: str
+    tensor_sums: tuple[TensorSum, ...] = ()
 
 
 def check_free(out: Path) -> None:
@@ -93,7 +95,7 @@ def write_artifact(
                 *(FileEntry(name, (folder / name).stat().st_size) for name in weights.names),
                 *(FileEntry(name, (folder / name).stat().st_size, digest_of(folder / name)) for name in copied),
             ),
-            matrices=matrices, tensors=tensors,
+            matrices=matrices, tensors=tensors, tensor_sums=facts.tensor_sums,
         )  # fmt: skip
         (folder / NAME).write_bytes(encode(manifest))
         _sync(folder / NAME)

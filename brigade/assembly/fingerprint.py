@@ -30,22 +30,34 @@ VERSION = 1  # of what is said here; another version gives every model another f
 def loaded_fingerprint(parts: Parts) -> str:
     """Of a model that is loaded, on all of its ranks."""
     drawn = parts.blueprint
+    counted = _counted_at_export(drawn)
+    if counted:
+        return compose(drawn, parts.tokenizer, counted)
     if parts.leader is not None:
         return compose(drawn, parts.tokenizer, parts.leader.tensor_sums(drawn.dtype))
     return compose(drawn, parts.tokenizer, drawn.backend.tensor_sums(parts.model, drawn.dtype))
 
 
 def fingerprint_of(blueprint: Blueprint, progress: Progress | None = None) -> str:
-    """Of a model that is not loaded. Each tensor is read, held as the backend holds it, and dropped; those of an artifact are used
-    where they are mapped. On one rank, whatever layout the blueprint is for: the fingerprint is the same."""
+    """Of a model that is not loaded. Each tensor is read, held as the backend holds it, and dropped; an artifact says its sums. On
+    one rank, whatever layout the blueprint is for: the fingerprint is the same."""
     source, backend, dtype = blueprint.source, blueprint.backend, blueprint.dtype
     whole = replace(blueprint, mesh=Mesh(), rank=0)
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
+    counted = _counted_at_export(blueprint)
+    if counted:
+        return compose(whole, tokenizer, counted)
     model = empty_model(source.config, backend)
     if source.artifact is not None:
         return compose(whole, tokenizer, backend.tensor_sums(fill(model, source, dtype, progress=progress), dtype))
     weights = weights_for(model, source, dtype, blueprint.random_weights, progress)
     return compose(whole, tokenizer, backend.tensor_sums(model, dtype, weights))
+
+
+def _counted_at_export(blueprint: Blueprint) -> tuple[TensorSum, ...]:
+    """An artifact's sums, which were counted when it was exported. Every run proves that the bytes it takes are those of then."""
+    artifact = blueprint.source.artifact
+    return () if artifact is None else artifact.manifest.tensor_sums
 
 
 def compose(blueprint: Blueprint, tokenizer: Tokenizer | None, sums: Iterable[TensorSum]) -> str:

@@ -42,8 +42,9 @@ def run(args: argparse.Namespace) -> int:
     model: Any = load_model(source, backend, dtype, args.random_weights, progress=loading)
     loading.close()
     facts = Facts(
-        source.name, source.config, str(dtype).removeprefix("torch."), backend.quant.scheme, backend.quant.skip, backend.numerics_id
-    )
+        source.name, source.config, str(dtype).removeprefix("torch."), backend.quant.scheme, backend.quant.skip,
+        backend.numerics_id, tuple(backend.tensor_sums(model, dtype)),
+    )  # fmt: skip
     writing = Progress("writing")
     manifest = write_artifact(args.out, model.packed, facts, source.path, writing)
     writing.close()

@@ -1,4 +1,4 @@
-"""`brigade inspect`: what a model is and what each rank of a layout would hold, without reading a weight."""
+"""`brigade inspect`: what a model is and what each rank of a layout would hold. Weights are read for a fingerprint alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = "a folder, an artifact or a recipe (default: the embedded model)"
     parser.add_argument("model_name", nargs="?", metavar="MODEL", help=said)
     parser.add_argument("--as-json", action="store_true", help="print JSON")
+    said = "print the model's fingerprint, for which all weights are read; an artifact has it without"
+    parser.add_argument("--fingerprint", action="store_true", help=said)
     add_model_options(parser)
     group = parser.add_argument_group("capacity", "does it fit, with a cache for the largest batch of the longest requests?")
     said = "what each rank may take, such as 80GiB (default: an even share of what this machine has free)"
@@ -25,14 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from brigade.assembly.capacity import on_paper, smallest_layout
     from brigade.assembly.choices import Choices
+    from brigade.assembly.fingerprint import fingerprint_of
     from brigade.assembly.line import draw
     from brigade.errors import ConfigError
     from brigade.tokenizer import Tokenizer
 
     if args.model is not None and args.model_name is not None:
         raise ConfigError("the model is given twice; drop --model or the argument")
-    if args.random_weights is not None:
-        raise ConfigError("--random-weights has no effect on inspect, which reads no weights; drop it")
+    if args.random_weights is not None and not args.fingerprint:
+        raise ConfigError("--random-weights has no effect on inspect without --fingerprint, since no weights are read; drop it")
     for name in ("threads", "cpus", "max_waiting"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect on inspect, which computes nothing; drop it")
@@ -42,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--device-memory is {args.device_memory} bytes; give what a rank may take, such as 80GiB")
     choices = Choices(
         args.model_name or args.model, args.dtype, args.backend, args.device, args.exact == "on", quant=args.quant,
-        skip_layers=args.skip_layers, numerics=args.numerics, engine=args.engine, engine_settings=engine_settings(args),
+        skip_layers=args.skip_layers, random_weights=args.random_weights, numerics=args.numerics,
+        engine=args.engine, engine_settings=engine_settings(args),
         **layout_settings(args),
     )  # fmt: skip
     blueprint = draw(choices)
@@ -52,12 +56,13 @@ def run(args: argparse.Namespace) -> int:
     free = args.device_memory if given else backend.free_memory()
     memory = free if given else free // blueprint.neighbours
     paper, smallest = on_paper(blueprint, memory), smallest_layout(blueprint, free)
+    fingerprint = fingerprint_of(blueprint) if args.fingerprint or manifest is not None else None
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
         "model": source.name, "family": source.config.family, "parameters": blueprint.whole_network.num_parameters,
         "weights_bytes": blueprint.weight_bytes, "numerics_id": blueprint.numerics_id,
         "formats": str(blueprint.number_formats),
-        "artifact": None if manifest is None else artifact_facts(manifest),
+        "artifact": None if manifest is None else artifact_facts(manifest), "fingerprint": fingerprint,
         "spec": spec_lines(source.config, backend), "memory": paper_facts(blueprint, paper, smallest),
         "ranks": [one.as_dict(memory) for one in paper.ranks],
         "tokenizer": None if tokenizer is None else {
@@ -72,6 +77,10 @@ def run(args: argparse.Namespace) -> int:
     print(facts["formats"])
     if manifest is not None:
         print(artifact_line(manifest, backend.numerics_id))
+    if fingerprint is not None:
+        print(f"fingerprint {fingerprint}")
+    elif source.path is not None:
+        print("fingerprint: --fingerprint reads the weights and prints it")
     print("\n".join(facts["spec"]))
     print("\n".join(paper_lines(blueprint, paper, smallest, given)))
     if tokenizer is None:

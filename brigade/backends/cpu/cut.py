@@ -129,10 +129,10 @@ def _columns(whole: Layout, part: Layout, cut: Cut) -> np.ndarray:
         return np.arange(whole.columns, dtype=np.int32)
     rows = np.concatenate([np.arange(first, last) for first, last in cut.runs])
     columns = np.full(part.columns, -1, np.int32)
-    columns[_places(part)] = _places(whole)[rows]
+    columns[places_of(part)] = places_of(whole)[rows]
     # Filling that stands where the whole has filling too is taken from there: then the panel is one.
     filling = np.ones(whole.columns, bool)
-    filling[_places(whole)] = False
+    filling[places_of(whole)] = False
     panels = columns.reshape(-1, PANEL)
     own = panels[:, :1] + np.arange(PANEL)
     same = (panels == own) | ((panels < 0) & filling[np.clip(own, 0, whole.columns - 1)])
@@ -141,7 +141,7 @@ def _columns(whole: Layout, part: Layout, cut: Cut) -> np.ndarray:
     return columns
 
 
-def _places(layout: Layout) -> np.ndarray:
+def places_of(layout: Layout) -> np.ndarray:
     """The padded column of every row of the source."""
     rows = np.arange(layout.n, dtype=np.int32)
     if not layout.gated:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brigade.backends.cpu.cut import _places
+from brigade.backends.cpu.cut import places_of
 from brigade.backends.cpu.library import BrKeys, kernels
 from brigade.backends.cpu.matrix import PackedMatrix
 from brigade.backends.cpu.model_matrices import matrices_of
@@ -74,14 +74,14 @@ def _matrix(model: Any, name: str, matrix: PackedMatrix) -> Iterator[TensorSum]:
     if matrix.has_bias:
         place = place_of(model, f"{name}.bias", matrix.struct.n, model.cuts.get(f"{name}.bias"))
         if place.counted.any():
-            bias_N = torch.from_numpy(matrix.arrays[3][_places(matrix.layout)])
+            bias_N = torch.from_numpy(matrix.arrays[3][places_of(matrix.layout)])
             yield plain_sum(f"{name}.bias", bias_N, torch.float32, place)
 
 
 def matrix_sum(matrix: PackedMatrix, keys: Keys, place: Place) -> int:
     layout, per = matrix.layout, keys.per_word
     columns = np.zeros(layout.columns, np.uint64)
-    columns[_places(layout)] = place.row_keys(keys)
+    columns[places_of(layout)] = place.row_keys(keys)
     # K in the blocks that a panel has, each filled with zeros, whose keys are of no account.
     length = layout.k // layout.blocks
     blocks_B1 = place.first_k + length * np.arange(layout.blocks)[:, None]
