@@ -17,8 +17,10 @@ void read_numbers(const SourceRows& from, int64_t row, int64_t k, int count, flo
         return;
     }
     const uint16_t* half = (const uint16_t*)from.data + row * from.k + k;
-    uint32_t* bits = (uint32_t*)out;
-    for (int i = 0; i < count; i++) bits[i] = (uint32_t)half[i] << 16;
+    for (int i = 0; i < count; i++) {
+        const uint32_t u = (uint32_t)half[i] << 16;
+        std::memcpy(out + i, &u, 4);
+    }
 }
 
 void round_to_bf16(const float* from, int count, uint16_t* out) {

@@ -1,9 +1,6 @@
 // How a matrix lies: packing its numbers, finding them again, and cutting a part out of it. No sum is decided here.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <utility>
-#include <vector>
 
 #include "fill.h"
 

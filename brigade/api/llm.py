@@ -155,7 +155,9 @@ class LLM:
     @cached_property
     def fingerprint(self) -> str:
         """One word for what this model computes with, the same on any layout and from any file: its weights as they are held, its
-        architecture, its tokenizer and end ids. Made when it is asked for the first time, from all weights."""
+        architecture, its tokenizer and end ids. Made when it is asked for the first time, from all weights; an artifact has
+        it with it."""
+        self.thread.check_open()
         return loaded_fingerprint(self._parts)
 
     def close(self) -> None:

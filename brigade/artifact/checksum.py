@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 from brigade.artifact.manifest import DIGITS, MatrixEntry, Span
 from brigade.backends.cpu.library import kernels
@@ -14,9 +15,10 @@ from brigade.mesh import PANEL, Run
 
 PIECE = 1 << 20  # bytes, at most, where a part could end after fewer
 RANKS = 8  # the most among which a matrix is cut
+TOGETHER = 16  # pieces that are one task of a thread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """`runs` runs of `bytes`, `stride` apart, the first of them at `offset`."""
 
@@ -61,14 +63,18 @@ def checksums(
     piece before it is read."""
     kernel = kernels().br_checksum
 
-    def summed(number: int) -> int:
-        if before is not None:
-            before(number)
-        piece = pieces[number]
-        return kernel(ctypes.c_void_p(base(piece.file) + piece.offset), piece.bytes, piece.stride, piece.runs)
+    def summed(first: int) -> list[int]:
+        found = []
+        for number in range(first, min(first + TOGETHER, len(pieces))):
+            if before is not None:
+                before(number)
+            piece = pieces[number]
+            found.append(kernel(ctypes.c_void_p(base(piece.file) + piece.offset), piece.bytes, piece.stride, piece.runs))
+        return found
 
     with ThreadPoolExecutor(max(kernels().br_pool_size(), 1)) as pool:
-        yield from zip(pieces, pool.map(summed, range(len(pieces))), strict=True)
+        found = pool.map(summed, range(0, len(pieces), TOGETHER))
+        yield from zip(pieces, chain.from_iterable(found), strict=True)
 
 
 def written(sums: Sequence[int]) -> str:

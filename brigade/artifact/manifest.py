@@ -61,6 +61,8 @@ class Span:
             raise ValueError(f"an array of {self.bytes} bytes at {self.offset} in pieces of {list(shape)}")
         if self.sums and len(self.sums) != -(-self.rows // self.step) * self.blocks * DIGITS:
             raise ValueError(f"an array in pieces of {list(shape)} with {len(self.sums)} digits of checksums")
+        if not set(self.sums) <= set("0123456789abcdef"):
+            raise ValueError(f"checksums {self.sums[:16]}... that are no hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class MatrixEntry:
     """A packed matrix: panels of 32 outputs one after the other, K inside a panel in `blocks` equal blocks.
 
     Cutting by outputs takes a run of panels of every array; cutting by K takes a run of blocks out of each panel of `data`
-    (and of int4's `scale`, which has one number for each group of K and output). No scale spans what a cut parts.
+    (and of int4's `scale`, which has one number for each group of K and output). A scale of a whole column stays that of the
+    whole column.
     """
 
     name: str
@@ -87,6 +90,11 @@ class MatrixEntry:
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or self.group not in (32, 64, 128):
             raise ValueError(f"a matrix {self.name} of shape {list(self.shape)} in groups of {self.group}")
+
+    def blocks_of(self, kind: str) -> int:
+        """Into how many blocks a panel of one of its arrays is cut along K."""
+        along_k = kind == "data" or (kind == "scale" and self.scheme == "int4")
+        return self.blocks if self.tree and along_k else 1
 
     @property
     def panels(self) -> int:

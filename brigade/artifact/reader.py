@@ -110,18 +110,28 @@ class Artifact:
             raise CheckpointError(f"{self.folder / NAME} has an array without checksums; {AGAIN}")
         return np.frombuffer(self.maps[span.file], dtype, span.bytes // np.dtype(dtype).itemsize, span.offset)
 
+    def _check_pieces(self, name: str, span: Span, rows: int, blocks: int) -> None:
+        """What is taken is proven by rows and blocks, so these must be the array's own."""
+        if (span.rows, span.blocks) != (rows, blocks):
+            shown = f"{span.rows} rows of {span.blocks} blocks"
+            raise CheckpointError(f"{self.folder / NAME} proves {name} in {shown}, but it has {rows} of {blocks}; {AGAIN}")
+
     def _tensor(self, entry: TensorEntry) -> torch.Tensor:
         if entry.dtype not in DTYPES:
             raise CheckpointError(f"{self.folder / NAME} has tensor {entry.name} as {entry.dtype}; {AGAIN}")
         flat = torch.from_numpy(self._array(entry.span, np.uint8)).view(DTYPES[entry.dtype])
         if flat.numel() != int(np.prod(entry.shape)):
             raise CheckpointError(f"{self.folder / NAME} gives {entry.name} the shape {list(entry.shape)}, not its bytes; {AGAIN}")
+        self._check_pieces(entry.name, entry.span, entry.shape[0] if len(entry.shape) == 2 else 1, 1)
         return flat.view(entry.shape)
 
     def _matrix(self, entry: MatrixEntry) -> PackedMatrix:
         if entry.scheme not in KINDS or entry.activation not in ACTIVATIONS:
             raise CheckpointError(f"{self.folder / NAME} has {entry.name} as {entry.scheme} with {entry.activation}; {AGAIN}")
         layout = Layout(entry.scheme, *entry.shape, entry.tree, entry.gated, entry.activation, entry.group)
+        if (entry.blocks, entry.block_k) != (layout.blocks, layout.block_k):
+            said = f"{entry.name} in {entry.blocks} blocks of {entry.block_k}, not {layout.blocks} of {layout.block_k}"
+            raise CheckpointError(f"{self.folder / NAME} has {said}; {AGAIN}")
         arrays = []
         for (name, dtype), count in zip(ARRAYS.items(), layout.counts(), strict=True):
             span = entry.arrays.get(name)
@@ -129,6 +139,8 @@ class Artifact:
             # The kernels trust these lengths, so they are held against the architecture's. A bias may be absent.
             if (0 if span is None else span.bytes) != wanted and not (span is None and name == "bias"):
                 raise CheckpointError(f"{self.folder / NAME} gives {name} of {entry.name} another length than {wanted}; {AGAIN}")
+            if span is not None:
+                self._check_pieces(entry.name, span, entry.panels, entry.blocks_of(name))
             arrays.append(None if span is None else self._array(span, dtype))
         return PackedMatrix.over(layout, tuple(arrays))
 

@@ -197,8 +197,7 @@ def _matrix(name: str, matrix: PackedMatrix, config: ModelConfig, weights: _Weig
         if array is None:
             continue
         assert isinstance(array, np.ndarray), f"{name} is a part of a matrix"
-        along_k = entry.tree and (key == "data" or (key == "scale" and how.scheme == "int4"))
-        blocks = how.blocks if along_k else 1
+        blocks = entry.blocks_of(key)
         laid[key] = _Laid(array, entry.panels, steps_of(entry, array.nbytes, blocks), blocks)
     return replace(entry, arrays=dict(zip(laid, weights.add(list(laid.values())), strict=True)))
 

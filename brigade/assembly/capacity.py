@@ -45,7 +45,7 @@ class RankOnPaper:
     needs: Needs
     cache: int  # bytes
     token: TokenBytes
-    repacked: tuple[str, ...]  # packed matrices that are cut inside of a panel of 32 outputs, which is a copy at loading
+    repacked: tuple[str, ...]  # an artifact's matrices that are cut inside of a panel of 32 outputs, and so copied at loading
 
     @property
     def whole(self) -> int:
@@ -111,7 +111,8 @@ def on_paper(blueprint: Blueprint, memory: int) -> Paper:
         one = RankOnPaper(
             drawn.rank, mesh.stage(drawn.rank), mesh.tp_rank(drawn.rank), (held.first_layer, held.last_layer - 1),
             local.num_heads, local.num_kv_heads, held.vocabulary(config.vocab_size) if held.is_last else None, needs,
-            blocks * block_size * needs.position_bytes, token, _repacked(drawn),
+            blocks * block_size * needs.position_bytes, token,
+            () if drawn.source.artifact is None else _repacked(drawn),
         )  # fmt: skip
         ranks.append(one)
     return Paper(mesh, ranks, blocks, block_size, memory)
@@ -133,7 +134,10 @@ def smallest_layout(blueprint: Blueprint, memory: int) -> Paper | None:
     steps are the shortest. None where even the most ranks that the model can have are too few."""
     for mesh in _meshes(blueprint, memory):
         with suppress(ConfigError):  # of fewer ranks a block may be larger than the memory that was given for blocks
-            paper = on_paper(replace(blueprint, mesh=mesh, rank=0), memory)
+            leader = replace(blueprint, mesh=mesh, rank=0)
+            if leader.needs().beside_cache > memory:
+                continue
+            paper = on_paper(leader, memory)
             if paper.fits:
                 return paper
     return None

@@ -11,14 +11,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
+from brigade.artifact.manifest import digest_of
 from brigade.assembly.line import Blueprint, Parts
 from brigade.backends.sums import TensorSum
 from brigade.checkpoint.load import fill, weights_for
 from brigade.checkpoint.weights import Progress
-from brigade.mesh import Mesh
 from brigade.model.gpt_model import empty_model
 from brigade.tokenizer import Tokenizer
 from brigade.tokenizer.folder import TokenizerFolder
@@ -42,16 +41,15 @@ def fingerprint_of(blueprint: Blueprint, progress: Progress | None = None) -> st
     """Of a model that is not loaded. Each tensor is read, held as the backend holds it, and dropped; an artifact says its sums. On
     one rank, whatever layout the blueprint is for: the fingerprint is the same."""
     source, backend, dtype = blueprint.source, blueprint.backend, blueprint.dtype
-    whole = replace(blueprint, mesh=Mesh(), rank=0)
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     counted = _counted_at_export(blueprint)
     if counted:
-        return compose(whole, tokenizer, counted)
+        return compose(blueprint, tokenizer, counted)
     model = empty_model(source.config, backend)
     if source.artifact is not None:
-        return compose(whole, tokenizer, backend.tensor_sums(fill(model, source, dtype, progress=progress), dtype))
+        return compose(blueprint, tokenizer, backend.tensor_sums(fill(model, source, dtype, progress=progress), dtype))
     weights = weights_for(model, source, dtype, blueprint.random_weights, progress)
-    return compose(whole, tokenizer, backend.tensor_sums(model, dtype, weights))
+    return compose(blueprint, tokenizer, backend.tensor_sums(model, dtype, weights))
 
 
 def _counted_at_export(blueprint: Blueprint) -> tuple[TensorSum, ...]:
@@ -74,7 +72,7 @@ def compose(blueprint: Blueprint, tokenizer: Tokenizer | None, sums: Iterable[Te
         "dtype": str(blueprint.dtype).removeprefix("torch."), "quant": backend.quant.label if backend.quantises else "none",
         "tokenizer": None if tokenizer is None else {
             "bos": tokenizer.bos_id, "eos": list(tokenizer.eos_ids),
-            "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+            "files": {path.name: digest_of(path) for path in files},
         },
         "tensors": {name: [kind, f"{value:016x}"] for name, (kind, value) in tensors.items()},
     }  # fmt: skip

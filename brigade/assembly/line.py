@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ from brigade.mesh import Mesh, Part
 from brigade.model.gpt_model import GPTModel, empty_model
 from brigade.parallel.board import Board
 from brigade.parallel.leader import Leader
+from brigade.parallel.memory import Places
 from brigade.parallel.setup import Setup
 from brigade.tokenizer import Tokenizer
 
@@ -141,8 +142,7 @@ class Blueprint:
         """What this rank touches of the memory in which ranks talk, where all of them are on one machine."""
         if self.mesh.world == 1:
             return 0
-        setup = Setup(self.mesh, (0,) * self.mesh.world, max_rows_bytes=self.row_bytes)
-        return setup.places(self.rank, Board.bytes(self.mesh.world)).touched(self.rank)
+        return _places(self.mesh, self.row_bytes).touched(self.rank)
 
     @cached_property
     def local(self) -> ModelConfig:
@@ -191,6 +191,12 @@ class Parts:
         made = ENGINES[kind or drawn.engine_kind](controller, config, plan.num_blocks, plan.max_model_len, vocabulary)
         made.default_params = drawn.params()
         return made
+
+
+@lru_cache(maxsize=4)
+def _places(mesh: Mesh, row_bytes: int) -> Places:
+    """Of a mesh whose ranks are all on one machine: the same for each of them."""
+    return Setup(mesh, (0,) * mesh.world, max_rows_bytes=row_bytes).places(0, Board.bytes(mesh.world))
 
 
 def draw(choices: Choices, rank: int = 0, neighbours: int | None = None, place: int = 0) -> Blueprint:

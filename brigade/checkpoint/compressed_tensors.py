@@ -23,7 +23,6 @@ from brigade.artifact.writer import in_one_step
 from brigade.backends.cpu.matrix import pack
 from brigade.backends.cpu.quant import Quant
 from brigade.checkpoint.load import ModelSource, name_map, open_weights
-from brigade.checkpoint.operations import Transposed
 from brigade.checkpoint.safetensors_folder import SafetensorsFolder
 from brigade.errors import ConfigError
 
@@ -82,7 +81,7 @@ def _check(source: ModelSource, quant: Quant) -> None:
         raise ConfigError(f"--quant {quant.scheme} is a scheme of ours, which others do not know; use {', '.join(BITS)} or none")
     if source.config.moe is not None:
         raise ConfigError(f"{source.name} has experts, which other engines store in ways of their own; use --quant none")
-    if any(isinstance(operation, Transposed) for operation in source.family.names(source.config).values()):
+    if any(operation.is_turned for operation in source.family.names(source.config).values()):
         raise ConfigError(
             f"{source.name} is of family {source.family.name}, whose matrices are stored turned, and compressed-tensors does not "
             "know them; use --quant none"

@@ -48,6 +48,11 @@ class Operation(ABC):
     def read(self, box: Box, source: TensorSource) -> Tensor:
         """A box of the parameter, of which no run is empty."""
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether a matrix that it reads is stored [in, out]."""
+        return False
+
     @abstractmethod
     def invert(self, parameter: Tensor) -> dict[str, Tensor]:
         """The tensors that `read` would make the whole parameter of, as views of it where that is possible."""
@@ -87,6 +92,10 @@ class _Of(Operation):
     def names(self) -> tuple[str, ...]:
         return tuple(name for part in self.of for name in part.names)
 
+    @property
+    def is_turned(self) -> bool:
+        return any(part.is_turned for part in self.of)
+
     def renamed(self, rename: Callable[[str], str]) -> Operation:
         return replace(self, of=tuple(part.renamed(rename) for part in self.of))
 
@@ -94,6 +103,10 @@ class _Of(Operation):
 @dataclass(frozen=True)
 class Transposed(_Of):
     """Of one that is stored [in, out]."""
+
+    @property
+    def is_turned(self) -> bool:
+        return True
 
     def shape(self, stored: ShapeOf) -> Shape:
         return self.of[0].shape(stored)[::-1]

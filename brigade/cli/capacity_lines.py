@@ -30,7 +30,9 @@ def paper_lines(blueprint: Blueprint, paper: Paper, smallest: Paper | None, give
     for ranks in _alike(paper.ranks, [lambda one: ", ".join(one.repacked)]):
         if ranks[0].repacked:
             whose = "" if mesh.world == 1 else f"rank{'s' * (len(ranks) > 1)} {_named(ranks)}: "
-            lines.append(f"  {whose}cut inside a panel of 32 outputs, so repacked at loading: {', '.join(ranks[0].repacked)}")
+            lines.append(
+                f"  {whose}cut inside a panel of 32 outputs, so copied out of the artifact: {', '.join(ranks[0].repacked)}"
+            )
     if mesh.world > 1:
         lines.append("what a rank gives to others for one token:")
         lines += columns(_table(paper.ranks, GIVEN), indent="  ")

@@ -8,6 +8,7 @@ from typing import Any
 
 from brigade.cli.capacity_lines import paper_facts, paper_lines
 from brigade.cli.options import add_model_options, byte_size, engine_settings, layout_settings
+from brigade.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.assembly.choices import Choices
     from brigade.assembly.fingerprint import fingerprint_of
     from brigade.assembly.line import draw
+    from brigade.checkpoint.load import check_random_weights, open_model
     from brigade.errors import ConfigError
     from brigade.tokenizer import Tokenizer
 
@@ -39,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
     for name in ("threads", "cpus", "max_waiting"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect on inspect, which computes nothing; drop it")
+    for option, value in (("--prefill-chunk", args.prefill_chunk), ("--no-prefix-cache", args.prefix_cache)):
+        if value is not None:
+            raise ConfigError(f"{option} has no effect on inspect, which plans no step; drop it")
     if args.exchange != "auto" or args.rank_timeout != 60.0:
         raise ConfigError("--exchange and --rank-timeout have no effect on inspect, which starts no rank; drop them")
     if args.device_memory is not None and args.device_memory < 1:
@@ -49,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         engine=args.engine, engine_settings=engine_settings(args),
         **layout_settings(args),
     )  # fmt: skip
+    if args.fingerprint:
+        check_random_weights(open_model(choices.model), args.random_weights)
     blueprint = draw(choices)
     source, backend = blueprint.source, blueprint.backend
     manifest = None if source.artifact is None else source.artifact.manifest
@@ -56,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
     free = args.device_memory if given else backend.free_memory()
     memory = free if given else free // blueprint.neighbours
     paper, smallest = on_paper(blueprint, memory), smallest_layout(blueprint, free)
-    fingerprint = fingerprint_of(blueprint) if args.fingerprint or manifest is not None else None
+    fingerprint, reading = None, Progress("reading")
+    if args.fingerprint or manifest is not None:
+        fingerprint = fingerprint_of(blueprint, reading)
+        reading.close()
     tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
     facts = {
         "model": source.name, "family": source.config.family, "parameters": blueprint.whole_network.num_parameters,

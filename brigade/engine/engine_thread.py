@@ -71,6 +71,10 @@ class EngineThread:
     def is_open(self) -> bool:
         return self._work.stopped is None
 
+    def check_open(self) -> None:
+        """An `EngineStopped` that says why, where nothing can be asked any more."""
+        self._work.check_open()
+
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
@@ -116,7 +120,7 @@ class _Work:
         self._check_process()
         count = sum(submission.params.n for submission in submissions)
         with self._submitting:
-            self._check_open()
+            self.check_open()
             self._engine.check_waiting(count, self._accepted - self._added)
             self._start()
             self._accepted += count
@@ -127,7 +131,7 @@ class _Work:
         if self.stopped is not None:  # perhaps before the readers were there to be told
             for name in ids:
                 self._readers.pop(name, None)
-            self._check_open()
+            self.check_open()
         return ids
 
     def abort(self, ids: Iterable[str]) -> None:
@@ -159,7 +163,7 @@ class _Work:
         elif thread is not threading.current_thread():
             thread.join(PATIENCE)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self.stopped is not None:
             raise self.stopped.again()
 

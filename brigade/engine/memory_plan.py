@@ -85,8 +85,9 @@ def plan_memory(model: ModelConfig, engine: EngineConfig, needs: Needs, availabl
     room = available - needs.beside_cache
     if room < block_bytes:
         raise ConfigError(
-            f"the weights need {readable(needs.weights)} and a step {readable(needs.beside_cache - needs.weights)}, but "
-            f"{readable(available)} are free; use a smaller model, lower max_step_tokens, or free memory"
+            f"the weights need {readable(needs.weights)}, a step {readable(needs.activations)} and tables and ranks "
+            f"{readable(needs.tables + needs.shared)}, but {readable(available)} are free; use a smaller model, lower "
+            "max_step_tokens or max_model_len, or free memory"
         )
     blocks = wanted_blocks(model, engine, block_bytes)
     if engine.kv_blocks is None and engine.kv_memory is None:

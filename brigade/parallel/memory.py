@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from brigade.errors import ConfigError
@@ -39,8 +39,8 @@ def streams(mesh: Mesh) -> list[Stream]:
     return found
 
 
-def is_within(ranks: Sequence[int], here: Sequence[int]) -> bool:
-    return set(ranks) <= set(here)
+def is_within(ranks: Sequence[int], here: Collection[int]) -> bool:
+    return all(rank in here for rank in ranks)
 
 
 @dataclass
@@ -56,12 +56,12 @@ class Places:
     size: int = 0
 
     def __post_init__(self) -> None:
-        self.size = self.board_bytes
+        self.size, here = self.board_bytes, frozenset(self.here)
         for first in range(0, self.mesh.world, self.mesh.tp):
-            if self.mesh.tp > 1 and is_within(self.mesh.group(first), self.here):
+            if self.mesh.tp > 1 and is_within(self.mesh.group(first), here):
                 self.slots[first] = self._take(self._slots_bytes)
         for stream in streams(self.mesh):
-            if is_within((stream.writer, stream.reader), self.here):
+            if is_within((stream.writer, stream.reader), here):
                 capacity = self._capacity(self.rows_bytes) if stream.kind == "rows" else MESSAGE_BYTES
                 self.rings[stream] = self._take(2 * LINE + capacity), capacity
 

@@ -17,7 +17,7 @@ from brigade.backends.cpu.library import find_kernels
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
-from brigade.artifact.manifest import Manifest, encode, read_manifest
+from brigade.artifact.manifest import Manifest, Span, encode, read_manifest
 from brigade.checkpoint.load import open_model
 from brigade.errors import UserError
 from tests.artifact.builders import export, llm_of
@@ -108,6 +108,20 @@ def other_place(manifest: Manifest) -> Manifest:
     return first(manifest, arrays={name: replace(span, offset=1 << 40) for name, span in manifest.matrices[0].arrays.items()})
 
 
+def no_digits(span: Span) -> Span:
+    return lying(span, sums="z" * len(span.sums))
+
+
+def doubled(span: Span) -> Span:
+    return replace(span, rows=2 * span.rows, step=2 * span.step)
+
+
+def other_pieces(manifest: Manifest, change) -> Manifest:
+    """Of the first matrix's numbers."""
+    arrays = manifest.matrices[0].arrays
+    return first(manifest, arrays=arrays | {"data": change(arrays["data"])})
+
+
 # Manifests whose seal is right: of another version or machine, or made by somebody who wants to be read past the end.
 SEALED = {
     "another version": (lambda m: replace(m, version=9), "version 9; this Brigade reads"),
@@ -118,6 +132,15 @@ SEALED = {
     "a matrix more": (lambda m: replace(m, matrices=(*m.matrices, replace(m.matrices[0], name="x"))), "does not have"),
     "a tensor less": (lambda m: replace(m, tensors=m.tensors[1:]), "other tensors than"),
     "a wider matrix": (lambda m: first(m, shape=(4096, 4096)), "another length"),
+    "checksums of no digits": (
+        lambda m: other_pieces(m, lambda span: lying(span, sums="z" * len(span.sums))),
+        "no hexadecimal digits",
+    ),
+    "fewer blocks than there are": (lambda m: first(m, blocks=1), "blocks of"),
+    "checksums of other rows": (
+        lambda m: other_pieces(m, lambda span: replace(span, rows=2 * span.rows, step=2 * span.step)),
+        "proves",
+    ),
     "a negative matrix": (lambda m: first(m, shape=(-1, 8)), "does not describe"),
     "not the architecture's": (lambda m: replace(m, config=replace(m.config, ffn_size=640)), "architecture needs Layout"),
     "an impossible architecture": (lambda m: replace(m, config=replace(m.config, num_layers=8)), "other tensors than"),

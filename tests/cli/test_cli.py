@@ -141,6 +141,8 @@ BAD = {
     "no such processor": (words("generate", "x", "--cpus", "4096", "--backend", "cpu"), "may not use processor 4096"),
     "processors of nobody": (words("generate", "x", "--cpus", "0", "--backend", "reference"), "pins no threads"),
     "processors to inspect": (words("inspect", "--cpus", "0"), "--cpus has no effect"),
+    "weights to inspect": (words("inspect", "345m", "--random-weights", "0"), "no effect on inspect without --fingerprint"),
+    "a recipe's fingerprint": (words("inspect", "345m", "--fingerprint"), "give --random-weights SEED"),
     "a queue to inspect": (words("inspect", "--max-waiting", "5"), "--max-waiting has no effect on inspect"),
     "a queue to chat with": (words("chat", "--max-waiting", "5"), "--max-waiting has no effect on chat"),
     "bad value in a line": (lines('{"text": "a", "top_p": 7}'), "top_p is 7"),

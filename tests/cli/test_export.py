@@ -12,6 +12,7 @@ from brigade.backends.cpu.library import find_kernels
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
+from brigade.artifact.manifest import read_manifest
 from brigade.backends.cpu.library import available_paths, choose_path
 from brigade.bench.ceilings import Ceilings
 from brigade.cli.main import main
@@ -73,6 +74,20 @@ def test_inspect_reads_the_manifest_and_names_another_path(capsys, artifact: str
         finally:
             choose_path("")
         assert "exported for cpu-2/bf16-" in shown and "computes here as cpu-2/" in shown
+
+
+def test_inspect_prints_the_fingerprint_of_the_model_that_it_was_made_from(capsys, tmp_path: Path) -> None:
+    """An artifact says what was counted when it was exported; of other models the weights are read, where that is asked for."""
+
+    def fingerprint(*words: str) -> str:
+        return next(line for line in run(capsys, "inspect", *words)[1].splitlines() if line.startswith("fingerprint"))
+
+    assert run(capsys, "export", "mini", str(tmp_path / "a"), "--quant", "int8")[0] == 0
+    assert len(read_manifest(tmp_path / "a").tensor_sums) > 40
+    own = fingerprint(str(tmp_path / "a"))
+    assert own == fingerprint("mini", "--quant", "int8", "--fingerprint") != fingerprint("mini", "--fingerprint")
+    assert fingerprint("mini") == "fingerprint: --fingerprint reads the weights and prints it"
+    assert json.loads(run(capsys, "inspect", str(tmp_path / "a"), "--as-json")[1])["fingerprint"] == own.split()[1]
 
 
 def test_eval_and_bench(capsys, artifact: str, tmp_path: Path, monkeypatch) -> None:

@@ -156,16 +156,19 @@ def test_inspect_without_a_size_looks_at_this_machine(capsys, monkeypatch, no_pr
 
 
 @needs_kernels
-def test_inspect_names_what_is_repacked(capsys, tmp_path: Path) -> None:
+def test_inspect_names_what_is_copied(capsys, tmp_path: Path) -> None:
     """Rows 0 to 49 of 100: the border lies inside of a panel of 32 outputs."""
     recipe = tmp_path / "small.yaml"
     recipe.write_text(
         "num_layers: 1\nhidden_size: 64\nnum_heads: 2\nnum_kv_heads: 2\nhead_dim: 32\nffn_size: 128\nvocab_size: 100\n"
         "max_positions: 64\nrope: {rotary_dim: 32}\ntied_head: false\n"
     )
-    text = run(capsys, "inspect", str(recipe), "--tp", "2")[1]
-    assert "cut inside a panel of 32 outputs, so repacked at loading: " in text and "head" in text.split("repacked at loading: ")[1]
-    assert "repacked" not in run(capsys, "inspect", str(recipe))[1]
+    artifact, said = str(tmp_path / "artifact"), "cut inside a panel of 32 outputs, so copied out of the artifact: "
+    assert run(capsys, "export", str(recipe), artifact, "--random-weights", "0")[0] == 0
+    text = run(capsys, "inspect", artifact, "--tp", "2")[1]
+    assert "head" in text.split(said)[1].splitlines()[0]
+    assert said not in run(capsys, "inspect", artifact)[1]
+    assert said not in run(capsys, "inspect", str(recipe), "--tp", "2")[1], "a rank packs its own share of it"
 
 
 @pytest.mark.parametrize(

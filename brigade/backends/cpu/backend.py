@@ -100,7 +100,7 @@ class CpuBackend(Backend):
         return packed_sizes(model, self.quant, dtype)
 
     def step_bytes(self, model: Any, dtype: torch.dtype, step: LargestStep) -> int:
-        return step_bytes(model, packed_layouts(model, self.quant, dtype), step)
+        return step_bytes(model, packed_layouts(model, self.quant, dtype), step, self.threads)
 
     def exchanged_bytes(self, model: Any, dtype: torch.dtype) -> int:
         """Rows of int8 also need the greatest number of the whole row."""

@@ -19,7 +19,7 @@ from brigade.backends.huge_pages import Arena
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8-weight": 3, "int4": 4, "int4-int8": 5}
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
 ARRAYS = {"data": np.uint8, "scale": np.float32, "colsum": np.int32, "bias": np.float32}
-FORMAT = 1  # of the packed bytes, the same for all instruction sets; another number once br_pack places anything elsewhere
+FORMAT = 1  # of the packed bytes, the same for all instruction sets; another number once csrc/fill.cpp places anything elsewhere
 GROUP = 128
 SUMMED = ("int8", "int4-int8")  # whose left operand is int8, and whose columns' sums are kept
 SPANNING = ("int8", "int8-weight", "int4-int8")  # schemes with one scale for a whole column

@@ -1,5 +1,5 @@
 """How much memory a step takes beside weights and cache: scratch memory of the kernels, which stays once it was needed, and rows
-that lie between two calls. Some 100 KB of each thread are not counted. A test holds it against what the kernels take."""
+that lie between two calls. A test holds it against what the kernels take."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from brigade.backends.cpu.matrix import SUMMED, Layout
 from brigade.backends.step_size import experts_numbers, logits_numbers
+from brigade.mesh import PANEL
 
 if TYPE_CHECKING:
     from brigade.backends.base import LargestStep
 
 SLICE_ROWS, BLOCK_ROWS, HUGE_PAGE = 512, 32, 2 << 20  # of csrc/layer.cpp, path.h and kernels.h
 LEFT_BYTES = {"float32": 4, "int8": 1, "int4-int8": 1}  # of an element of a left operand; the others are bfloat16
+EXPANDED = {"int8-weight": 2, "int4": 2, "int4-int8": 1}  # bytes of a number that is not multiplied as it is held
 PARTS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 ENDS = ("head", "project_out")  # which meet the wanted rows alone
 
 
-def step_bytes(model: Any, layouts: Mapping[str, Layout], step: LargestStep) -> int:
+def step_bytes(model: Any, layouts: Mapping[str, Layout], step: LargestStep, threads: int) -> int:
     """`layouts`: of every packed matrix of this model."""
     native = list(_native(model, layouts, min(step.tokens, SLICE_ROWS)))
     rooms = {name: max(room.get(name, 0) for room in native) for room in native for name in room}
@@ -27,8 +29,10 @@ def step_bytes(model: Any, layouts: Mapping[str, Layout], step: LargestStep) -> 
         if not name.endswith(PARTS):
             rows, is_cut = step.requests if name in ENDS else step.tokens, layout.share > 1
             single[is_cut] = max(single[is_cut], _left(layout, rows))
+    rows_of = {name: step.requests if name in ENDS else step.tokens for name in layouts}
+    expanded = max((_expanded(layout) for name, layout in layouts.items() if rows_of[name] > BLOCK_ROWS), default=0)
     between = max(_rows(model, step), 4 * logits_numbers(model, step.requests))
-    return sum(map(_scratch, [*rooms.values(), *single.values()])) + between
+    return sum(map(_scratch, [*rooms.values(), *single.values()])) + threads * _scratch(expanded) + between
 
 
 def _native(model: Any, layouts: Mapping[str, Layout], rows: int) -> Iterator[dict[str, int]]:
@@ -65,6 +69,11 @@ def _rows(model: Any, step: LargestStep) -> int:
 
 def _left(layout: Layout, rows: int) -> int:
     return -(-rows // BLOCK_ROWS) * BLOCK_ROWS * layout.blocks * layout.block_k * LEFT_BYTES.get(layout.scheme, 2)
+
+
+def _expanded(layout: Layout) -> int:
+    """A panel of which each thread makes numbers that can be multiplied (`multiply` in csrc/matmul.cpp)."""
+    return PANEL * layout.blocks * layout.block_k * EXPANDED.get(layout.scheme, 0)
 
 
 def _takes_packed(layout: Layout) -> bool:
