@@ -64,7 +64,8 @@ struct Pool {
                 if (round.load(std::memory_order_acquire) != seen) return;
                 const uint8_t* from = soon.data[i] + at / bytes * soon.stride[i] + at % bytes;
                 count = bytes - at % bytes < RUN ? bytes - at % bytes : RUN;
-                for (int64_t line = 0; line < count; line += LINE) __builtin_prefetch(from + line, 0, 2);
+                if (count == RUN) for (int64_t line = 0; line < RUN; line += LINE) __builtin_prefetch(from + line, 0, 2);
+                else for (int64_t line = 0; line < count; line += LINE) __builtin_prefetch(from + line, 0, 2);
             }
         }
     }

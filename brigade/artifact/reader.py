@@ -129,9 +129,6 @@ class Artifact:
         if entry.scheme not in KINDS or entry.activation not in ACTIVATIONS:
             raise CheckpointError(f"{self.folder / NAME} has {entry.name} as {entry.scheme} with {entry.activation}; {AGAIN}")
         layout = Layout(entry.scheme, *entry.shape, entry.tree, entry.gated, entry.activation, entry.group)
-        if (entry.blocks, entry.block_k) != (layout.blocks, layout.block_k):
-            said = f"{entry.name} in {entry.blocks} blocks of {entry.block_k}, not {layout.blocks} of {layout.block_k}"
-            raise CheckpointError(f"{self.folder / NAME} has {said}; {AGAIN}")
         arrays = []
         for (name, dtype), count in zip(ARRAYS.items(), layout.counts(), strict=True):
             span = entry.arrays.get(name)
@@ -142,6 +139,9 @@ class Artifact:
             if span is not None:
                 self._check_pieces(entry.name, span, entry.panels, entry.blocks_of(name))
             arrays.append(None if span is None else self._array(span, dtype))
+        if (entry.blocks, entry.block_k) != (layout.blocks, layout.block_k):
+            said = f"{entry.name} in {entry.blocks} blocks of {entry.block_k}, not {layout.blocks} of {layout.block_k}"
+            raise CheckpointError(f"{self.folder / NAME} has {said}; {AGAIN}")
         return PackedMatrix.over(layout, tuple(arrays))
 
 

@@ -135,6 +135,8 @@ def smallest_layout(blueprint: Blueprint, memory: int) -> Paper | None:
     for mesh in _meshes(blueprint, memory):
         with suppress(ConfigError):  # of fewer ranks a block may be larger than the memory that was given for blocks
             leader = replace(blueprint, mesh=mesh, rank=0)
+            if leader.shared_bytes > memory:
+                return None  # what it says to the others takes more the more there are
             if leader.needs().beside_cache > memory:
                 continue
             paper = on_paper(leader, memory)

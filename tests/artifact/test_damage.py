@@ -136,7 +136,7 @@ SEALED = {
         lambda m: other_pieces(m, lambda span: lying(span, sums="z" * len(span.sums))),
         "no hexadecimal digits",
     ),
-    "fewer blocks than there are": (lambda m: first(m, blocks=1), "blocks of"),
+    "more blocks than there are": (lambda m: first(m, blocks=2), "in 2 blocks of"),
     "checksums of other rows": (
         lambda m: other_pieces(m, lambda span: replace(span, rows=2 * span.rows, step=2 * span.step)),
         "proves",
