@@ -29,6 +29,7 @@ from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Span, Wanted
 from brigade.config import ModelConfig, MoEConfig, RopeConfig
 from brigade.model.gpt_model import empty_model
+from brigade.backends.huge_pages import give_back
 from brigade.backends.weights import Weights
 
 torch.set_num_threads(1)
@@ -61,6 +62,7 @@ model = empty_model(config, backend)
 shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
 said = backend.step_bytes(model, dtype, LargestStep(tokens, 2, tokens))
 backend.prepare(model, Small())
+give_back()  # or the step would be done in what packing has left
 model.requires_grad_(False)
 blocks = tokens // 64
 cache = KVCache.allocate(2, 2 * blocks, 4, 64, 64, dtype)

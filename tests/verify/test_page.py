@@ -274,7 +274,7 @@ def test_the_command_writes_the_page(recipe: str, tmp_path: Path, capsys) -> Non
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] in text
     model, formats, numerics_id, requests = printed.splitlines()[0].split(" | ")
-    for words in (model, formats, numerics_id, requests.removesuffix(" requests"), f"--html '{out}'", "fingerprint"):
+    for words in (*model.split(), formats, numerics_id, requests.removesuffix(" requests"), f"--html '{out}'", "fingerprint"):
         assert words in text, words
 
 
