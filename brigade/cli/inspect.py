@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = "a folder, an artifact or a recipe (default: the embedded model)"
     parser.add_argument("model_name", nargs="?", metavar="MODEL", help=said)
     parser.add_argument("--as-json", action="store_true", help="print JSON")
-    said = "print the model's fingerprint, for which all weights are read; an artifact has it without"
+    said = "print the model's fingerprint, for which all weights are read (that of an artifact is printed anyway)"
     parser.add_argument("--fingerprint", action="store_true", help=said)
     add_model_options(parser)
     group = parser.add_argument_group("capacity", "does it fit, with a cache for the largest batch of the longest requests?")
