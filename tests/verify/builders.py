@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from brigade.model.gpt_model import GPTModel
 from brigade.verify.record import METRICS, Record, RequestRecord, SampleRecord
 
 RECIPE = {
@@ -54,3 +56,16 @@ def with_sample(name: str, **changes: Any) -> Record:
     old = whole.requests[name]
     fields = {field: getattr(old.samples[0], field) for field in SampleRecord.__struct_fields__} | changes
     return record(requests={**whole.requests, name: RequestRecord(old.prompt_token_ids, (SampleRecord(**fields),))})
+
+
+def nudge_logits(monkeypatch, together: int, row: int) -> None:
+    """From now on one logit of `row` is the next larger number, wherever so many rows are computed together."""
+    real = GPTModel.logits
+
+    def faulty(self, x_TH, step):
+        logits = real(self, x_TH, step)
+        if logits.shape[0] == together:
+            logits[row, 5] = torch.nextafter(logits[row, 5], torch.tensor(9.0))
+        return logits
+
+    monkeypatch.setattr(GPTModel, "logits", faulty)

@@ -7,18 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 
 from brigade.checkpoint.load import open_model
 from brigade.cli.main import main
 from brigade.engine.engine import DynamicEngine
-from brigade.model.gpt_model import GPTModel
 from brigade.verify.layout import ONE_RANK, Layout, possible_layouts
 from brigade.verify.matrix import run_matrix
 from brigade.verify.models import ModelChoice, Models
 from brigade.verify.prompts import LENGTHS, built_in
 from brigade.verify.rows import REFERENCE, Load, matrix_rows
-from tests.verify.builders import write_case
+from tests.verify.builders import nudge_logits, write_case
 
 TINY = ["--random-weights", "1", "--max-tokens", "8"]
 
@@ -63,15 +61,7 @@ def test_the_embedded_model(capsys) -> None:
 
 def test_a_row_that_differs_is_told_with_its_first_place(recipe: str, capsys, monkeypatch) -> None:
     """A fault that shows only where rows are computed together."""
-    real = GPTModel.logits
-
-    def faulty(self, x_TH, step):
-        logits = real(self, x_TH, step)
-        if logits.shape[0] == 8:
-            logits[3, 5] = torch.nextafter(logits[3, 5], torch.tensor(9.0))
-        return logits
-
-    monkeypatch.setattr(GPTModel, "logits", faulty)
+    nudge_logits(monkeypatch, together=8, row=3)
     code, text, _ = run(capsys, recipe, *TINY, "--rows", "1 rank, together")
     line = next(line for line in text.splitlines() if line.startswith("1 rank, together "))
     assert code == 1 and "DIFFERENT" in line and "request 3, token" in line

@@ -8,17 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import torch
 
 from brigade.cli.main import main
 from brigade.errors import ConfigError, RankFailed
-from brigade.model.gpt_model import GPTModel
 from brigade.output_files import write_file
 from brigade.verify import matrix, page
 from brigade.verify.layout import Layout
 from brigade.verify.page import PageFile, judge, render
 from brigade.verify.run import Run
-from tests.verify.builders import write_case
+from tests.verify.builders import nudge_logits, write_case
 from tests.verify.pages import DIFFERENT, HOSTILE, plan, state
 
 TINY = ["--random-weights", "1", "--max-tokens", "2", "--num-prompts", "2"]
@@ -279,15 +277,7 @@ def test_the_command_writes_the_page(recipe: str, tmp_path: Path, capsys) -> Non
 
 
 def test_a_fault_shows_on_the_page(recipe: str, tmp_path: Path, capsys, monkeypatch) -> None:
-    real = GPTModel.logits
-
-    def faulty(self, x_TH, step):
-        logits = real(self, x_TH, step)
-        if logits.shape[0] == 2:
-            logits[1, 5] = torch.nextafter(logits[1, 5], torch.tensor(9.0))
-        return logits
-
-    monkeypatch.setattr(GPTModel, "logits", faulty)
+    nudge_logits(monkeypatch, together=2, row=1)
     out = tmp_path / "page.html"
     assert run(recipe, "--rows", "1 rank, together", "--rows", "1 rank, one by one", "--html", out) == 1
     text = Outline(out.read_text()).text
