@@ -150,6 +150,10 @@ int br_threads(int count, int first_cpu);    // size of the pool; first_cpu >= 0
 int br_pin(const int32_t* cpus, int count);  // one thread a processor; the caller, who works too, is left where it is
 int br_pool_size(void);
 
+enum BrStored : int32_t { BR_FLOAT32 = 0, BR_BFLOAT16 = 1, BR_FLOAT16 = 2 };
+// Numbers [rows, columns] of a file, of the kind `kind`, as float32 or (`is_half`) bfloat16, row-major; `is_turned`: they come column
+// after column. `to` is null where they would come out as they are. Returns whether all are finite then.
+int br_hold(const void* from, int kind, void* to, int is_half, int64_t rows, int64_t columns, int is_turned);
 void br_pack_size(const BrMatrix* m, int64_t* data_bytes, int64_t* scale_floats);
 void br_lay(BrMatrix* m);  // the strides of a matrix that lies by itself
 // Of each column what the scale of the whole column is made from: its greatest number without its sign, of W4A8 the greatest of its

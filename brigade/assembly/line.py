@@ -120,7 +120,8 @@ class Blueprint:
         share what is free."""
         config = self.engine_config if config is None else config
         needs = self.needs(config)
-        held = needs.weights + needs.tables if is_loaded else 0
+        mapped = self.source.artifact is not None  # its pages count as free: the system may take them back
+        held = (0 if mapped else needs.weights) + needs.tables if is_loaded else 0
         return plan_memory(self.local, config, needs, self.backend.free_memory() // self.neighbours + held)
 
     def needs(self, config: EngineConfig | None = None) -> Needs:

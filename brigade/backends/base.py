@@ -151,6 +151,12 @@ class Backend(ABC):
         """How weights that were rounded to `dtype` lie in memory."""
         return dtype
 
+    def hold_tensor(self, tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+        """A tensor of a file as this backend holds weights: rounded to `dtype`, contiguous, on its device; and whether all of its
+        numbers are finite then."""
+        held = tensor.to(dtype).to(self.held_dtype(dtype)).contiguous().to(self.device)
+        return held, is_finite(held)
+
     def weight_bytes(self, model: Any) -> tuple[int, int]:
         """What a step reads of a prepared model: all layers, and the head. A tied head is the word table, read whole; a table that
         is no head is only looked up."""
@@ -229,3 +235,11 @@ class Backend(ABC):
     def adapt_layer(self, spec: Any, layer: int) -> Any:
         """Exchange a layer's spec for this backend's own; the default keeps it."""
         return spec
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """One pass and no copy: the smallest and the largest element are finite only if all are, since NaN is either."""
+    if tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) and torch.isfinite(high))

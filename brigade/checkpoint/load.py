@@ -168,8 +168,8 @@ def weights_for(
     else:
         tensors, table = open_weights(source)
         assert set(table) == set(shapes), f"the name map of {source.config.family} disagrees: {set(table) ^ set(shapes)}"
-    held = Held(dtype, backend.held_dtype(dtype), backend.device)
-    return SourceWeights(tensors, table, shapes, held, progress, [name for name, _ in model.named_parameters()])
+    names = [name for name, _ in model.named_parameters()]
+    return SourceWeights(tensors, table, shapes, Held(backend, dtype), progress, names)
 
 
 def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress: Progress | None) -> GPTModel:

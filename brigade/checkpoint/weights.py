@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from brigade.backends.base import Backend
 from brigade.backends.weights import Weights
 from brigade.checkpoint.box import Shape, boxes_of
 from brigade.checkpoint.operations import Misfit, NameMap, Operation
@@ -22,14 +23,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Held:
-    """Weights are rounded to `dtype`, then kept as `kept` (a wider type of the same values) on `device`."""
+    """Weights are rounded to `dtype`, and lie as the backend wants them."""
 
+    backend: Backend
     dtype: torch.dtype
-    kept: torch.dtype
-    device: torch.device
-
-    def hold(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype).to(self.kept).contiguous().to(self.device)
 
 
 class SourceWeights(Weights):
@@ -67,7 +64,8 @@ class SourceWeights(Weights):
     def bytes_of(self, name: str, cut: Cut | None = None) -> int:
         """How many bytes `take` would ask for. Nothing is read."""
         counted = Counted(self.source)
-        self._read(name, None, cut, counted)
+        for _ in self._pieces(name, None, cut, counted)[1]:
+            pass
         return counted.asked
 
     def _parts(self, name: str) -> int:
@@ -75,22 +73,26 @@ class SourceWeights(Weights):
         return self.shapes[name][0] if len(self.shapes[name]) == 3 else 0
 
     def _take(self, name: str, index: int | None, cut: Cut | None) -> Tensor:
-        held = self.held.hold(self._read(name, index, cut, self.source))
-        if not is_finite(held):
+        axis, pieces = self._pieces(name, index, cut, self.source)
+        held, all_finite = [], True
+        for piece in pieces:
+            tensor, finite = self.held.backend.hold_tensor(piece, self.held.dtype)
+            held.append(tensor)
+            all_finite = all_finite and finite
+        if not all_finite:
             self._refuse(name, index, cut)
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, self._total)
-        return held
+        return held[0] if len(held) == 1 else torch.cat(held, axis)
 
-    def _read(self, name: str, index: int | None, cut: Cut | None, source: TensorSource) -> Tensor:
+    def _pieces(self, name: str, index: int | None, cut: Cut | None, source: TensorSource) -> tuple[int, Iterator[Tensor]]:
+        """What a share is read in, and along which axis the pieces follow each other."""
         shape = self.shapes[name]
         stack = () if index is None else ((index, index + 1),)
         axis, boxes = boxes_of(cut, shape[len(stack) :])
-        pieces = [self.table[name].read((*stack, *box), source) for box in boxes]
-        if stack:
-            pieces = [piece[0] for piece in pieces]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
+        read = (self.table[name].read((*stack, *box), source) for box in boxes)
+        return axis, (piece[0] for piece in read) if stack else read
 
     def _check_shape(self, name: str, operation: Operation) -> None:
         shape, source = self.shapes[name], self.source
@@ -109,7 +111,8 @@ class SourceWeights(Weights):
     def _refuse(self, name: str, index: int | None, cut: Cut | None) -> None:
         """Read again, to name what is wrong with it."""
         searched = Searched(self.source)
-        self._read(name, index, cut, searched)
+        for _ in self._pieces(name, index, cut, searched)[1]:
+            pass
         for stored, (nan, infinite, seen) in searched.found.items():
             if nan or infinite:
                 size = math.prod(self.source.shape(stored))
@@ -122,11 +125,3 @@ class SourceWeights(Weights):
             f"{name} in {self.source.place(self.table[name].names[0])} holds values too large for "
             f"{str(self.held.dtype).removeprefix('torch.')}; use --dtype float32"
         )
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """One pass and no copy: the smallest and the largest element are finite only if all are, since NaN is either."""
-    if tensor.numel() == 0:
-        return True
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) and torch.isfinite(high))

@@ -23,7 +23,8 @@ def byte_size(text: str) -> int:
             return int(float(short[:-1]) * units[short[-1]])
         return int(text)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or a number with K, M or G") from None
+        said = f"{text!r} is no size; write bytes, or a number with KiB, MiB or GiB, such as 80GiB"
+        raise argparse.ArgumentTypeError(said) from None
 
 
 def add_model_options(

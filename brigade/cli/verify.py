@@ -178,7 +178,7 @@ def _matrix(args: argparse.Namespace) -> int:
         for row in found:
             if row.differences is not None and not row.differences.is_same:
                 print("\n".join([row.run.name, *difference_lines(row.differences)]))
-        print(summary(found), flush=True)
+        print(summary(found, len(others) - len(chosen)), flush=True)
     if args.json is not None:
         write_json(args.json, [row.as_dict() for row in found])
     return exit_code(found)

@@ -51,7 +51,8 @@ def difference_lines(differences: Differences) -> list[str]:
 
 def did(measured: dict[str, float]) -> str:
     words = [f"{measured['seconds']:.1f} s", f"{measured['steps']:.0f} steps", f"up to {measured['together']:.0f} at once"]
-    words += [f"{measured['preemptions']:.0f} preemptions"] if measured["preemptions"] else []
+    pushed = round(measured["preemptions"])
+    words += [f"{pushed} preemption{'s' * (pushed > 1)}"] if pushed else []
     words += [f"{measured['cached_tokens']:.0f} ids from the cache"] if measured["cached_tokens"] else []
     return ", ".join(words)
 
@@ -79,8 +80,10 @@ class Grid:
         return f"{row.run.name:<{self.width}}  {verdict}  {largest:>8}  {first:<24}  {told}".rstrip()
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[Row], left_out: int = 0) -> str:
+    """`left_out`: rows that were not asked for."""
     count = {word: sum(row.verdict == word for row in rows) for word in ("same", "DIFFERENT", "ERROR")}
     same = f"{count['same']} of {len(rows) - 1} settings say the same as the reference, bit for bit"
     wrong = [f"{count[word]} {words}" for word, words in (("DIFFERENT", "differ"), ("ERROR", "could not be judged")) if count[word]]
-    return "; ".join([same, *wrong])
+    silent = [f"{left_out} others were not asked for"] if left_out else []
+    return "; ".join([same, *wrong, *silent])

@@ -31,7 +31,7 @@ from brigade.parallel.degrees import make_mesh
 from tests.model.tiny_models import save_tiny
 
 BACKEND = get_backend("reference")
-HELD = Held(torch.float32, torch.float32, torch.device("cpu"))
+HELD = Held(BACKEND, torch.float32)
 WHOLE = ("norm", "attention.out.bias", "mlp.down.bias", "router", "embedding.position", "project")
 LAYOUTS = [(tp, pp) for tp in (1, 2, 4, 8) for pp in (1, 2)]
 

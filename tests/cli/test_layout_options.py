@@ -178,7 +178,7 @@ def test_inspect_names_what_is_copied(capsys, tmp_path: Path) -> None:
         (("--tp", "3"), "tp is 3"),
         (("--pp", "9"), "pp is 9"),
         (("--tp", "2", "--exchange", "group"), "which starts no rank"),
-        (("--device-memory", "80 elephants"), "'80 elephants' is no size"),
+        (("--device-memory", "80 elephants"), "is no size; write bytes, or a number with KiB, MiB or GiB, such as 80GiB"),
         (("--device-memory", "0"), "--device-memory is 0 bytes"),
         (("--context", "5000"), "max_model_len is 5000, but the model was made for 1024 positions"),
         (("--batch", "0"), "max_batch_size is 0"),

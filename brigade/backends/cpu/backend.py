@@ -14,6 +14,7 @@ from torch import Tensor
 from brigade.backends.base import AttentionParams, Backend, LargestStep, Step
 from brigade.backends.cpu.ahead import chain
 from brigade.backends.cpu.formats import number_formats
+from brigade.backends.cpu.hold import hold as hold_natively
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm, fits
 from brigade.backends.cpu.library import BrAttention, BrStep, kernels
 from brigade.backends.cpu.matrix import ACTIVATIONS, SUMMED, PackedMatrix, pack, pack_norm
@@ -115,6 +116,9 @@ class CpuBackend(Backend):
 
     def cache_dim(self, head_dim: int) -> int:
         return -(-head_dim // 32) * 32
+
+    def hold_tensor(self, tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+        return hold_natively(tensor, dtype)
 
     def prepare(self, model: Any, weights: Weights | None = None) -> None:
         """Pack every matrix as it is read."""
