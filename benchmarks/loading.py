@@ -1,7 +1,7 @@
 """What loading takes, on one rank and with tensor parallelism on two: `python benchmarks/loading.py [--recipe R] [--rounds 3]`.
 
 Writes a recipe with random weights as a folder and as artifacts, and loads each from a page cache that has none of it. Of
-every rank are taken, between its imports and its first step (`fill` in brigade/checkpoint/load.py):
+every rank are taken, while its weights are loaded (`fill` in brigade/checkpoint/load.py):
 
 - `read`: the bytes that it asked for.
 - `seconds`: from when the first rank began until the last was done. Beside it stand `dd`, which reads as many bytes as one rank
@@ -29,6 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = "BRIGADE_LOADING_NOTES"  # in the environment of a case: the folder in which each of its ranks notes what it took
+RANKS = "BRIGADE_LOADING_RANKS"  # how many there are
 CASES = {  # what is loaded, and how
     "folder, bfloat16": ("folder", "none"),
     "folder, int8": ("folder", "int8"),
@@ -59,10 +60,21 @@ def pages_of_artifacts(kind: str) -> int:
     return found
 
 
+def wait_for_all() -> None:
+    """Until every rank is done: what follows would slow down the others."""
+    notes, late = Path(os.environ[NOTES]), time.monotonic() + 60
+    (notes / f"{os.environ.get('RANK', '0')}.done").touch()
+    while len(list(notes.glob("*.done"))) < int(os.environ[RANKS]):
+        if time.monotonic() > late:
+            raise SystemExit("another rank was not loaded within a minute")
+        time.sleep(0.01)
+
+
 def watch_loading() -> None:
     """In a rank, before it opens the model."""
     from brigade.artifact.reader import MappedModel
     from brigade.assembly import line
+    from brigade.backends.huge_pages import give_back
 
     fill, prove = line.fill, MappedModel.prove
     proofs: list[Callable[[], None]] = []
@@ -84,7 +96,9 @@ def watch_loading() -> None:
         own, whole, read, begun = memory("RssAnon", "RssShmem"), memory("VmRSS"), bytes_read(), time.monotonic()
         model = fill(network, source, dtype, seed, advance)
         ended, is_mapped, read = time.monotonic(), source.artifact is not None, bytes_read() - read
+        give_back()  # as it is done once the model is whole
         own, peak, mapped = memory("RssAnon", "RssShmem") - own, memory("VmHWM") - whole, pages_of_artifacts("Rss")
+        wait_for_all()
         Path("/proc/self/clear_refs").write_text("1")  # nothing has been looked at
         for proof in proofs:
             proof()
@@ -108,8 +122,7 @@ def load(folder: str, quant: str, tp: int) -> None:
     from benchmarks.cold_start import drop
     from brigade.api.llm import LLM
 
-    if "NODROP" not in os.environ:
-        drop(Path(folder))
+    drop(Path(folder))
     given = {} if quant == "its own" else {"quant": quant, "dtype": "bfloat16"}
     with LLM(folder, tp=tp, import_modules=["loading"], kv_blocks=16, threads=2 // tp, **given):
         pass
@@ -119,7 +132,7 @@ def one_load(folder: Path, quant: str, tp: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as notes:
         path = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH"))))
         command = [sys.executable, __file__, "--load", json.dumps([str(folder), quant, tp])]
-        subprocess.run(command, check=True, env=os.environ | {NOTES: notes, "PYTHONPATH": path})
+        subprocess.run(command, check=True, env=os.environ | {NOTES: notes, RANKS: str(tp), "PYTHONPATH": path})
         return [json.loads((Path(notes) / str(rank)).read_text()) for rank in range(tp)]
 
 
@@ -129,6 +142,8 @@ def dd(folder: Path, count: int, readers: int) -> float:
 
     drop(folder)
     file, blocks = max(folder.iterdir(), key=lambda path: path.stat().st_size), max(1, count >> 20)
+    if count * readers > 1.05 * file.stat().st_size:
+        raise SystemExit(f"{file} is too small for {readers} readers of {count} bytes: its weights lie in several files")
     begun = time.monotonic()
     running = [
         subprocess.Popen(
@@ -189,7 +204,7 @@ def main() -> None:
         return load(*json.loads(args.load))
     from brigade.text_table import columns
 
-    bar = "seconds / the longer of dd and 1 GB/s"
+    bar = "seconds / the longer of dd's and those at 1 GB/s"
     table = [["case", "rank", "read", "own", "mapped", "peak", "own / one rank's", "seconds", "dd", "dd twice", bar]]
     with tempfile.TemporaryDirectory(dir=args.work) as work:
         for name in args.cases:
@@ -199,7 +214,7 @@ def main() -> None:
             print(f"{name}: done", file=sys.stderr, flush=True)
             for path in folder.iterdir():
                 path.unlink()
-    print("\n".join(["MiB; seconds are medians", *columns(table)]))
+    print("\n".join(["MiB of the last round; seconds are medians", *columns(table)]))
 
 
 if __name__ == "__main__":

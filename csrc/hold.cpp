@@ -15,15 +15,17 @@ constexpr int64_t RUN = 1 << 16;  // numbers of one piece of work where nothing 
 // To nearest even; a NaN stays one.
 uint16_t rounded(uint32_t u) { return (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (u + ((u >> 16) & 1) + 0x7fff) >> 16); }
 
-// The bits of a float16 as those of a float32, which has all its numbers.
+// The bits of a float16 as those of a float32, which has all its numbers as normal ones.
 uint32_t widened(uint16_t half) {
+    constexpr uint32_t SHIFTED = 112u << 23, LEAST = 113u << 23;  // between the exponents; of 2^-14
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = (uint32_t)(half & 0x7fff) << 13;
+    uint32_t bits = rest + LEAST;  // of a number without an exponent of its own: 2^-14 and it
     float number;
-    uint32_t bits = rest;
     std::memcpy(&number, &bits, 4);
-    number *= 0x1p112f;  // puts the exponent right, also of numbers that have none of their own
+    number -= 0x1p-14f;
     std::memcpy(&bits, &number, 4);
-    return sign | ((half & 0x7c00) == 0x7c00 ? rest | 0x7f800000 : bits);
+    if (half & 0x7c00) bits = (half & 0x7c00) == 0x7c00 ? rest | 0x7f800000 : rest + SHIFTED;
+    return sign | bits;
 }
 
 template <class From, class To>

@@ -120,7 +120,8 @@ class Blueprint:
         share what is free."""
         config = self.engine_config if config is None else config
         needs = self.needs(config)
-        mapped = self.source.artifact is not None  # its pages count as free: the system may take them back
+        # Mapped pages count as free, since the system may take them back. What was copied out of an artifact is counted twice.
+        mapped = self.source.artifact is not None
         held = (0 if mapped else needs.weights) + needs.tables if is_loaded else 0
         return plan_memory(self.local, config, needs, self.backend.free_memory() // self.neighbours + held)
 

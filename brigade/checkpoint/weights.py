@@ -74,12 +74,13 @@ class SourceWeights(Weights):
 
     def _take(self, name: str, index: int | None, cut: Cut | None) -> Tensor:
         axis, pieces = self._pieces(name, index, cut, self.source)
-        held, all_finite = [], True
+        held, finite = list[Tensor](), list[bool]()
         for piece in pieces:
-            tensor, finite = self.held.backend.hold_tensor(piece, self.held.dtype)
+            tensor, is_finite = self.held.backend.hold_tensor(piece, self.held.dtype)
             held.append(tensor)
-            all_finite = all_finite and finite
-        if not all_finite:
+            finite.append(is_finite)
+            del piece, tensor  # before the next one is read
+        if not all(finite):
             self._refuse(name, index, cut)
         self._done += 1
         if self._progress is not None:
@@ -91,8 +92,10 @@ class SourceWeights(Weights):
         shape = self.shapes[name]
         stack = () if index is None else ((index, index + 1),)
         axis, boxes = boxes_of(cut, shape[len(stack) :])
-        read = (self.table[name].read((*stack, *box), source) for box in boxes)
-        return axis, (piece[0] for piece in read) if stack else read
+        pieces = (self.table[name].read((*stack, *box), source) for box in boxes)
+        if stack:
+            pieces = (piece[0] for piece in pieces)
+        return axis, pieces
 
     def _check_shape(self, name: str, operation: Operation) -> None:
         shape, source = self.shapes[name], self.source

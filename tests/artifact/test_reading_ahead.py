@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,14 @@ def test_so_are_the_layers_of_one_stage_and_half_of_every_panel(maps: Maps, told
         assert told == (["MADV_SEQUENTIAL", "MADV_NORMAL"], set())
 
 
+@pytest.mark.parametrize(("width", "advice"), [(3600, "MADV_RANDOM"), (3800, "MADV_SEQUENTIAL")])
+def test_dense_is_what_takes_nearly_half(maps: Maps, told, width: int, advice: str) -> None:
+    pieces = [piece(maps, 0, width, stride=8192, runs=SIZE // 8192)]
+    assert maps.damaged(pieces, lambda count: None) is None and told[0][0] == advice
+
+
 def test_of_a_sparse_share_only_its_own_bytes_are_asked_for(maps: Maps, told) -> None:
-    """A quarter of every panel, and a run that is longer than one question."""
+    """An eighth of every panel, and a run that is longer than one question."""
     pieces = [piece(maps, 0, ASKED + 100), piece(maps, SIZE // 2, 4096, stride=32768, runs=16)]
     assert maps.damaged(pieces, lambda count: None) is None
     assert told[0] == ["MADV_RANDOM", "MADV_NORMAL"]
@@ -70,5 +77,6 @@ def test_of_a_sparse_share_only_its_own_bytes_are_asked_for(maps: Maps, told) ->
 @pytest.mark.parametrize("dense", [True, False])
 def test_the_first_damaged_piece_is_named_either_way(maps: Maps, dense: bool) -> None:
     pieces = [piece(maps, at, 4096 if not dense else 32768) for at in range(0, SIZE, 32768)]
-    wrong = Piece(NAME, pieces[5].offset, pieces[5].bytes, pieces[5].stride, 1, pieces[5].sum ^ 1)
-    assert maps.damaged([*pieces[:5], wrong, *pieces[6:]], lambda count: None) == wrong
+    for at in (9, 5):
+        pieces[at] = replace(pieces[at], sum=pieces[at].sum ^ 1)
+    assert maps.damaged(pieces, lambda count: None) == pieces[5]

@@ -8,6 +8,7 @@ from torch import Tensor
 from brigade.backends.cpu.library import kernels
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+HALF = {torch.float32: False, torch.bfloat16: True}  # what weights are held in
 
 
 def hold(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
@@ -20,6 +21,6 @@ def hold(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     held = tensor if as_it_is else torch.empty(tensor.shape, dtype=dtype)
     to = None if as_it_is else held.data_ptr()
     is_finite = kernels().br_hold(
-        tensor.data_ptr(), KINDS[tensor.dtype], to, dtype == torch.bfloat16, rows, columns, is_turned
+        tensor.data_ptr(), KINDS[tensor.dtype], to, HALF[dtype], rows, columns, is_turned
     )  # fmt: skip
     return held, bool(is_finite)

@@ -61,6 +61,35 @@ def test_of_any_shape(stored, dtype, rows: int, columns: int, seed: int, is_turn
     assert finite == is_finite(expected)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", HELD, ids=str)
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_many_numbers_are_shared_out_among_threads(stored, dtype, threads: int) -> None:
+    """In pieces of 65,536, the last of them short."""
+    count = 3 * 65536 + 7
+    numbers = torch.randn(count, generator=torch.Generator().manual_seed(5)).to(stored)
+    size_pool(threads=threads)
+    try:
+        held, finite = hold(numbers, dtype)
+        assert finite and torch.equal(bits(held), bits(numbers.to(dtype)))
+        for place in (65535, 65536, 2 * 65536 + 1, -1):
+            broken = numbers.clone()
+            broken[place] = float("nan")
+            assert not hold(broken, dtype)[1]
+    finally:
+        size_pool(threads=1)
+
+
+def test_of_other_shapes_and_strides() -> None:
+    table = torch.randn(8, 30)
+    for tensor in (torch.tensor(1.5), table.view(2, 4, 30), table[:, ::3], table[::2, 1:5], table[0].expand(5, 30), table.t()[:7]):
+        for dtype in HELD:
+            held, finite = hold(tensor, dtype)
+            assert finite and held.is_contiguous() and torch.equal(held, tensor.to(dtype)) and held.shape == tensor.shape
+    with pytest.raises(KeyError):
+        hold(table, torch.float16)
+
+
 @pytest.mark.parametrize("is_turned", [False, True])
 @pytest.mark.parametrize("dtype", HELD, ids=str)
 @pytest.mark.parametrize("stored", STORED, ids=str)
