@@ -85,5 +85,5 @@ def summary(rows: Sequence[Row], left_out: int = 0) -> str:
     count = {word: sum(row.verdict == word for row in rows) for word in ("same", "DIFFERENT", "ERROR")}
     same = f"{count['same']} of {len(rows) - 1} settings say the same as the reference, bit for bit"
     wrong = [f"{count[word]} {words}" for word, words in (("DIFFERENT", "differ"), ("ERROR", "could not be judged")) if count[word]]
-    silent = [f"{left_out} other row{'s' * (left_out > 1)} not asked for"] if left_out else []
+    silent = [f"{left_out} other row{'s were' if left_out > 1 else ' was'} left out by --rows"] if left_out else []
     return "; ".join([same, *wrong, *silent])
