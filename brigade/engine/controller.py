@@ -24,6 +24,7 @@ from brigade.engine.request import Request, clock
 from brigade.engine.sampling.logprobs import token_logprobs
 from brigade.engine.sampling.masses import to_host
 from brigade.engine.sampling.sampler import LogitsError, Sampled, Sampler
+from brigade.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,14 +94,14 @@ class TextGenerationController:
                     self._try_prompt_rows(request, span, answer.logits_RV[row - len(span.token_ids) : row], read.failed)
             elif span.wanted is Wanted.BEST:
                 value, token = next(pairs)
-                if request is not None and request.max_tokens > 0:
+                if request is not None and request.samples:
                     read.best.append((request, _best(value, token, request.position)))
                 continue
             else:
                 continue
             if request is None:
                 continue
-            if span.end == len(request.ids) and request.max_tokens > 0 and not request.is_finished:
+            if span.end == len(request.ids) and request.samples and not request.is_finished:
                 read.readers.append(request)
                 read.rows.append(row - 1)
         return read
@@ -152,22 +153,36 @@ class TextGenerationController:
             request.fail(sampled)
             return _failure(request)
         token = sampled.token_id
-        request.ids.append(token)
-        request.output_token_ids.append(token)
         if request.logprobs is not None:
             assert sampled.logprobs is not None
             request.logprobs.append(sampled.logprobs)
         if request.first_token is None:
             request.first_token = now
         try:
-            text = self._finish(request, self._text(request, token), now)
+            text = self._say(request, token, now)
         except Exception as error:
             request.fail(error)
             text = ""
-        if text:
-            request.pieces.append(text)
         logprobs = None if request.logprobs is None else request.logprobs[-1:]
         return Delta(request.request_id, request.index, text, (token,), logprobs, request.finish_reason, request.error)
+
+    def _say(self, request: Request, token: int, now: float) -> str:
+        """The request goes on by this token. What comes back is the text that is safe to send then."""
+        request.ids.append(token)
+        request.output_token_ids.append(token)
+        text = self._finish(request, self._text(request, token), now)
+        if text:
+            request.pieces.append(text)
+        return text
+
+    def say_again(self, request: Request, token_ids: Sequence[int]) -> None:
+        """Tokens that were sampled elsewhere: the request and its text stand behind them as if it had been here."""
+        for count, token in enumerate(token_ids):
+            if request.is_finished:
+                raise RequestError(
+                    f"this request has said {len(token_ids)} tokens, but ends by its parameters after {count}; it began with others"
+                )
+            self._say(request, token, clock())
 
     def _finish(self, request: Request, text: str, now: float) -> str:
         """The delta's text; where the request ends here, with all that was held back."""

@@ -13,6 +13,7 @@ import itertools
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from brigade.engine.block_pool import BlockPool
@@ -26,7 +27,7 @@ from brigade.engine.request import Request, clock
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.sampling.rng import derive_seed
 from brigade.engine.scheduler import Scheduler, StaticScheduler
-from brigade.engine.submission import Limits, Submission
+from brigade.engine.submission import Limits, Said, Submission
 from brigade.errors import EngineStopped, RequestError, in_one_line
 
 if TYPE_CHECKING:
@@ -84,9 +85,10 @@ class Engine:
         request_id: str | None = None,
         arrival: float | None = None,
         collect_logits: bool = False,
+        said: Sequence[Said] = (),
     ) -> str:
         """Queue a prompt; refused here, with the numbers, if it could never be served or if too many wait."""
-        submission = self.prepare(prompt, params, arrival, collect_logits)
+        submission = self.prepare(prompt, params, arrival, collect_logits, said)
         self.check_waiting(submission.params.n)
         return self.add(submission, request_id)
 
@@ -96,8 +98,10 @@ class Engine:
         params: SamplingParams | None = None,
         arrival: float | None = None,
         collect_logits: bool = False,
+        said: Sequence[Said] = (),
     ) -> Submission:
-        """Prompt and parameters, checked; refused here, with the numbers, if they could never be served."""
+        """Prompt and parameters, checked; refused here, with the numbers, if they could never be served. `said`: what the request
+        said on another engine of the same numerics and the same model. It goes on behind that, as if it had been there."""
         params = params or self.default_params
         if not isinstance(params, SamplingParams):
             raise RequestError(f"params is a {type(params).__name__}; give SamplingParams(...), or None for the defaults")
@@ -106,9 +110,10 @@ class Engine:
         room = self.limit - len(ids)
         max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
         self._limits.check(ids, max_tokens, params)
+        self._limits.check_said(said, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
         arrival = clock() if arrival is None else arrival
-        return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits)
+        return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits, tuple(said))
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
@@ -134,10 +139,12 @@ class Engine:
             )
             for index in range(params.n)
         ]  # fmt: skip
-        for request in group:
+        for request, said in zip(group, submission.said or (Said(),) * params.n, strict=True):
             try:
                 self._open_text(request, submission.prompt)
-                self.scheduler.add(request)
+                self._say_again(request, said)
+                if not request.is_finished:
+                    self.scheduler.add(request)
             except Exception as error:  # its own text, its own end
                 request.fail(error)
                 self._unsent.append(Delta(request_id, request.index, "", (), None, "error", request.error))
@@ -170,7 +177,22 @@ class Engine:
                 # Bytes at the end that are no character yet belong to the continuation.
                 text = text.removesuffix(tokenizer.detokenizer(after=ids).finish())
             request.pieces.append(text)
-            self._unsent.append(Delta(request.request_id, request.index, text, (), None, None))
+
+    def _say_again(self, request: Request, said: Said) -> None:
+        """It stands where it stood on another engine: like a preempted request, with everything still to be computed. Its reader
+        hears what it has not heard: text that is older than the last token, such as an echo, or the end."""
+        self.controller.say_again(request, said.token_ids)
+        if request.is_finished and request.params.prompt_logprobs is not None:  # which no delta has brought its reader
+            request.known_end, request.finish_reason = request.finish_reason, None
+            request.ids = list(request.prompt_token_ids)
+        text = "".join(request.pieces)
+        if said.characters > len(text):
+            raise RequestError(
+                f"this request cannot have said {said.characters} characters with its {len(said.token_ids)} tokens, which are "
+                f"{len(text)}; it began with another prompt, other parameters or another tokenizer"
+            )
+        if text[said.characters :] or request.is_finished:
+            self._unsent.append(Delta(request.request_id, request.index, text[said.characters :], (), None, request.finish_reason))
 
     def step(self) -> list[Delta]:
         """Compute one step of whatever is scheduled and return what came in: with several steps under way, of an earlier one."""
@@ -205,8 +227,8 @@ class Engine:
                 continue
             if request.is_finished:
                 self.scheduler.remove(request)
-            elif request.max_tokens == 0 and request.settled == len(request.ids):
-                deltas.append(self._end(request, "length"))
+            elif not request.samples and request.settled == len(request.ids):
+                deltas.append(self._end(request, request.known_end or "length"))
         return deltas
 
     def close(self) -> None:

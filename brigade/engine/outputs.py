@@ -53,7 +53,7 @@ class Sample:
     index: int
     text: str
     token_ids: list[int]
-    logprobs: list[TokenLogprobs] | None
+    logprobs: list[TokenLogprobs] | None  # of the tokens that were sampled here: not of those that it said on another engine
     finish_reason: FinishReason
     stop_reason: str | int | None  # the stop string or stop id that ended it
     seed: int  # a run with this seed gives the same tokens

@@ -62,6 +62,7 @@ class Request:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logits: dict[int, Tensor] = field(default_factory=dict)
+    known_end: FinishReason | None = None  # of one that ended elsewhere, and whose prompt is computed once more for its rows
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
@@ -90,6 +91,11 @@ class Request:
     @property
     def wants_every_row(self) -> bool:
         return self.collect_logits or self.params.prompt_logprobs is not None
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are to come. What samples none ends when all its ids are computed."""
+        return self.max_tokens > 0 and self.known_end is None
 
     @property
     def is_finished(self) -> bool:

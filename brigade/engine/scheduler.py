@@ -101,7 +101,7 @@ class StaticScheduler(Scheduler):
     def schedule(self) -> Plan:
         if not self.running:
             self._start_group()
-        prompts = [request for request in self.running if request.computed < len(request.prompt_token_ids)]
+        prompts = [request for request in self.running if _is_prompt(request)]
         if not prompts:
             return Plan({request: 1 for request in self._decoding()})
         plan, budget = Plan(), self.config.max_step_tokens
@@ -122,3 +122,8 @@ class StaticScheduler(Scheduler):
             request.blocks = blocks
             self.waiting.remove(request)
             self.running.append(request)
+
+
+def _is_prompt(request: Request) -> bool:
+    """Its prompt is not in yet; or it comes from another engine, and neither is all that it said there."""
+    return request.computed < len(request.prompt_token_ids) or request.pending > 1

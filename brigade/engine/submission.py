@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brigade.engine.request import most_positions
@@ -10,8 +11,17 @@ from brigade.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What a sample said on an engine that is gone, as far as its reader has it: these tokens, and so many characters of text."""
+
+    token_ids: Sequence[int] = ()
+    characters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
-    """A request that was checked and can be served: what `Engine.prepare` returns and `Engine.add` takes."""
+    """A request that was checked and can be served: what `Engine.prepare` returns and `Engine.add` takes. `said`: of each sample,
+    if the request goes on from another engine."""
 
     prompt: str | None
     ids: list[int]
@@ -20,6 +30,7 @@ class Submission:
     seed: int
     arrival: float
     collect_logits: bool
+    said: tuple[Said, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +68,21 @@ class Limits:
             raise RequestError("stop strings match on text, but this model has no tokenizer; use stop_token_ids")
         if params.echo and not self.has_tokenizer:
             raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
+
+    def check_said(self, said: Sequence[Said], max_tokens: int, params: SamplingParams) -> None:
+        """Refuse what no request of these parameters can have said."""
+        if not said:
+            return
+        if len(said) != params.n:
+            raise RequestError(f"{len(said)} samples have said something, but n is {params.n}; give one for each")
+        if params.seed is None and not params.is_greedy:
+            raise RequestError("a sampled request that goes on needs the seed that it began with; give seed")
+        for index, one in enumerate(said):
+            if len(one.token_ids) > max_tokens:
+                raise RequestError(f"sample {index} has said {len(one.token_ids)} tokens, but max_tokens is {max_tokens}")
+            most = self.vocab_size
+            bad = next((i for i in one.token_ids if i < 0 or (most is not None and i >= most)), None)
+            if bad is not None:
+                raise RequestError(f"sample {index} has said token {bad}, which is outside the vocabulary of {most}")
+            if one.characters < 0:
+                raise RequestError(f"sample {index} has said {one.characters} characters; give 0 or more")
