@@ -94,14 +94,14 @@ class TextGenerationController:
                     self._try_prompt_rows(request, span, answer.logits_RV[row - len(span.token_ids) : row], read.failed)
             elif span.wanted is Wanted.BEST:
                 value, token = next(pairs)
-                if request is not None and request.samples:
+                if request is not None and request.is_sampling:
                     read.best.append((request, _best(value, token, request.position)))
                 continue
             else:
                 continue
             if request is None:
                 continue
-            if span.end == len(request.ids) and request.samples and not request.is_finished:
+            if span.end == len(request.ids) and request.is_sampling and not request.is_finished:
                 read.readers.append(request)
                 read.rows.append(row - 1)
         return read
@@ -180,7 +180,7 @@ class TextGenerationController:
         for count, token in enumerate(token_ids):
             if request.is_finished:
                 raise RequestError(
-                    f"this request has said {len(token_ids)} tokens, but ends by its parameters after {count}; it began with others"
+                    f"{len(token_ids)} tokens were delivered, but this request ends after {count}; it began with other parameters"
                 )
             self._say(request, token, clock())
 
@@ -238,7 +238,7 @@ def _failure(request: Request) -> Delta:
 
 def last_words(request: Request) -> str:
     """The text that was held back, of a request that ends before its time: its ids are in the output, so their text is too."""
-    if request.detokenizer is None or not request.output_token_ids:
+    if request.detokenizer is None or not request.output_token_ids or request.known_end is not None:
         return ""
     try:
         text = request.detokenizer.finish()

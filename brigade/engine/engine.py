@@ -22,12 +22,12 @@ from brigade.engine.controller import TextGenerationController, last_words
 from brigade.engine.dynamic_scheduler import DynamicScheduler
 from brigade.engine.outputs import Delta, FinishReason, RequestOutput
 from brigade.engine.plan import Sent
-from brigade.engine.prompt import Prompt, encode_prompt
+from brigade.engine.prompt import Prompt, encode_prompt, read_ids
 from brigade.engine.request import Request, clock
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.sampling.rng import derive_seed
 from brigade.engine.scheduler import Scheduler, StaticScheduler
-from brigade.engine.submission import Limits, Said, Submission
+from brigade.engine.submission import Delivered, Limits, Submission
 from brigade.errors import EngineStopped, RequestError, in_one_line
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class Engine:
         request_id: str | None = None,
         arrival: float | None = None,
         collect_logits: bool = False,
-        said: Sequence[Said] = (),
+        delivered: Sequence[Delivered] = (),
     ) -> str:
         """Queue a prompt; refused here, with the numbers, if it could never be served or if too many wait."""
-        submission = self.prepare(prompt, params, arrival, collect_logits, said)
+        submission = self.prepare(prompt, params, arrival, collect_logits, delivered)
         self.check_waiting(submission.params.n)
         return self.add(submission, request_id)
 
@@ -98,10 +98,10 @@ class Engine:
         params: SamplingParams | None = None,
         arrival: float | None = None,
         collect_logits: bool = False,
-        said: Sequence[Said] = (),
+        delivered: Sequence[Delivered] = (),
     ) -> Submission:
-        """Prompt and parameters, checked; refused here, with the numbers, if they could never be served. `said`: what the request
-        said on another engine of the same numerics and the same model. It goes on behind that, as if it had been there."""
+        """Prompt and parameters, checked; refused here, with the numbers, if they could never be served. `delivered`: what the
+        readers of its samples have of another engine of the same numerics and the same model. It goes on behind that."""
         params = params or self.default_params
         if not isinstance(params, SamplingParams):
             raise RequestError(f"params is a {type(params).__name__}; give SamplingParams(...), or None for the defaults")
@@ -110,10 +110,11 @@ class Engine:
         room = self.limit - len(ids)
         max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
         self._limits.check(ids, max_tokens, params)
-        self._limits.check_said(said, max_tokens, params)
+        delivered = tuple(Delivered(read_ids(one.token_ids), one.characters) for one in delivered)
+        self._limits.check_delivered(delivered, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
         arrival = clock() if arrival is None else arrival
-        return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits, tuple(said))
+        return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits, delivered)
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
@@ -139,15 +140,16 @@ class Engine:
             )
             for index in range(params.n)
         ]  # fmt: skip
-        for request, said in zip(group, submission.said or (Said(),) * params.n, strict=True):
+        for request, known in zip(group, submission.delivered or (Delivered(),) * params.n, strict=True):
             try:
                 self._open_text(request, submission.prompt)
-                self._say_again(request, said)
+                self._say_again(request, known)
                 if not request.is_finished:
                     self.scheduler.add(request)
             except Exception as error:  # its own text, its own end
                 request.fail(error)
-                self._unsent.append(Delta(request_id, request.index, "", (), None, "error", request.error))
+                unheard = "".join(request.pieces)[known.characters :]
+                self._unsent.append(Delta(request_id, request.index, unheard, (), None, "error", request.error))
         self._groups[request_id] = group
         self._prompts[request_id] = submission.prompt
         return request_id
@@ -178,21 +180,22 @@ class Engine:
                 text = text.removesuffix(tokenizer.detokenizer(after=ids).finish())
             request.pieces.append(text)
 
-    def _say_again(self, request: Request, said: Said) -> None:
+    def _say_again(self, request: Request, known: Delivered) -> None:
         """It stands where it stood on another engine: like a preempted request, with everything still to be computed. Its reader
-        hears what it has not heard: text that is older than the last token, such as an echo, or the end."""
-        self.controller.say_again(request, said.token_ids)
-        if request.is_finished and request.params.prompt_logprobs is not None:  # which no delta has brought its reader
+        is told what it does not have: text that is older than the next token, such as an echo, or the end."""
+        self.controller.say_again(request, known.token_ids)
+        if request.is_finished and request.params.prompt_logprobs is not None and request.index == 0:  # they are in no delta
             request.known_end, request.finish_reason = request.finish_reason, None
             request.ids = list(request.prompt_token_ids)
         text = "".join(request.pieces)
-        if said.characters > len(text):
+        if known.characters > len(text):
             raise RequestError(
-                f"this request cannot have said {said.characters} characters with its {len(said.token_ids)} tokens, which are "
-                f"{len(text)}; it began with another prompt, other parameters or another tokenizer"
+                f"{known.characters} characters cannot have come with {len(known.token_ids)} tokens, whose text has {len(text)}; "
+                "this request began with another prompt, other parameters or another tokenizer"
             )
-        if text[said.characters :] or request.is_finished:
-            self._unsent.append(Delta(request.request_id, request.index, text[said.characters :], (), None, request.finish_reason))
+        unheard = text[known.characters :]
+        if unheard or request.is_finished:
+            self._unsent.append(Delta(request.request_id, request.index, unheard, (), None, request.finish_reason))
 
     def step(self) -> list[Delta]:
         """Compute one step of whatever is scheduled and return what came in: with several steps under way, of an earlier one."""
@@ -227,7 +230,7 @@ class Engine:
                 continue
             if request.is_finished:
                 self.scheduler.remove(request)
-            elif not request.samples and request.settled == len(request.ids):
+            elif not request.is_sampling and request.settled == len(request.ids):
                 deltas.append(self._end(request, request.known_end or "length"))
         return deltas
 
@@ -253,7 +256,7 @@ class Engine:
         self._check_owner()
         for request in self._group(request_id):
             if not request.is_finished:
-                self._unsent.append(self._end(request, "abort", last_words(request)))
+                self._unsent.append(self._end(request, request.known_end or "abort", last_words(request)))
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._groups

@@ -51,7 +51,7 @@ class EncodedPrompt:
 def encode_prompt(prompt: Prompt, tokenizer: Tokenizer | None) -> EncodedPrompt:
     """One prompt. Whether the model knows its ids is for the caller to check."""
     if not isinstance(prompt, (str, ChatPrompt)):
-        return EncodedPrompt(_read_ids(prompt), None)
+        return EncodedPrompt(read_ids(prompt), None)
     if tokenizer is None:
         raise RequestError("this model has no tokenizer, so a text prompt cannot be read; give token ids instead")
     if isinstance(prompt, ChatPrompt):
@@ -72,7 +72,7 @@ def as_prompts(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
     return [found] if found and _is_number(found[0]) else found
 
 
-def _read_ids(prompt: Any) -> list[int]:
+def read_ids(prompt: Any) -> list[int]:
     if isinstance(prompt, (np.ndarray, torch.Tensor)):
         return _read_array(prompt)
     ids = _as_list(prompt)

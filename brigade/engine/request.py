@@ -93,8 +93,8 @@ class Request:
         return self.collect_logits or self.params.prompt_logprobs is not None
 
     @property
-    def samples(self) -> bool:
-        """Whether tokens are to come. What samples none ends when all its ids are computed."""
+    def is_sampling(self) -> bool:
+        """Whether tokens are to come. Where none are, the request ends when all its ids are computed."""
         return self.max_tokens > 0 and self.known_end is None
 
     @property

@@ -125,5 +125,5 @@ class StaticScheduler(Scheduler):
 
 
 def _is_prompt(request: Request) -> bool:
-    """Its prompt is not in yet; or it comes from another engine, and neither is all that it said there."""
+    """Its prompt is not in yet; or it comes from another engine, and what it said there is not in yet."""
     return request.computed < len(request.prompt_token_ids) or request.pending > 1

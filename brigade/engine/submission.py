@@ -11,8 +11,9 @@ from brigade.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a sample said on an engine that is gone, as far as its reader has it: these tokens, and so many characters of text."""
+class Delivered:
+    """What the reader of a sample has from an engine that is gone: these tokens, and so many characters of text, those of an echo
+    among them."""
 
     token_ids: Sequence[int] = ()
     characters: int = 0
@@ -20,8 +21,8 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request that was checked and can be served: what `Engine.prepare` returns and `Engine.add` takes. `said`: of each sample,
-    if the request goes on from another engine."""
+    """A request that was checked and can be served: what `Engine.prepare` returns and `Engine.add` takes. `delivered`: of each
+    sample, if the request goes on from another engine."""
 
     prompt: str | None
     ids: list[int]
@@ -30,7 +31,7 @@ class Submission:
     seed: int
     arrival: float
     collect_logits: bool
-    said: tuple[Said, ...] = ()
+    delivered: tuple[Delivered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +70,22 @@ class Limits:
         if params.echo and not self.has_tokenizer:
             raise RequestError("echo repeats the prompt's text, but this model has no tokenizer; drop echo")
 
-    def check_said(self, said: Sequence[Said], max_tokens: int, params: SamplingParams) -> None:
+    def check_delivered(self, delivered: Sequence[Delivered], max_tokens: int, params: SamplingParams) -> None:
         """Refuse what no request of these parameters can have said."""
-        if not said:
+        if not delivered:
             return
-        if len(said) != params.n:
-            raise RequestError(f"{len(said)} samples have said something, but n is {params.n}; give one for each")
+        if len(delivered) != params.n:
+            raise RequestError(f"delivered has {len(delivered)} entries, but n is {params.n}; give one for each sample")
+        if params.max_tokens is None:
+            raise RequestError("a request that goes on needs the max_tokens that it began with; give max_tokens")
         if params.seed is None and not params.is_greedy:
             raise RequestError("a sampled request that goes on needs the seed that it began with; give seed")
-        for index, one in enumerate(said):
+        for index, one in enumerate(delivered):
             if len(one.token_ids) > max_tokens:
-                raise RequestError(f"sample {index} has said {len(one.token_ids)} tokens, but max_tokens is {max_tokens}")
+                raise RequestError(f"sample {index} has {len(one.token_ids)} tokens delivered, but max_tokens is {max_tokens}")
             most = self.vocab_size
             bad = next((i for i in one.token_ids if i < 0 or (most is not None and i >= most)), None)
             if bad is not None:
-                raise RequestError(f"sample {index} has said token {bad}, which is outside the vocabulary of {most}")
-            if one.characters < 0:
-                raise RequestError(f"sample {index} has said {one.characters} characters; give 0 or more")
+                raise RequestError(f"sample {index} has token {bad} delivered, which is outside the vocabulary of {most}")
+            if type(one.characters) is not int or one.characters < 0:
+                raise RequestError(f"sample {index} has {one.characters!r} characters delivered; give an integer, 0 or more")

@@ -102,7 +102,7 @@ class Group:
 def judge(plan: Plan, state: State) -> Verdict:
     """Good is only what is whole: every row ran, and all say the same."""
     done, all_of_them = len(state.rows), len(plan.runs)
-    more = summary(state.rows, plan.left_out) if state.rows else "not one row could be run, not even the reference"
+    more = summary(state.rows, plan.left_out)
     code = exit_code(state.rows) if state.rows else 2
     if done < all_of_them:
         words = "Stopped" if state.stopped is not None else "Not finished"

@@ -81,9 +81,11 @@ class Grid:
 
 
 def summary(rows: Sequence[Row], left_out: int = 0) -> str:
-    """`left_out`: rows that were not asked for."""
+    """`left_out`: rows that nobody asked for."""
     count = {word: sum(row.verdict == word for row in rows) for word in ("same", "DIFFERENT", "ERROR")}
-    same = f"{count['same']} of {len(rows) - 1} settings say the same as the reference, bit for bit"
+    same = "not one row could be run, not even the reference"
+    if rows:
+        same = f"{count['same']} of {len(rows) - 1} settings say the same as the reference, bit for bit"
     wrong = [f"{count[word]} {words}" for word, words in (("DIFFERENT", "differ"), ("ERROR", "could not be judged")) if count[word]]
     silent = [f"{left_out} other row{'s were' if left_out > 1 else ' was'} left out by --rows"] if left_out else []
     return "; ".join([same, *wrong, *silent])

@@ -10,7 +10,7 @@ from typing import Any
 from brigade.engine.engine import Engine
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.engine.sampling import SamplingParams
-from brigade.engine.submission import Said
+from brigade.engine.submission import Delivered
 
 WORDS = ("def ", "import os", "return", "for x in", "class A", "# größer als ✓", "\n    ", "é", "日本", "self.")
 
@@ -43,17 +43,17 @@ class Heard:
             found.append(delta)
         return found
 
-    def said(self, tokens: int) -> Said:
+    def delivered(self, tokens: int) -> Delivered:
         if tokens == 0:
-            return Said()  # not even an echo
+            return Delivered()  # not even an echo
         known = self.until(tokens)
-        return Said(tuple(i for delta in known for i in delta.token_ids), sum(len(delta.text) for delta in known))
+        return Delivered(tuple(i for delta in known for i in delta.token_ids), sum(len(delta.text) for delta in known))
 
 
-def run(engine: Engine, asked: Sequence[Asked], said: Sequence[Sequence[Said]] | None = None) -> list[list[Heard]]:
+def run(engine: Engine, asked: Sequence[Asked], said: Sequence[Sequence[Delivered]] | None = None) -> list[list[Heard]]:
     """All at once; of each request its samples."""
     for number, one in enumerate(asked):
-        engine.submit(one.prompt, one.params, str(number), said=() if said is None else said[number])
+        engine.submit(one.prompt, one.params, str(number), delivered=() if said is None else said[number])
     deltas: dict[str, list[Delta]] = {str(number): [] for number in range(len(asked))}
     while engine.has_work:
         for delta in engine.step():
@@ -86,8 +86,8 @@ def check(whole: Sequence[Heard], rest: Sequence[Heard], cut: Sequence[int]) -> 
         assert after.output.prompt == before.output.prompt
 
 
-def requests(count: int, seed: int, known: Sequence[str] = ()) -> list[Asked]:
-    """Of many kinds. `known`: what each says without stop strings, out of which half of them get one."""
+def requests(count: int, seed: int, known: Sequence[Heard] = ()) -> list[Asked]:
+    """Of many kinds. `known`: what each says without anything that stops it. A string or an id of that stops half of them."""
     dice, cutter, found = random.Random(seed), random.Random(seed), []
     for number in range(count):
         prompt: Any = dice.choice(WORDS) * dice.randint(1, 4)
@@ -101,7 +101,9 @@ def requests(count: int, seed: int, known: Sequence[str] = ()) -> list[Asked]:
         given |= dice.choice([{}, {"min_tokens": min(5, given["max_tokens"])}, {"ignore_eos": True}])
         given |= dice.choice([{}, {"logprobs": dice.randint(0, 3)}, {"prompt_logprobs": 1, "logprobs": 0}])
         given |= dice.choice([{}, {}, {"echo": True}, {"logit_bias": {17: 4.0}}])
-        if known and len(text := known[number]) > 3 and number % 2:
+        if known and number % 4 == 3:
+            given |= {"stop_token_ids": (cutter.choice(known[number].sample.token_ids),)}
+        elif known and number % 2 and len(text := known[number].sample.text) > 3:
             at = cutter.randrange(len(text) - 2)
             given |= {"stop": (text[at : at + cutter.randint(1, 6)],), "include_stop": cutter.random() < 0.5}
         found.append(Asked(prompt, SamplingParams(**given)))
