@@ -78,7 +78,8 @@ class Packer:
         cut = cut_of(self.cuts, name, parameter)
         if self.ready is not None:
             whole = self._whole(name, tuple(weight_NK.shape), bias_N is not None, cut, how)
-            packed = whole if cut is None else take_part(whole, cut, self._arena)
+            # Never the given matrix itself: what is read after it is this model's own affair.
+            packed = PackedMatrix.over(whole.layout, whole.arrays) if cut is None else take_part(whole, cut, self._arena)
         else:
             packed = self._pack(name, weight_NK, bias_N, cut, how)
         assert packed.shape == tuple(weight_NK.shape) and packed.layout.share == how.get("share", 1), f"{name}: {packed.layout}"

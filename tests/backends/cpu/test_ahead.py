@@ -20,6 +20,8 @@ if find_kernels() is None:
 from brigade.backends.cpu import ahead
 from brigade.backends.cpu.cut import lying_part
 from brigade.backends.cpu.matrix import PackedMatrix, pack
+from brigade.backends.cpu.packer import PackedModel, Packer
+from brigade.backends.cpu.quant import Quant
 from brigade.mesh import Cut
 
 
@@ -64,6 +66,21 @@ def test_of_a_part_that_lies_in_a_whole_its_runs_alone(monkeypatch: pytest.Monke
     assert followers(first) == [at, at + 4 * panel, at + 6 * panel, at + panel // 2] and count == 4
     assert list(first.ahead.bytes[:count]) == [panel, panel, panel, panel // 2] and list(first.ahead.runs[:count]) == [2, 1, 2, 2]
     assert list(first.ahead.stride[:count]) == [panel] * 4
+
+
+def test_two_models_of_the_same_packed_matrices_have_chains_of_their_own() -> None:
+    """As those of several ranks in one process, which may be made at the same time."""
+    ready = PackedModel({}, dict(zip("abc", matrices(3), strict=True)))
+    chains = []
+    for names in ("abc", "cab"):
+        packer = Packer(Quant(), ready=ready)
+        chains.append([packer(name, torch.empty(64, 64, device="meta"), None, tree=False) for name in names])
+    for chain in chains:
+        ahead.chain(chain[:2])
+    a, b, c = addresses(list(ready.matrices.values()))
+    assert [followers(matrix) for matrix in chains[0][:2]] == [[b], [a]]
+    assert [followers(matrix) for matrix in chains[1][:2]] == [[a], [c]]
+    assert all(matrix.ahead.count == 0 for matrix in ready.matrices.values())
 
 
 def test_a_matrix_alone_is_followed_by_nothing() -> None:
