@@ -27,8 +27,7 @@ void round_to_bf16(const float* from, int count, uint16_t* out) {
     for (int i = 0; i < count; i++) {
         uint32_t u;
         std::memcpy(&u, from + i, 4);
-        const uint32_t rounded = (u + ((u >> 16) & 1) + 0x7fff) >> 16;
-        out[i] = (uint16_t)((int32_t)(u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+        out[i] = rounded_to_bf16(u);
     }
 }
 

@@ -12,9 +12,6 @@ namespace {
 constexpr int TILE = 64;          // rows and columns that are turned at once: they stay in a core's first cache
 constexpr int64_t RUN = 1 << 16;  // numbers of one piece of work where nothing is turned
 
-// To nearest even; a NaN stays one.
-uint16_t rounded(uint32_t u) { return (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (u + ((u >> 16) & 1) + 0x7fff) >> 16); }
-
 // The bits of a float16 as those of a float32, which has all its numbers as normal ones.
 uint32_t widened(uint16_t half) {
     constexpr uint32_t SHIFTED = 112u << 23, LEAST = 113u << 23;  // between the exponents; of 2^-14
@@ -33,14 +30,14 @@ struct As;
 template <class T>
 struct As<T, T> { static T of(T x) { return x; } };
 template <>
-struct As<uint32_t, uint16_t> { static uint16_t of(uint32_t x) { return rounded(x); } };
+struct As<uint32_t, uint16_t> { static uint16_t of(uint32_t x) { return rounded_to_bf16(x); } };
 template <>
 struct As<uint16_t, uint32_t> { static uint32_t of(uint16_t x) { return (uint32_t)x << 16; } };
 struct Half { uint16_t bits; };
 template <>
 struct As<Half, uint32_t> { static uint32_t of(Half x) { return widened(x.bits); } };
 template <>
-struct As<Half, uint16_t> { static uint16_t of(Half x) { return rounded(widened(x.bits)); } };
+struct As<Half, uint16_t> { static uint16_t of(Half x) { return rounded_to_bf16(widened(x.bits)); } };
 
 // Converts a run, or leaves it where it is if `to` is null; says whether all of its numbers are finite then.
 template <class From, class To>

@@ -12,6 +12,12 @@ namespace brigade {
 const Path& path();  // the one in force
 void enter();        // before each piece of work with products
 
+// The bits of a float32 to those of a bfloat16: to nearest even; a NaN stays one.
+static inline uint16_t rounded_to_bf16(uint32_t u) {
+    const bool is_nan = (int32_t)(u & 0x7fffffff) > 0x7f800000;  // of signed integers, which every processor compares many at once
+    return (uint16_t)(is_nan ? 0x7fc0 : (u + ((u >> 16) & 1) + 0x7fff) >> 16);
+}
+
 // Memory that grows and is used again; one for each purpose and calling thread.
 class Scratch {
 public:

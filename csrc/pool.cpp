@@ -64,6 +64,7 @@ struct Pool {
                 if (round.load(std::memory_order_acquire) != seen) return;
                 const uint8_t* from = soon.data[i] + at / bytes * soon.stride[i] + at % bytes;
                 count = bytes - at % bytes < RUN ? bytes - at % bytes : RUN;
+                // Nearly all are of this length, which the compiler knows and unrolls.
                 if (count == RUN) for (int64_t line = 0; line < RUN; line += LINE) __builtin_prefetch(from + line, 0, 2);
                 else for (int64_t line = 0; line < count; line += LINE) __builtin_prefetch(from + line, 0, 2);
             }

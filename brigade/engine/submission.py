@@ -48,7 +48,7 @@ class Limits:
         """Refuse, with the numbers, what could never be served."""
         if not ids:
             raise RequestError("the prompt has 0 tokens; give at least 1")
-        bad = next((i for i in ids if i < 0 or (self.vocab_size is not None and i >= self.vocab_size)), None)
+        bad = self._unknown(ids)
         if bad is not None:
             raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}; use 0 to {self.vocab_size - 1}")
         if len(ids) + max(max_tokens, 0) > self.positions or (max_tokens <= 0 and params.max_tokens is None):
@@ -83,9 +83,13 @@ class Limits:
         for index, one in enumerate(delivered):
             if len(one.token_ids) > max_tokens:
                 raise RequestError(f"sample {index} has {len(one.token_ids)} tokens delivered, but max_tokens is {max_tokens}")
-            most = self.vocab_size
-            bad = next((i for i in one.token_ids if i < 0 or (most is not None and i >= most)), None)
+            bad = self._unknown(one.token_ids)
             if bad is not None:
-                raise RequestError(f"sample {index} has token {bad} delivered, which is outside the vocabulary of {most}")
+                known = f"the vocabulary of {self.vocab_size}"
+                raise RequestError(f"sample {index} has token {bad} delivered, which is outside {known}")
             if type(one.characters) is not int or one.characters < 0:
                 raise RequestError(f"sample {index} has {one.characters!r} characters delivered; give an integer, 0 or more")
+
+    def _unknown(self, ids: Sequence[int]) -> int | None:
+        """The first id that the vocabulary does not have."""
+        return next((i for i in ids if i < 0 or (self.vocab_size is not None and i >= self.vocab_size)), None)

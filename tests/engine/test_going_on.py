@@ -100,7 +100,7 @@ BAD = {
     "no max_tokens": ({"max_tokens": None, "seed": 1}, [Delivered((1,))], "needs the max_tokens"),
     "too many tokens": ({"max_tokens": 2, "seed": 1}, [Delivered((1, 2, 3))], "3 tokens delivered, but max_tokens is 2"),
     "no such token": ({"seed": 1}, [Delivered((4096,))], "token 4096 delivered, which is outside the vocabulary of 4096"),
-    "no integer": ({"seed": 1}, [Delivered((5.0,))], "token ids?,? "),
+    "no integer": ({"seed": 1}, [Delivered((5.0,))], "token id 0 of a prompt is 5.0"),
     "characters below 0": ({"seed": 1}, [Delivered((1,), -1)], "-1 characters"),
     "no count": ({"seed": 1}, [Delivered((1,), 1.5)], "1.5 characters"),
 }
