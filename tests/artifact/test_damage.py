@@ -182,7 +182,7 @@ sys.exit(main(["export", "mini", sys.argv[2], "--quant", "int8"]))
 KILLS = {"first array": 1, "halfway through the arrays": 24, "weights written": 46, "between small files": 50, "last moment": 57}
 
 
-SELDOM = ("weights written", "between small files")
+SELDOM = ("first array", "weights written", "between small files")
 
 
 @pytest.mark.parametrize("moment", [pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in KILLS])

@@ -16,6 +16,7 @@ from brigade.artifact.manifest import read_manifest
 from brigade.backends.cpu.library import available_paths, choose_path
 from brigade.checkpoint.load import EMBEDDED
 from tests.artifact.builders import export, llm_of, logits_of, write_from
+from tests.breadth import one_in
 from tests.model.tiny_models import save_tiny
 
 SCHEMES = ("none", "int8", "int8-weight", "int4", "int4-int8")
@@ -34,8 +35,7 @@ def test_the_embedded_model_at_every_scheme(tmp_path: Path, scheme: str) -> None
     assert loaded.chat_prompt([{"role": "user", "content": "x"}]) == made.chat_prompt([{"role": "user", "content": "x"}])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "scheme"), one_in(2, FAMILIES, SCHEMES))
 def test_every_kind_of_network(tmp_path: Path, family: str, scheme: str) -> None:
     save_tiny(family, 0, tmp_path / "model")
     made = llm_of(tmp_path / "model", quant=scheme)

@@ -11,6 +11,7 @@ from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Span
 from tests.backends.cpu.paths import FOUND
+from tests.breadth import one_in
 
 NAN, INF = float("nan"), float("inf")
 # The last has the most bits set that a NaN can have: rounding it up to bfloat16 as if it were a number gives 0.
@@ -133,11 +134,10 @@ def attended(backend, q, k, v, params, steps, dtype) -> torch.Tensor:
     return torch.cat(out)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("softcap", [None, 5.0])
-@pytest.mark.parametrize("window", [None, 9])
-@pytest.mark.parametrize("what", ["query", "key", "value"])
-@pytest.mark.parametrize("broken", [NAN, INF])
+@pytest.mark.parametrize(
+    ("what", "broken", "window", "softcap", "dtype"),
+    one_in(3, ["query", "key", "value"], [NAN, INF], [None, 9], [None, 5.0], [torch.float32, torch.bfloat16]),
+)
 def test_attention_shows_it_to_those_who_see_it_and_to_nobody_else(backend, what, broken, window, softcap, dtype) -> None:
     """Position 40 is broken. Its tile of 64 positions is shared with rows before it, whose weight of it is 0, and in a window with
     rows behind it that see it no more. Their results have the bits of an unbroken sequence, however the steps are cut."""

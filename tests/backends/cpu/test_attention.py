@@ -14,6 +14,7 @@ from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Span
 from tests.backends.cpu.paths import PATHS
 from tests.backends.test_attention import by_definition, rows
+from tests.breadth import one_in
 
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
@@ -92,11 +93,10 @@ def test_the_comparison_sees_a_wrong_setting(backend, wrong: str) -> None:
     assert (found - by_definition(q, k, v, off)).abs().max() > 2 * TOLERANCE[torch.bfloat16]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), SHAPES)
-@pytest.mark.parametrize("window", [None, 70])
-def test_blocks_chunks_threads_and_old_content_do_not_show(path: str, backend, heads, kv_heads, dim, window, dtype) -> None:
-    q, k, v = tensors(heads, kv_heads, dim)
+@pytest.mark.parametrize(("shape", "window", "dtype"), one_in(3, SHAPES, [None, 70], [torch.float32, torch.bfloat16]), ids=str)
+def test_blocks_chunks_threads_and_old_content_do_not_show(path: str, backend, shape, window, dtype) -> None:
+    q, k, v = tensors(*shape)
+    dim = shape[-1]
     params = AttentionParams(0, dim**-0.5, window)
     expected = paged(backend, q, k, v, params, [LENGTH], dtype=dtype)
     for threads, steps, block_size in COMPANY:

@@ -24,6 +24,7 @@ from brigade.batch import Batch, Span, Wanted
 from brigade.config import ModelConfig, RopeConfig
 from brigade.model.gpt_model import GPTModel
 from tests.backends.cpu.paths import PATHS
+from tests.breadth import one_in
 from tests.engine.test_exact_shapes import networks
 
 BASE = ModelConfig(
@@ -103,9 +104,7 @@ def compare(config: ModelConfig, scheme: str, kv_dtype: torch.dtype, seed: int) 
         assert torch.equal(caches[0].keys[0], cache.keys[0]) and torch.equal(caches[0].values[0], cache.values[0])
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("scheme", KINDS)
-@pytest.mark.parametrize("name", ARRANGEMENTS)
+@pytest.mark.parametrize(("name", "scheme", "path"), one_in(3, ARRANGEMENTS, KINDS, PATHS))
 def test_one_call_has_the_bits_of_many(name: str, scheme: str, path: str) -> None:
     choose_path(path)
     try:

@@ -21,6 +21,7 @@ from brigade.config import ModelConfig, MoEConfig, RopeConfig
 from brigade.errors import RankFailed
 from tests.backends.cpu.paths import FOUND
 from tests.backends.cpu.ranks import Meeting, ThreadExchange, Whole, empty_part, in_ranks, make_model, random_weights, run
+from tests.breadth import one_in
 
 # 160 channels of attention and 72 of the MLP: blocks of 20 and 9, which are no whole heads, panels or vectors.
 BASE = ModelConfig(
@@ -73,10 +74,9 @@ def path(request: pytest.FixtureRequest):
     choose_path("")
 
 
-@pytest.mark.parametrize("dtype, scheme", FORMATS, ids=map("-".join, FORMATS))
-@pytest.mark.parametrize("name", ARRANGEMENTS)
-def test_every_rank_has_the_bits_of_one(name: str, dtype: str, scheme: str) -> None:
-    check(replace(BASE, **ARRANGEMENTS[name]), dtype, scheme, (8,))
+@pytest.mark.parametrize(("name", "form"), one_in(2, ARRANGEMENTS, FORMATS), ids=str)
+def test_every_rank_has_the_bits_of_one(name: str, form: tuple[str, str]) -> None:
+    check(replace(BASE, **ARRANGEMENTS[name]), *form, (8,))
 
 
 @pytest.mark.slow
