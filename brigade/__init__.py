@@ -45,4 +45,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'brigade' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    from brigade.collector import resting
+
+    with resting():
+        return getattr(import_module(_HOMES[name]), name)

@@ -46,6 +46,7 @@ ROOMS = (
     Room("output_files", "files that appear whole or not at all"),
     Room("text_table", "tables whose columns fit"),
     Room("canvas", "a sheet for drawing"),
+    Room("collector", "the garbage collector, out of the way"),
     Room("errors", "what went wrong, in words"),
 )
 FLOORS = [room.name for room in ROOMS]

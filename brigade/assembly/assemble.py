@@ -25,6 +25,7 @@ from brigade.parallel.rendezvous import World, check_world, found_world
 from brigade.parallel.stage import Stage
 
 Progress = Callable[[int, int], None]
+RANK_PROCESS = "brigade.assembly.rank_process"  # of every rank that the leader starts
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _assemble(choices: Choices, world: World | None, sampler: Sampler | None, pr
     }  # fmt: skip
     if world is None:
         cores = share_out(mesh.world, choices.threads, choices.cpus)
-        ranks = start_ranks(mesh, other_rank.__name__, choices.encode(), cores=cores, **how)
+        ranks = start_ranks(mesh, RANK_PROCESS, choices.encode(), cores=cores, **how)
     else:
         ranks = join_world(world, mesh, choices.encode(), **how)
     with ranks.all_or_none():

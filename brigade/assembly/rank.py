@@ -46,7 +46,3 @@ def serve(choices: Choices, rank: int, links: Links) -> None:
         else:
             assert isinstance(order, Measure)
             links.reply(encode(stage.times()))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
+from brigade import collector
 from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError
 
 COMMANDS = {
@@ -114,5 +115,14 @@ def _leave_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def as_process() -> int:
+    """The command as a process of its own."""
+    collector.rest()
+    try:
+        return main()
+    finally:
+        collector.leave_out()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_process())
