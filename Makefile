@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run side by side in so many processes. A few measure time or memory: more workers than cores would disturb them.
+# Tests run side by side in so many processes; those that measure time run after them, one by one.
 WORKERS ?= 2
+SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
 # Hundreds of tests start a command of their own: what Python has compiled is kept, whatever the caller's environment says.
 export PYTHONDONTWRITEBYTECODE =
 
@@ -24,10 +25,12 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m 'not slow and not alone' $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -m 'alone and not slow'
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m 'slow and not alone' $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -m 'slow and alone'
 
 # The kernels' tests on a build that watches for addresses out of bounds and undefined behaviour. Left out is what counts threads, time
 # or locks: the sanitizers' own library is loaded first, and is slow.
@@ -35,7 +38,7 @@ sanitize: $(VENV)/.test
 	BRIGADE_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext --force --build-lib build/sanitized --build-temp build/sanitized
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 BRIGADE_KERNELS="$$(echo build/sanitized/brigade/backends/cpu/_kernels*.so)" \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -p no:cacheprovider --deselect tests/backends/cpu/test_threads.py --deselect tests/backends/cpu/test_peaks.py \
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -p no:cacheprovider --deselect tests/backends/cpu/test_threads.py --deselect tests/backends/cpu/test_peaks.py \
 	--deselect tests/backends/cpu/test_ahead.py::test_saying_what_comes_next_takes_no_lock_of_its_own \
 	tests/backends/cpu tests/engine/sampling/test_native.py tests/engine/test_exact_shapes.py tests/parallel/test_exchange.py \
 	tests/parallel/test_links.py

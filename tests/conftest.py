@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +16,11 @@ from brigade.backends.reference.strict import ask_for_strict_order
 
 # The math library reads its order once, at its first product, which here may be another library's model.
 ask_for_strict_order()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end, and is a lot: no collection looks at it again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

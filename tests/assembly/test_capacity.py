@@ -21,6 +21,7 @@ from brigade.model.gpt_model import GPTModel
 from brigade.parallel.degrees import make_mesh, tp_degrees
 from brigade.parallel.stage import Stage
 from tests.backends.cpu.ranks import Meeting, ThreadExchange
+from tests.breadth import one_in
 from tests.parallel.test_stage import CONFIGS, Channel, Drawn
 from tests.parallel.thread_ranks import run_ranks
 
@@ -66,8 +67,7 @@ def test_every_rank_is_said_to_need_what_it_will_plan(name: str, form: tuple, tm
             assert one.cache == paper.num_blocks * 64 * own.position_bytes == paper.num_blocks * plan.block_bytes
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("form", FORMATS[:3], ids=str)
+@pytest.mark.parametrize(("name", "form"), one_in(2, CONFIGS, FORMATS[:3]), ids=str)
 def test_weights_and_a_token_are_said_to_take_what_they_take(name: str, form: tuple, tmp_path: Path) -> None:
     blueprint = drawn(tmp_path, name, form)
     config, (tp, pp) = blueprint.source.config, (4, 2)

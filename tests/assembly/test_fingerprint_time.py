@@ -13,6 +13,7 @@ from brigade.backends.cpu.library import find_kernels
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
 @pytest.mark.parametrize("quant", ["none", "int8"])
 def test_it_takes_at_most_a_twentieth_of_loading_the_model(quant: str) -> None:

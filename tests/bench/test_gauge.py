@@ -23,6 +23,7 @@ def test_it_reads_what_a_machine_can_do(arithmetic: str) -> None:
     assert torch.get_num_threads() == 1, "as the tests set it"
 
 
+@pytest.mark.alone
 def test_a_reading_asks_no_product_of_torch_and_ends_by_the_clock(monkeypatch) -> None:
     """Some processors take seconds for a bfloat16 product of torch that another one does in milliseconds."""
 

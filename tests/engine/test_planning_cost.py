@@ -117,6 +117,7 @@ def seconds_of_a_removal(waiting: int) -> float:
     return min(times)
 
 
+@pytest.mark.alone
 def test_an_abort_does_not_walk_the_queue() -> None:
     """A walk over 20,000 takes 100 times as long as one over 200; bisection takes twice as many steps."""
     assert seconds_of_a_removal(20_000) < 10 * seconds_of_a_removal(200)

@@ -19,6 +19,7 @@ if find_kernels() is None:
 CALLS, WIDTH = 2000, 1024
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("spinning", [False, True], ids=["as chosen", "spinning"])
 def test_eight_ranks_on_fewer_cores_do_not_collapse(spinning) -> None:
     cores = [Cores(1, None, own=True)] * 8 if spinning else None

@@ -256,6 +256,7 @@ def test_a_replacement_character_that_is_spelled_out_is_sent_once(name: str) -> 
     assert tokenizer.decode(ids) + stream.push_many(more) + stream.finish() == tokenizer.decode(ids + more)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_long_prompt_costs_a_continuation_little(name: str) -> None:
     tokenizer = TOKENIZERS[name]
@@ -296,6 +297,7 @@ def test_each_decoder_gets_the_fastest_detokenizer_that_is_right_for_it() -> Non
     assert kinds["word piece"] is kinds["metaspace"] is kinds["unusual bytes"] is WindowDetokenizer
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["byte level", "sentencepiece"])
 def test_a_push_takes_microseconds(name: str) -> None:
     """The aim is 1.5 µs; the bound here allows for a busy machine."""

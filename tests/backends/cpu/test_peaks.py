@@ -35,6 +35,7 @@ def path(request):
     choose_path("")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16", "int8"])
 def test_no_product_is_faster(path: str, arithmetic: str) -> None:
     weight = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -54,6 +55,7 @@ def test_no_product_is_faster(path: str, arithmetic: str) -> None:
     assert 0.02 * peak < best <= NOISE * peak
 
 
+@pytest.mark.alone
 def test_the_loops_reach_what_the_processor_can_do(path: str) -> None:
     clock = kernels().br_clock(1, 0.05)
     for arithmetic, least in LEAST.get(path, {}).items():
