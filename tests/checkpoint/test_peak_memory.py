@@ -125,7 +125,8 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "quant"),
     [pytest.param("reference", "none", marks=slow)]
-    + [("cpu", "none"), ("cpu", "int8"), pytest.param("cpu", "int8-weight", marks=slow), ("cpu", "int4")] * NATIVE,
+    + [pytest.param("cpu", "none", marks=slow), ("cpu", "int8"), pytest.param("cpu", "int8-weight", marks=slow), ("cpu", "int4")]
+    * NATIVE,
 )
 def test_a_folder(backend: str, quant: str, folders: Path) -> None:
     hold(folders / "dense-small", folders / "dense", backend, quant, "bfloat16", LARGEST)

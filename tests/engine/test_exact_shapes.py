@@ -66,7 +66,7 @@ def hold(setup: Setup, network: ModelConfig, data) -> None:
 
 
 @pytest.mark.parametrize("setup", CPU, ids=str)
-@settings(max_examples=10, **HYPOTHESIS)
+@settings(max_examples=7, **HYPOTHESIS)
 @given(network=networks(), data=st.data())
 def test_a_request_is_the_same_alone_and_in_company(setup: Setup, network: ModelConfig, data) -> None:
     hold(setup, network, data)

@@ -127,7 +127,7 @@ def check_tight(requests, setup: Setup, which: int, spare: int, **settings) -> H
 
 
 @pytest.mark.parametrize("setup", SETUPS, ids=str)
-@settings(max_examples=14, **HYPOTHESIS)
+@settings(max_examples=10, **HYPOTHESIS)
 @given(
     requests=st.lists(asks(), min_size=1, max_size=8), running=st.integers(1, 8), spare=st.integers(0, 6),
     prefix_cache=st.booleans(), **SCHEDULE,

@@ -32,6 +32,9 @@ def perplexity(quant: str) -> float:
     return score_text(logits_of(llm), ids, cut_windows(len(ids), WindowConfig(1024, 1024))).perplexity
 
 
-@pytest.mark.parametrize("quant", MOST)
+SELDOM = ("int8-weight", "int4-int8")
+
+
+@pytest.mark.parametrize("quant", [pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in MOST])
 def test_the_harm_is_below_its_bar(quant: str) -> None:
     assert abs(perplexity(quant) / perplexity("none") - 1) * 100 <= MOST[quant]

@@ -89,6 +89,7 @@ def test_a_rank_that_dies_on_another_host(rank) -> None:
     assert done[1][0] != 0
 
 
+@pytest.mark.slow
 def test_an_error_on_another_host_is_told() -> None:
     plan = json.dumps({"rank": 1, "step": 3, "what": "raise"})
     leader, worker = end(world("ab", "2", "1", "auto", "1000000", BRIGADE_TEST_PLAN=plan))
@@ -96,6 +97,7 @@ def test_an_error_on_another_host_is_told() -> None:
     assert leader[0] == 0 and worker[0] == 1
 
 
+@pytest.mark.slow  # of a command: in tests/examples/test_launch.py
 def test_a_world_of_another_size_ends_with_one_line() -> None:
     leader, worker = end(world("aa", "2", "2", "auto", "1"))
     assert "torchrun started 2 ranks, but tp 2 x pp 2 needs 4" in leader[2] and leader[0] == 1

@@ -74,7 +74,7 @@ def path(request: pytest.FixtureRequest):
     choose_path("")
 
 
-@pytest.mark.parametrize(("name", "form"), one_in(2, ARRANGEMENTS, FORMATS), ids=str)
+@pytest.mark.parametrize(("name", "form"), one_in(3, ARRANGEMENTS, FORMATS), ids=str)
 def test_every_rank_has_the_bits_of_one(name: str, form: tuple[str, str]) -> None:
     check(replace(BASE, **ARRANGEMENTS[name]), *form, (8,))
 
