@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run side by side in so many processes; those that measure time run after them, one by one.
-WORKERS ?= 2
-SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
+# Tests run side by side in this many processes. Those that measure time run after them, one by one, whether the others passed or not.
+TEST_WORKERS ?= 2
+SIDE_BY_SIDE := -n $(TEST_WORKERS) --dist worksteal
 # Hundreds of tests start a command of their own: what Python has compiled is kept, whatever the caller's environment says.
 export PYTHONDONTWRITEBYTECODE =
 
@@ -25,12 +25,14 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -m 'not slow and not alone' $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -m 'alone and not slow'
+	@failed=0; \
+	$(BIN)/python -m pytest -m 'not slow and not alone' $(SIDE_BY_SIDE) || failed=1; \
+	$(BIN)/python -m pytest -m 'alone and not slow' || failed=1; exit $$failed
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'slow and not alone' $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -m 'slow and alone'
+	@failed=0; \
+	$(BIN)/python -m pytest -m 'slow and not alone' $(SIDE_BY_SIDE) || failed=1; \
+	$(BIN)/python -m pytest -m 'slow and alone' || failed=1; exit $$failed
 
 # The kernels' tests on a build that watches for addresses out of bounds and undefined behaviour. Left out is what counts threads, time
 # or locks: the sanitizers' own library is loaded first, and is slow.

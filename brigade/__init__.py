@@ -48,4 +48,6 @@ def __getattr__(name: str) -> Any:
     from brigade.collector import resting
 
     with resting():
-        return getattr(import_module(_HOMES[name]), name)
+        found = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found  # asked for once
+    return found

@@ -19,7 +19,7 @@ ask_for_strict_order()
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays to the end, and is a lot: no collection looks at it again."""
+    """What is imported by now stays until the process ends: no collection looks at it again."""
     gc.freeze()
 
 

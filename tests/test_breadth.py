@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.breadth import one_in
+from tests.breadth import every_other, one_in
 
 
 def kept(cases: list) -> list[tuple]:
@@ -28,7 +26,9 @@ def test_more_stays_where_an_axis_is_too_short() -> None:
     assert len(kept(one_in(3, "abcd", (True,)))) == 4
 
 
-def test_a_value_keeps_the_marks_it_has() -> None:
-    cases = one_in(2, ["a", pytest.param("b", marks=pytest.mark.slow)], "xy")
-    assert kept(cases) == [("a", "x")]
-    assert [case.values for case in cases] == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+def test_of_an_empty_axis_nothing_is_left() -> None:
+    assert one_in(2, "abcd", ()) == []
+
+
+def test_every_other_case_stays() -> None:
+    assert kept(every_other([("a", 1), ("b", 2), ("c", 3)])) == [("a", 1), ("c", 3)]

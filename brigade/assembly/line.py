@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from brigade import collector
 from brigade.assembly.choices import Choices, import_all, own_device, settle, settle_engine, settle_mesh, share_processors
 from brigade.backends.base import Backend, LargestStep
 from brigade.backends.huge_pages import give_back
@@ -204,7 +203,6 @@ def _places(mesh: Mesh, row_bytes: int) -> Places:
 
 def draw(choices: Choices, rank: int = 0, neighbours: int | None = None, place: int = 0) -> Blueprint:
     """`neighbours`: how many ranks share this machine, all of them if nothing is said; `place`: of this one among them."""
-    collector.resume()  # every process that works with a model comes by here, and its modules are imported
     import_all(choices.import_modules)
     config = settle_engine(choices.engine, choices.engine_settings)
     source = open_model(choices.model)

@@ -1,4 +1,7 @@
-"""A rank that is not the leader: it holds its part of the model and of each engine's cache, and does as it is ordered."""
+"""A rank that is not the leader: it holds its part of the model and of each engine's cache, and does as it is ordered.
+
+The leader starts it as `rank_process.py`.
+"""
 
 from __future__ import annotations
 

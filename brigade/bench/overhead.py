@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from brigade import collector
 from brigade.batch import Batch
 from brigade.bench.report import percentile
 from brigade.engine.config import EngineConfig
@@ -74,6 +75,7 @@ def measure(
 
 
 def measure_all(tokenizer: Tokenizer, requests: int = 32, steps: int = 300) -> list[Overhead]:
+    collector.resume()  # it is part of the work
     long = {"max_tokens": LIMIT - PROMPT, "ignore_eos": True}
     greedy, drawn = {"temperature": 0.0, **long}, {"temperature": 0.8, "seed": 1, **long}
     small = tokenizer.vocab_size

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from brigade import collector
 from brigade.artifact.reader import Artifact, is_artifact
 from brigade.backends.base import Backend
 from brigade.backends.cpu.packer import plain_tensors
@@ -53,6 +54,7 @@ class ModelSource:
 
 def open_model(source: str | Path | None = None) -> ModelSource:
     """None or `mini` is the embedded model; else a Hugging Face folder, an artifact, a recipe's name, or a recipe's YAML file."""
+    collector.resume()  # every process that works with a model comes by here, and its modules are imported
     if not (source is None or isinstance(source, (str, Path))):
         raise CheckpointError(f"a model is a folder or a recipe's name, not a {type(source).__name__}; give a str or a Path")
     path = EMBEDDED if source is None or (source == EMBEDDED.name and not Path(source).exists()) else Path(source)

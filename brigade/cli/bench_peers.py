@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from brigade import collector
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
 
@@ -38,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("bench peers needs the folder benchmarks/peers, which no installed package has; run it from a checkout")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    return import_module("benchmarks.peers.command").run(args, _processor, Progress)
+    command = import_module("benchmarks.peers.command")
+    collector.resume()
+    return command.run(args, _processor, Progress)
 
 
 def _processor() -> str:

@@ -20,7 +20,7 @@ from brigade.backends.cpu.library import find_kernels
 from brigade.errors import EngineStopped, RankFailed
 from tests.parallel.interruptible import interruptible
 from tests.parallel.leaders import processes
-from tests.parallel.test_lives import children_of, is_there, wait_until_gone
+from tests.parallel.test_lives import children_of, is_there, shared_files, wait_until_gone
 
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
@@ -43,9 +43,9 @@ NAMES = {1: "rank 1 (stage 0, tensor rank 1)", 2: "rank 2 (stage 0, tensor rank 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    files, children = set(os.listdir("/dev/shm")), children_of(os.getpid())
+    files, children = shared_files(), children_of(os.getpid())
     yield
-    assert set(os.listdir("/dev/shm")) == files and children_of(os.getpid()) == children
+    assert shared_files() == files and children_of(os.getpid()) == children
 
 
 def script(how: str, text: str, folder: Path) -> subprocess.Popen:

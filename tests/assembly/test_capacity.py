@@ -143,6 +143,7 @@ def test_given_blocks_and_memory_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
+@pytest.mark.alone
 def test_the_largest_recipe_is_counted_in_a_moment() -> None:
     blueprint = draw(Choices("gpt-175b", quant="int8", tp=8, pp=2))
     begun = time.process_time()
@@ -153,6 +154,7 @@ def test_the_largest_recipe_is_counted_in_a_moment() -> None:
 
 
 @pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
+@pytest.mark.alone
 def test_so_is_that_it_fits_nowhere() -> None:
     """Of hundreds of ranks the leader has no room for what it says to them."""
     blueprint = draw(Choices("gpt-175b", quant="int8"))

@@ -137,6 +137,7 @@ def attended(backend, q, k, v, params, steps, dtype) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("what", "broken", "window", "softcap", "dtype"),
     one_in(3, ["query", "key", "value"], [NAN, INF], [None, 9], [None, 5.0], [torch.float32, torch.bfloat16]),
+    ids=str,
 )
 def test_attention_shows_it_to_those_who_see_it_and_to_nobody_else(backend, what, broken, window, softcap, dtype) -> None:
     """Position 40 is broken. Its tile of 64 positions is shared with rows before it, whose weight of it is 0, and in a window with

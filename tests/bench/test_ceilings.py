@@ -72,6 +72,7 @@ def stuck(tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setattr(ceilings, name, value, raising=False)
 
 
+@pytest.mark.alone
 def test_a_torch_that_computes_for_minutes_is_not_waited_for(stuck) -> None:
     begun = time.perf_counter()
     found = measure_ceilings(1)

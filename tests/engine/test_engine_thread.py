@@ -149,6 +149,7 @@ def test_when_the_engine_fails_everyone_hears_it(thread: EngineThread, engine, f
         ask(thread, [3])
 
 
+@pytest.mark.alone
 def test_close_ends_every_waiting_call_though_a_step_hangs(thread: EngineThread, engine, monkeypatch) -> None:
     monkeypatch.setattr("brigade.engine.engine_thread.PATIENCE", 0.2)
     model = block(engine)
