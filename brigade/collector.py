@@ -25,8 +25,8 @@ def rest() -> None:
 
 
 def resume() -> None:
-    """When the modules are there, and before the long work begins. `open_model` does this for every command that works with a model;
-    any other command calls it itself."""
+    """When the modules are there, and before the long work begins. `open_model` does this for every command that works with a
+    model; any other command calls it itself."""
     global _resting
     if _resting:
         _resting = False
