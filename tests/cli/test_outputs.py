@@ -147,7 +147,7 @@ def test_on_a_full_disk_the_old_file_stays(tmp_path: Path) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("form", ["brigade", "compressed-tensors"])
+@pytest.mark.parametrize("form", ["brigade", pytest.param("compressed-tensors", marks=pytest.mark.slow)])
 def test_on_a_full_disk_no_part_of_an_export_stays(tmp_path: Path, form: str) -> None:
     done = on_a_full_disk(["export", "mini", str(tmp_path / "out"), "--quant", "int8", "--format", form], 1 << 20)
     *progress, last = done.stderr.splitlines()

@@ -62,6 +62,7 @@ def end(ranks: list[subprocess.Popen], seconds: float = 30) -> list[tuple[int, s
     return done
 
 
+@pytest.mark.slow  # between two hosts: in tests/examples/test_launch.py
 def test_the_process_group_on_one_host() -> None:
     ranks = start(MESH, exchange="group")
     for number in range(10):

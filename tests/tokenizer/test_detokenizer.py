@@ -87,7 +87,7 @@ def special_ids(tokenizer: Tokenizer) -> set[int]:
 
 
 @EVERY
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_deltas_of_any_ids_add_up_to_their_decoding(tokenizer: Tokenizer, data, skip: bool) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3), max_size=40))
@@ -125,7 +125,7 @@ RUNS = st.lists(st.sampled_from([*FRAGMENTS[:-1], *[char.encode() for char in "\
 
 
 @pytest.mark.parametrize("name", BYTE_TOKENS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(runs=st.lists(RUNS, max_size=3))
 def test_whole_characters_of_a_bad_run_are_all_that_a_stream_and_a_decoding_differ_in(name: str, runs) -> None:
     tokenizer, ids = TOKENIZERS[name], []
@@ -230,7 +230,7 @@ def test_after_a_prompt_without_text_the_first_token_is_the_first(name: str) -> 
 
 
 @pytest.mark.parametrize("name", BYTE_TOKENS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(before=RUNS, after=RUNS, words=st.integers(0, 3))
 @example(before=["€".encode()] * 20 + [b"\xe2"], after=[b"\x82\xac"], words=1)
 @example(before=["€".encode()] * 20 + [b"\xe2"], after=[b"\xff"], words=1)

@@ -75,7 +75,7 @@ def test_nothing_is_found_where_nothing_is_planted(layout: list[str], case: dict
     assert code == 0 and outcome["same"] is True
 
 
-@pytest.mark.parametrize("fault, verdict", [("other_id@1", "DIFFERENT"), ("", "same")])
+@pytest.mark.parametrize("fault, verdict", [("other_id@1", "DIFFERENT"), pytest.param("", "same", marks=pytest.mark.slow)])
 def test_the_pairs_of_greedy_rows_are_compared_by_the_matrix(fault: str, verdict: str, recorded, monkeypatch, tmp_path) -> None:
     """A case keeps whole rows of logits, so what ranks send in place of them is looked at here."""
     recipe, out = recorded(REFERENCE) / "tiny.yaml", tmp_path / "out.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["no library", "no file"])
+@pytest.mark.parametrize("kind", ["no library", pytest.param("no file", marks=pytest.mark.slow)])
 def test_a_library_that_is_none_of_ours_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     named = tmp_path / "kernels.so"
     if kind == "no library":
