@@ -121,7 +121,7 @@ def find_kernels() -> Path | None:
     if other:
         if not Path(other).is_file():
             raise ConfigError(f"BRIGADE_KERNELS is {other!r}, which is no file; name a build of the kernels, or unset it")
-        return Path(other)
+        return Path(other).absolute()  # a bare name would be looked for in the system's folders alone
     return next(iter(sorted(HERE.glob("_kernels*.so"))), None)
 
 

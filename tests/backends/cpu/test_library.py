@@ -22,6 +22,19 @@ def test_a_library_that_is_none_of_ours_is_refused_in_one_line(kind: str, tmp_pa
     assert "BRIGADE_KERNELS" in done.stderr and "or unset it" in done.stderr
 
 
+def test_a_relative_name_is_one_in_this_folder(tmp_path: Path) -> None:
+    from brigade.backends.cpu.library import find_kernels
+
+    built = find_kernels()
+    if built is None:
+        pytest.skip("the C++ kernels are not built: no compiler on this machine")
+    (tmp_path / "k.so").symlink_to(built.absolute())
+    code = "from brigade.backends.cpu.library import kernels; kernels(); print('loaded')"
+    environment = os.environ | {"BRIGADE_KERNELS": "k.so", "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "loaded\n", done.stderr
+
+
 ASKED_ONCE = """
 import os
 from brigade.backends.cpu.library import find_kernels, kernels
