@@ -30,6 +30,7 @@ ROOMS = (
     Room("bench", "throughput, latency, floors", 1, (1, 2)),
     Room("evaluate", "perplexity, KL, ranking", 1, (0, 1)),
     Room("verify", "golden cases, one comparer, the matrix of settings", 1, (2, 4)),
+    Room("coordinator", "clients apart from replicas", 2, (4, 5)),
     Room("api", "LLM and AsyncLLM, what callers hold", 2, (2, 4)),
     Room("assembly", "choices → source → plan → model → engine", 3, (2, 4)),
     Room("parallel", "ranks, stages, exchange", 4, (1, 2)),

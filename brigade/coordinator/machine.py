@@ -1,0 +1,349 @@
+"""The coordinator's logic: messages and the time come in, records and messages go out.
+
+Three rules hold this file together.
+
+- There is no socket, clock, random number or file here: whoever calls says who spoke, what, and when; `take` returns what is to be
+  written first, and then what is to be sent. So a test can feed it any order of events, as fast as it likes.
+- Nothing that a client or a replica says raises an error. What makes no sense is refused or dropped, and counted.
+- A token reaches a client only through the placement that the request has now; `books.py` sees to that, and it alone changes the
+  state of a request.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from brigade.coordinator.books import Books, Client, too_late
+from brigade.coordinator.control import ControlState, after
+from brigade.coordinator.fleet import Fleet, Placed
+from brigade.coordinator.job import JobState
+from brigade.coordinator.messages import (
+    PROTOCOL,
+    Abort,
+    Accepted,
+    Acknowledge,
+    Alive,
+    Beat,
+    Bye,
+    ClientMessage,
+    Control,
+    Enrolled,
+    Frame,
+    Heard,
+    Hello,
+    Leaving,
+    Look,
+    Message,
+    Place,
+    Register,
+    Rejected,
+    ReplicaMessage,
+    ReplicaState,
+    Said,
+    Status,
+    Stop,
+    Stranger,
+    Submit,
+    TurnedAway,
+    Welcome,
+)
+from brigade.coordinator.records import Acceptance, Pinned, Record, Unpinned
+from brigade.coordinator.replica import Replica
+
+MOST_KEY = 64  # bytes of a client's key
+
+
+def can_be(heard: Sequence[Heard], samples: int) -> bool:
+    """Whether a client can have heard that of so many samples."""
+    return len(heard) == samples and all(
+        one.characters >= 0 and all(0 <= token < 2**31 for token in one.token_ids) for one in heard
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Of one round: `records` are written before anything of `sends` is sent."""
+
+    records: Sequence[Record]
+    sends: Sequence[tuple[bytes, Message]]
+
+
+class Coordinator(Books):
+    """Of the books' names, those without an underscore are for callers: `state`, `counts`, `now`."""
+
+    # What clients say.
+
+    def client_says(self, address: bytes, message: ClientMessage, now: float, entropy: int = 0) -> None:
+        """`entropy`: the seed of a request that was accepted and brings none, from 0 to 2**64 - 1."""
+        self.now = now
+        if isinstance(message, Hello):
+            return self._hello(address, message)
+        if isinstance(message, Look):
+            return self._send(address, self.status())
+        if isinstance(message, Control):
+            return self._control(address, message)
+        client = self._speakers.get(address)
+        if client is None:
+            return self._send(address, Stranger())
+        client.heard = now
+        if isinstance(message, Submit):
+            self._submit(client, message, entropy)
+        elif isinstance(message, Bye):
+            self._part(client, 0.0)
+        elif not isinstance(message, Alive):
+            job = client.jobs.get(message.number)
+            if job is None:
+                self.counts["words about no request"] += 1
+            elif isinstance(message, Abort):
+                self._forget(client, job, "given up")
+            else:
+                assert isinstance(message, Acknowledge)
+                if job.state is JobState.ENDED:
+                    self._forget(client, job, "acknowledged")
+                else:
+                    self.counts["ends acknowledged too early"] += 1
+
+    def _hello(self, address: bytes, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            return self._refuse(address, None, f"this client speaks protocol {hello.protocol}, the coordinator {PROTOCOL}")
+        if not 1 <= len(hello.key) <= MOST_KEY:
+            return self._refuse(address, None, f"a client's key has {len(hello.key)} bytes; give 1 to {MOST_KEY}")
+        client = self._clients.get(hello.key)
+        if client is not None and client.address == address:  # said twice on one connection, on which nothing was lost
+            return self._welcome(address, client)
+        if client is None:
+            if len(self._clients) >= self.settings.max_clients:
+                return self._refuse(address, None, f"{len(self._clients)} clients are here; max_clients lets in no more")
+            client = self._clients[hello.key] = Client(hello.key, None, self.now)
+        other = self._speakers.get(address)
+        if other is not None and other is not client:
+            self._part(other, 0.0)
+        if client.address is not None:
+            self._speakers.pop(client.address, None)
+        client.address, client.heard = address, self.now
+        client.pieces = []  # what it has, it says itself
+        self._speakers[address] = client
+        named = {one.number: one for one in hello.open}
+        for number, job in list(client.jobs.items()):
+            one = named.get(number)
+            if one is None or not can_be(one.heard, job.ask.n) or all(sample.is_ended for sample in one.heard):
+                self._forget(client, job, "given up")
+            else:
+                self._stand(job, one.heard, one.began_as)
+        self._welcome(address, client)
+
+    def _welcome(self, address: bytes, client: Client) -> None:
+        seeds = {number: job.ask.seed for number, job in client.jobs.items() if job.ask.seed is not None}
+        self._send(address, Welcome(PROTOCOL, seeds))
+
+    def _submit(self, client: Client, message: Submit, entropy: int) -> None:
+        known = client.jobs.get(message.number)
+        if known is not None:
+            assert client.address is not None and known.ask.seed is not None
+            return self._send(client.address, Accepted(message.number, known.ask.seed))
+        error = self._why_not(client, message)
+        if error is not None:
+            assert client.address is not None
+            self.counts["refused"] += 1
+            return self._refuse(client.address, message.number, error)
+        ask = message.ask
+        if ask.seed is None:
+            ask = msgspec.structs.replace(ask, seed=entropy)
+        due = None if ask.deadline is None else self.now + ask.deadline
+        job = self._open_job(client, message.number, ask, due)
+        self._records.append(Acceptance(client.key, message.number, ask, due))
+        self.counts["accepted"] += 1
+        assert client.address is not None and ask.seed is not None
+        self._send(client.address, Accepted(message.number, ask.seed))
+        fleet = self._fleets[ask.model]
+        if message.heard:
+            job.stand_at(message.heard)
+            job.began_as = message.began_as
+        fleet.wait(job)
+
+    def _why_not(self, client: Client, message: Submit) -> str | None:
+        ask, settings = message.ask, self.settings
+        if not 0 <= message.number < 2**64:
+            return f"a request's number is {message.number}; it must be from 0 to {2**64 - 1}"
+        if not -(2**31) <= ask.priority <= 2**31:
+            return f"priority is {ask.priority}; it must be from {-(2**31)} to {2**31}"
+        if self.state is ControlState.STOPPED or (self.state is ControlState.DRAINING and not message.heard):
+            return f"the coordinator is {self.state.value} and takes no new request"
+        if not 1 <= ask.n <= settings.max_samples:
+            return f"n is {ask.n}; it must be from 1 to {settings.max_samples}"
+        if ask.seed is not None and not 0 <= ask.seed < 2**64:
+            return f"seed is {ask.seed}; it must be from 0 to {2**64 - 1}"
+        if ask.deadline is not None and not 0 < ask.deadline < 1e9:
+            return f"deadline is {ask.deadline}; it must be a number of seconds above 0"
+        if message.heard and (not can_be(message.heard, ask.n) or ask.seed is None):
+            return "a request that goes on names its seed, and what was heard of each of its samples"
+        if message.heard and all(one.is_ended for one in message.heard):
+            return "all samples of this request have ended; nothing is left of it"
+        if len(client.jobs) >= settings.max_requests_of_client:
+            return f"{len(client.jobs)} requests of this client are open; max_requests_of_client takes no more: try later"
+        if self._open >= settings.max_requests:
+            return f"{self._open} requests are open; max_requests takes no more: try later"
+        return None
+
+    # What replicas say.
+
+    def replica_says(self, address: bytes, message: ReplicaMessage, now: float) -> None:
+        self.now = now
+        if isinstance(message, Register):
+            return self._register(address, message)
+        member = self._members.get(address)
+        if member is None:
+            self.counts["frames of replicas that were given up"] += 1
+            return self._send(address, TurnedAway("the coordinator has no replica here; register"))
+        fleet, replica = member
+        replica.heard = now
+        if isinstance(message, (Frame, Beat)):
+            if message.layers != replica.layers:
+                replica.layers, replica.moved = message.layers, now
+            if isinstance(message, Frame):
+                self._frame(fleet, replica, message)
+        elif isinstance(message, Rejected):
+            job = replica.jobs.get(message.placement)
+            if job is not None:
+                self._fail(fleet, job, message.error)
+        else:
+            assert isinstance(message, Leaving)
+            self._lose(fleet, replica, None)
+
+    def _register(self, address: bytes, message: Register) -> None:
+        if message.protocol != PROTOCOL:
+            return self._send(address, TurnedAway(f"this replica speaks protocol {message.protocol}, the coordinator {PROTOCOL}"))
+        if self.state is ControlState.STOPPED:
+            return self._send(address, Stop())
+        if address in self._members:  # it begins anew
+            self._lose(*self._members[address], None)
+        fleet = self._fleets.get(message.model)
+        if fleet is None:
+            fleet = Fleet(message.model, self.settings.routing, self.now)
+        error = fleet.check(message)
+        if error is not None:
+            self.counts["replicas turned away"] += 1
+            return self._send(address, TurnedAway(error))
+        self._fleets[message.model] = fleet
+        if fleet.identity != message.identity:
+            self._records.append(Pinned(message.model, message.identity))
+        self._members[address] = (fleet, fleet.enroll(message, address, self.now))
+        self.counts["replicas enrolled"] += 1
+        self._send(address, Enrolled())
+
+    def _frame(self, fleet: Fleet, replica: Replica, frame: Frame) -> None:
+        for piece in frame.pieces:
+            job = replica.jobs.get(piece.number)
+            if job is None:
+                self.counts["pieces of old placements"] += 1
+                continue
+            if piece.finish == "abort":  # by the replica itself: the request goes on elsewhere
+                fleet.take_off(job)
+                self._return(fleet, job)
+                continue
+            try:
+                given = job.take(piece)
+            except ValueError as error:
+                self.counts["replicas that made no sense"] += 1
+                self._send(replica.address, TurnedAway(f"this replica made no sense ({error}); it was given up"))
+                return self._lose(fleet, replica, "it made no sense")
+            if given is not None:
+                self._tell(self._clients[job.client], [given])
+                self.counts["tokens"] += len(given.token_ids)
+                if given.token_ids:
+                    fleet.made_progress(job)
+            if job.all_ended:
+                fleet.take_off(job)
+                self._close(job, "last sample ended")
+
+    def replica_ended(self, address: bytes, why: str, now: float) -> None:
+        """Its process is known to be gone."""
+        self.now = now
+        member = self._members.get(address)
+        if member is not None:
+            self._lose(*member, why)
+
+    # Time.
+
+    def tick(self, now: float) -> None:
+        self.now = now
+        settings = self.settings
+        for fleet, replica in list(self._members.values()):
+            if now - replica.heard >= settings.replica_timeout:
+                self._lose(fleet, replica, f"it was silent for {settings.replica_timeout:g} s")
+            elif replica.jobs and now - replica.moved >= settings.hang_timeout:
+                self._lose(fleet, replica, f"it finished no layer for {settings.hang_timeout:g} s")
+        for client in list(self._clients.values()):
+            if client.address is None:
+                if now >= client.away_until:
+                    self._dismiss(client)
+            elif now - client.heard >= settings.client_timeout:
+                self._part(client, settings.client_grace)
+        while self._due and self._due[0][0] <= now:
+            job = heapq.heappop(self._due)[2]
+            if job.state in (JobState.WAITING, JobState.PLACED):
+                self._fail(self._fleets[job.ask.model], job, too_late(job))
+        for model, fleet in list(self._fleets.items()):
+            if fleet.is_idle:
+                del self._fleets[model]
+                if fleet.identity is not None:
+                    self._records.append(Unpinned(model))
+            elif not fleet.replicas and now - fleet.empty_since >= settings.no_replica_timeout:
+                for job in [*fleet.suspects, *fleet.waiting.everyone()]:
+                    if now - max(fleet.empty_since, job.waits_since) >= settings.no_replica_timeout:
+                        self._fail(
+                            fleet, job, f"there was no replica of model {fleet.model!r} for {settings.no_replica_timeout:g} s"
+                        )  # fmt: skip
+
+    # What goes out.
+
+    def take(self) -> Batch:
+        """Place what can be placed, and hand over what this round has to say."""
+        if self.state in (ControlState.RUNNING, ControlState.DRAINING):
+            for fleet in self._fleets.values():
+                for placed in fleet.dispatch(self._next_placement, self.now):
+                    self._place(fleet, placed)
+        for client in self._heard_by.values():
+            if client.pieces and client.address is not None:
+                self._send(client.address, Said(client.pieces))
+            client.pieces = []
+        batch = Batch(self._records, self._sends)
+        self._records, self._sends, self._heard_by = [], [], {}
+        return batch
+
+    def _place(self, fleet: Fleet, placed: Placed) -> None:
+        job, digest = placed.job, fleet.digest
+        if job.has_tokens and job.began_as != digest:
+            self._fail(fleet, job, f"it began as {job.began_as or 'nobody knows what'}, but its model is served as {digest} now")
+            return
+        if job.began_as != digest:
+            job.began_as = digest
+            self._send_begun(job)
+        self._send(placed.replica.address, Place(placed.placement, job.ask, [sample.heard() for sample in job.samples]))
+
+    def status(self) -> Status:
+        members = [
+            ReplicaState(one.name, fleet.model, one.load, one.capacity, self.now - one.heard)
+            for fleet, one in self._members.values()
+        ]
+        running = sum(len(one.jobs) for _, one in self._members.values())
+        return Status(self.state.value, self._open - running, running, len(self._clients), members, dict(self.counts))
+
+    def _control(self, address: bytes, message: Control) -> None:
+        state = after(self.state, message.action)
+        if state is None:
+            return self._refuse(address, None, f"the coordinator is {self.state.value}; it cannot {message.action}")
+        self.state = state
+        if state is ControlState.STOPPED:
+            for client in list(self._clients.values()):
+                for job in list(client.jobs.values()):
+                    if job.state in (JobState.WAITING, JobState.PLACED):
+                        self._fail(self._fleets[job.ask.model], job, "the coordinator was stopped")
+            for fleet, replica in list(self._members.values()):
+                self._send(replica.address, Stop())
+                self._lose(fleet, replica, None)
+        self._send(address, self.status())

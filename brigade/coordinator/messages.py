@@ -1,0 +1,269 @@
+"""What clients, the coordinator and replicas say to each other: typed msgpack, and nothing else is understood.
+
+A request has a number that its client gave it. A request that a replica works on has a placement as well, which the coordinator
+gives: a new one whenever it sends the request somewhere, never used twice, also not by a coordinator that was started again. What a
+replica says of an old placement is dropped, so a replica that was given up and wakes cannot deliver a token.
+
+`start` is the number of tokens that came before a piece in its sample: a client sees at once if one were missing or came twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+
+PROTOCOL = 1
+
+Finish = Literal["stop", "length", "abort", "error"]
+Prompt = str | list[int]
+encode = msgspec.msgpack.Encoder().encode
+Nothing = msgspec.Raw(b"\xc0")  # msgpack's nil
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Any of those below; told apart by their tags."""
+
+
+class Heard(Message, array_like=True):
+    """What a client has of one sample."""
+
+    token_ids: list[int] = []
+    characters: int = 0
+    is_ended: bool = False
+
+
+class Ask(Message):
+    """A request as it was accepted. `params`: the sampling parameters beside those that the coordinator reads itself. `deadline`:
+    seconds from its acceptance in which it must have ended."""
+
+    model: str
+    prompt: Prompt
+    n: int = 1
+    priority: int = 0
+    seed: int | None = None
+    params: dict[str, Any] = {}
+    deadline: float | None = None
+
+
+class Piece(Message, array_like=True):
+    """What one step added to one sample. `rest` is between replica and client: log-probabilities, what stopped it, counts."""
+
+    number: int  # of the placement, from a replica; of the request, to a client
+    index: int
+    start: int
+    token_ids: list[int]
+    text: str = ""
+    finish: Finish | None = None
+    error: str | None = None
+    rest: msgspec.Raw = Nothing
+
+
+# From clients.
+
+
+class Open(Message):
+    """A request that a client has open, and what it has of each sample."""
+
+    number: int
+    heard: list[Heard]
+    began_as: str = ""  # what `Begun` said of it
+
+
+class Hello(Message, tag="hello"):
+    """The first message on every connection, also when a client comes back: `key` names it for all its life, and `open` are the
+    requests whose ends it has not seen."""
+
+    protocol: int
+    key: bytes
+    open: list[Open] = []
+
+
+class Submit(Message, tag="submit"):
+    """A client never uses a number twice. `heard`: where a client that comes back to a coordinator which has never heard of the
+    request stands."""
+
+    number: int
+    ask: Ask
+    heard: list[Heard] = []
+    began_as: str = ""
+
+
+class Abort(Message, tag="abort"):
+    number: int
+
+
+class Acknowledge(Message, tag="acknowledge"):
+    """The client has the ends of all samples: the request may be forgotten."""
+
+    number: int
+
+
+class Alive(Message, tag="alive"):
+    """A sign of life."""
+
+
+class Bye(Message, tag="bye"):
+    """The client leaves for good."""
+
+
+class Look(Message, tag="look"):
+    """How are you?"""
+
+
+class Control(Message, tag="control"):
+    action: Literal["pause", "resume", "drain", "stop"]
+
+
+ClientMessage = Hello | Submit | Abort | Acknowledge | Alive | Bye | Look | Control
+
+
+# To clients.
+
+
+class Welcome(Message, tag="welcome"):
+    """`known`: of the requests that the client named, those that go on, and their seeds. It submits the others again."""
+
+    protocol: int
+    known: dict[int, int]
+
+
+class Stranger(Message, tag="stranger"):
+    """Nobody is known on this connection, or is known no more: say hello, again if it was said before."""
+
+
+class Accepted(Message, tag="accepted"):
+    """`seed`: the one that was given, or was drawn; with it the same tokens come again."""
+
+    number: int
+    seed: int
+
+
+class Begun(Message, tag="begun"):
+    """Comes before the first token. `identity`: a digest of how and with what it is computed. A client that comes back repeats it,
+    so that a request never goes on with another model than it began with."""
+
+    number: int
+    identity: str
+
+
+class Refused(Message, tag="refused"):
+    """Nothing was accepted, and nothing will be heard of it. `number`: of the request; None: of whatever was said."""
+
+    number: int | None
+    error: str
+
+
+class Said(Message, tag="said"):
+    """All that one round has for this client."""
+
+    pieces: list[Piece]
+
+
+class ReplicaState(Message):
+    name: str
+    model: str
+    running: int
+    capacity: int
+    silent: float  # seconds since it was last heard
+
+
+class Status(Message, tag="status"):
+    state: str
+    waiting: int
+    running: int
+    clients: int
+    replicas: list[ReplicaState]
+    counts: dict[str, int]
+
+
+ToClient = Welcome | Stranger | Accepted | Begun | Refused | Said | Status
+
+
+# From replicas.
+
+
+class Identity(Message):
+    """What must be equal for two replicas to say the same: how they compute, what they compute with, and the longest request."""
+
+    numerics_id: str
+    fingerprint: str
+    positions: int
+
+    @property
+    def digest(self) -> str:
+        return hashlib.blake2b(encode(self), digest_size=16).hexdigest()
+
+
+class Register(Message, tag="register"):
+    """`capacity`: samples that it takes at once; `cache`: positions that its prefix cache holds."""
+
+    protocol: int
+    name: str
+    model: str
+    identity: Identity
+    capacity: int
+    cache: int = 0
+
+
+class Frame(Message, tag="frame"):
+    """One step of all its requests. `layers`: how many it has finished in its life."""
+
+    layers: int
+    pieces: list[Piece]
+
+
+class Beat(Message, tag="beat"):
+    """A sign of life. One whose layers do not grow while it has work hangs."""
+
+    layers: int
+
+
+class Rejected(Message, tag="rejected"):
+    """The request of this placement can never be served by this model; the others go on."""
+
+    placement: int
+    error: str
+
+
+class Leaving(Message, tag="leaving"):
+    """Its requests go on elsewhere."""
+
+
+ReplicaMessage = Register | Frame | Beat | Rejected | Leaving
+
+
+# To replicas.
+
+
+class Enrolled(Message, tag="enrolled"):
+    """Registered. Whatever it was working on before belongs to others now, and is to be dropped."""
+
+
+class TurnedAway(Message, tag="turned away"):
+    error: str
+
+
+class Place(Message, tag="place"):
+    placement: int
+    ask: Ask
+    heard: list[Heard]
+
+
+class Withdraw(Message, tag="withdraw"):
+    """Nobody wants to hear of this placement any more."""
+
+    placement: int
+
+
+class Stop(Message, tag="stop"):
+    """End yourself."""
+
+
+ToReplica = Enrolled | TurnedAway | Place | Withdraw | Stop
+
+decode_from_client = msgspec.msgpack.Decoder(ClientMessage).decode
+decode_to_client = msgspec.msgpack.Decoder(ToClient).decode
+decode_from_replica = msgspec.msgpack.Decoder(ReplicaMessage).decode
+decode_to_replica = msgspec.msgpack.Decoder(ToReplica).decode

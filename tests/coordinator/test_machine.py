@@ -1,0 +1,496 @@
+"""The coordinator's logic in simulated time: what each part does, one by one."""
+
+from __future__ import annotations
+
+import pytest
+
+from brigade.coordinator.messages import (
+    Abort,
+    Ask,
+    Beat,
+    Control,
+    Frame,
+    Heard,
+    Hello,
+    Identity,
+    Leaving,
+    Look,
+    Piece,
+    Register,
+    Rejected,
+    Stranger,
+    Submit,
+    TurnedAway,
+)
+from brigade.coordinator.settings import CoordinatorSettings
+from tests.coordinator.world import IDENTITY, World
+
+
+def ask(length: int = 5, **more) -> Ask:
+    params = {"length": length} | more.pop("params", {})
+    return Ask("", more.pop("prompt", "once upon a time"), params=params, **more)
+
+
+def world(**settings) -> World:
+    return World(CoordinatorSettings(**settings), 1)
+
+
+def check(made: World, *failed: int) -> None:
+    """Every request but those has said what it says undisturbed, and nothing is left of any."""
+    for client in made.clients:
+        for number, one in client.asked.items():
+            if one.is_accepted and not one.is_aborted and number not in failed:
+                for index, said in enumerate(one.tokens):
+                    assert said == one.expected(index) and one.ends[index] == "length", one
+    assert made.coordinator.status().running == made.coordinator.status().waiting == 0
+
+
+def test_a_request_is_served() -> None:
+    made = world()
+    made.new_replica(4)
+    client = made.new_client()
+    client.submit(ask(7, n=3))
+    made.settle()
+    check(made)
+
+
+def test_it_waits_for_a_replica_and_is_told_when_none_comes() -> None:
+    made = world(no_replica_timeout=5)
+    client = made.new_client()
+    client.submit(ask())
+    made.deliver(10)
+    made.tick(4)
+    client.say(Hello(1, client.key, []))  # the same client, which has nothing open any more
+    made.deliver(10)
+    client.submit(ask())
+    made.deliver(10)
+    made.tick(4.5)
+    client.say(Look())
+    made.deliver(10)
+    made.tick(0.6)
+    while made.inboxes[client.address]:
+        made.receive(client)
+    assert client.asked[2].errors == ["there was no replica of model '' for 5 s"]
+    assert made.coordinator.status().waiting == 0
+
+
+def half_done(made: World, *asks: Ask, steps: int = 3):
+    """A client whose requests have all said so many tokens."""
+    replica, client = made.new_replica(8), made.new_client()
+    for one in asks:
+        client.submit(one)
+    made.deliver(10)
+    for _ in range(steps):
+        while made.inboxes[replica.address]:
+            made.receive(replica)
+        replica.step()
+        made.deliver(10)
+    while made.inboxes[client.address]:
+        made.receive(client)
+    assert all(len(ids) == steps for one in client.asked.values() for ids in one.tokens)
+    return client, replica
+
+
+@pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "silent"])
+def test_requests_of_a_replica_that_is_gone_go_on_elsewhere(is_seen: bool) -> None:
+    made = world()
+    half_done(made, ask(8), ask(9, n=2))
+    made.kill(made.replicas[0], is_seen)
+    made.new_replica(2)
+    made.settle()
+    check(made)
+    assert made.coordinator.counts["replicas lost"] == 1
+
+
+def test_a_replica_that_wakes_after_it_was_given_up_delivers_nothing() -> None:
+    made = world(client_timeout=100)
+    client, old = half_done(made, ask(20))
+    old.is_frozen = True
+    made.tick(10)
+    assert made.coordinator.counts["replicas lost"] == 1
+    old.step()
+    old.step()
+    before = [list(ids) for ids in client.asked[1].tokens]
+    made.deliver(10)
+    while made.inboxes[client.address]:
+        made.receive(client)
+    assert client.asked[1].tokens == before
+    assert made.coordinator.counts["frames of replicas that were given up"] == 2
+    made.settle()
+    check(made)
+
+
+def test_one_that_finishes_no_layer_hangs_though_it_gives_signs_of_life() -> None:
+    made = world(hang_timeout=30, client_timeout=1000)
+    _, replica = half_done(made, ask(20))
+    for _ in range(5):
+        made.tick(5.9)
+        replica.say(Beat(replica.layers))
+        made.deliver(10)
+    assert made.coordinator.counts["replicas lost"] == 0
+    made.tick(1)
+    assert made.coordinator.counts["replicas lost"] == 1
+
+
+def test_a_client_that_comes_back_goes_on_where_it_stands() -> None:
+    made = world(client_grace=20)
+    client, replica = half_done(made, ask(12, n=2))
+    replica.step()
+    made.deliver(10)  # sent, and lost with the connection
+    client.cut()
+    made.settle()
+    check(made)
+
+
+def test_one_that_does_not_come_back_has_its_requests_aborted() -> None:
+    made = world(client_timeout=3, client_grace=4)
+    client, replica = half_done(made, ask(1000))
+    made.tick(3)
+    made.deliver(1)
+    made.receive(replica)
+    assert replica.works == {}, "its blocks are free"
+    made.tick(3.9)
+    assert made.coordinator.status().waiting == 1
+    made.tick(0.2)
+    assert made.coordinator.status().waiting == 0 and made.coordinator.status().clients == 0
+
+
+def test_after_a_restart_every_accepted_request_goes_on() -> None:
+    made = world()
+    half_done(made, ask(9), ask(10, n=3))
+    made.restart()
+    assert made.coordinator.status().waiting == 2, "before any client has said a word"
+    made.settle()
+    check(made)
+
+
+def test_another_numerics_id_or_model_is_turned_away_with_both_ids() -> None:
+    made = world()
+    made.new_replica(1)
+    made.deliver(10)
+    for other in (
+        Identity("other", "fingerprint", 1000),
+        Identity("numerics", "another", 1000),
+        Identity("numerics", "fingerprint", 9),
+    ):
+        made.coordinator.replica_says(b"replica x", Register(1, "x", "", other, 1), made.now)
+        ((_, said),) = made.coordinator.take().sends
+        assert isinstance(said, TurnedAway)
+        for word in {str(getattr(other, name)) for name in other.__struct_fields__} - {"numerics", "fingerprint", "1000"}:
+            assert word in said.error and "replica x" in said.error
+    made.coordinator.replica_says(b"replica x", Register(1, "x", "second model", other, 1), made.now)
+    assert [type(said).__name__ for _, said in made.coordinator.take().sends] == ["Enrolled"]
+
+
+def test_a_poisonous_request_is_ended_and_its_neighbours_are_not() -> None:
+    made = world()
+    client = made.new_client()
+    client.submit(ask(30, params={"kills_at": 7}, prompt="poison"))
+    for number in range(6):
+        client.submit(ask(20 + number))
+    for _ in range(12):
+        made.new_replica(4)
+    made.settle()
+    poison = client.asked[1]
+    assert poison.ends == ["error"] and "3 replicas ended one after the other" in (poison.errors[0] or "")
+    assert poison.tokens[0] == poison.expected(0)[:7]
+    check(made, 1)
+    assert made.coordinator.counts["replicas lost"] == 6, "three in company, and three alone"
+
+
+def test_a_request_that_says_a_token_between_two_losses_never_runs_alone() -> None:
+    made = world()
+    client, _ = half_done(made, ask(40))
+    for _ in range(10):
+        made.kill(made.replicas[0])
+        replica = made.new_replica(2)
+        made.deliver(10)
+        while made.inboxes[replica.address]:
+            made.receive(replica)
+        replica.step()
+        made.deliver(10)
+        job = made.coordinator._clients[client.key].jobs[1]
+        assert job.lost == 0 and not job.runs_alone
+    made.settle()
+    check(made)
+
+
+def test_one_client_with_many_does_not_starve_one_with_one() -> None:
+    made = world()
+    greedy, modest = made.new_client(), made.new_client()
+    for _ in range(100):
+        greedy.submit(ask(2))
+    made.deliver(200)
+    modest.submit(ask(2))
+    made.deliver(1)
+    replica = made.new_replica(2)
+    made.deliver(10)
+    while made.inboxes[replica.address]:
+        made.receive(replica)
+    assert len(replica.works) == 2
+    keys = [job.client for job in made.coordinator._fleets[""].replicas["replica 1"].jobs.values()]
+    assert sorted(keys) == [greedy.key, modest.key]
+
+
+def test_a_lower_priority_number_goes_first() -> None:
+    made = world()
+    client = made.new_client()
+    client.submit(ask(2, priority=5, prompt="late"))
+    client.submit(ask(2, priority=-1, prompt="early"))
+    made.deliver(10)
+    replica = made.new_replica(1)
+    made.deliver(10)
+    while made.inboxes[replica.address]:
+        made.receive(replica)
+    assert [one.prompt for one, *_ in replica.works.values()] == ["early"]
+
+
+def test_beyond_the_bound_it_is_refused_at_once() -> None:
+    made = world(max_requests=3, max_requests_of_client=2)
+    one, two = made.new_client(), made.new_client()
+    for client in (one, two):
+        for _ in range(3):
+            client.submit(ask())
+    made.deliver(20)
+    for client in (one, two):
+        while made.inboxes[client.address]:
+            made.receive(client)
+    assert "max_requests_of_client takes no more" in (one.asked[3].refused or "")
+    assert [bool(each.refused) for each in two.asked.values()] == [False, True, True]
+    assert "max_requests takes no more" in (two.asked[2].refused or "")
+    made.new_replica(4)
+    made.settle()
+
+
+def test_a_deadline_ends_a_request_with_an_error_that_says_so() -> None:
+    made = world(client_timeout=100, replica_timeout=100)
+    client, replica = half_done(made, ask(1000, deadline=2.5), ask(5))
+    made.tick(2.6)
+    while made.inboxes[client.address]:
+        made.receive(client)
+    assert client.asked[1].errors == ["its deadline of 2.5 s has passed"] and client.asked[2].ends == [None]
+    made.settle()
+    check(made, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (Submit(1, ask(n=0)), "n is 0; it must be from 1 to 1024"),
+        (Submit(1, ask(seed=-1)), "seed is -1"),
+        (Submit(-1, ask()), "number is -1"),
+        (Submit(1, ask(priority=2**40)), "priority is 1099511627776"),
+        (Submit(1, ask(seed=1), [Heard([-1])]), "what was heard of each"),
+        (Submit(1, ask(seed=1), [Heard([1], -5)]), "what was heard of each"),
+        (Submit(1, ask(seed=1), [Heard([1])] * 2), "what was heard of each"),
+        (Submit(1, ask(), [Heard([1])]), "names its seed"),
+        (Submit(1, ask(seed=1), [Heard([1], 1, True)]), "nothing is left of it"),
+        (Submit(1, ask(deadline=float("nan"))), "deadline is nan"),
+        (Hello(2, b"x"), "speaks protocol 2, the coordinator 1"),
+        (Hello(1, b""), "has 0 bytes; give 1 to 64"),
+        (Hello(1, b"x" * 65), "has 65 bytes; give 1 to 64"),
+        (Control("resume"), "the coordinator is running; it cannot resume"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_words(said, error: str) -> None:
+    made = world()
+    client = made.new_client()
+    made.deliver(1)
+    made.coordinator.take()
+    made.coordinator.client_says(client.address, said, made.now)
+    ((_, answer),) = made.coordinator.take().sends
+    assert error in answer.error
+
+
+def test_who_says_no_hello_is_told() -> None:
+    made = world()
+    made.coordinator.client_says(b"stranger", Submit(1, ask()), 0.0)
+    ((_, answer),) = made.coordinator.take().sends
+    assert isinstance(answer, Stranger) and made.coordinator.status().waiting == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda number: Piece(number, 0, 7, [1]), lambda number: Piece(number, 4, 0, [1]), lambda number: Piece(number, -1, 3, [1])],
+    ids=["another place", "no such sample", "a negative sample"],
+)
+def test_a_replica_that_makes_no_sense_is_given_up_and_its_requests_are_not(wrong) -> None:
+    made = world()
+    _, replica = half_done(made, ask(9))
+    (placement,) = replica.works
+    replica.say(Frame(99, [wrong(placement)]))
+    made.deliver(10)
+    assert made.coordinator.counts["replicas that made no sense"] == 1 and not made.coordinator._members
+    made.settle()
+    check(made)
+
+
+def test_paused_nothing_begins_and_drained_nothing_new_is_taken() -> None:
+    made = world()
+    client = made.new_client()
+    client.say(Control("pause"))
+    client.submit(ask())
+    replica = made.new_replica(2)
+    made.deliver(10)
+    made.receive(replica)
+    assert not replica.works and made.coordinator.status().waiting == 1
+    client.say(Control("drain"))
+    client.submit(ask())
+    made.deliver(10)
+    made.settle()
+    assert "draining and takes no new request" in (client.asked[2].refused or "")
+    check(made)
+    client.say(Control("stop"))
+    made.deliver(10)
+    made.receive(replica)
+    assert made.replicas == [] and made.coordinator.state.value == "stopped"
+
+
+def test_a_thousand_submissions_that_are_aborted_leave_nothing_behind() -> None:
+    made = world()
+    client = made.new_client()
+    for number in range(1, 5001):
+        client.submit(ask())
+        client.abort(number)
+        made.deliver(2)
+    made.deliver(10)
+    queue = made.coordinator._fleets[""].waiting
+    assert queue.count == 0 and sum(len(each) for level in queue._levels.values() for each in level.queues.values()) < 1500
+
+
+def said_to(made: World, address: bytes) -> list:
+    from brigade.coordinator.messages import decode_to_client
+
+    return [decode_to_client(data) for data in made.inboxes[address]]
+
+
+def test_hello_said_twice_on_one_connection_changes_nothing() -> None:
+    made = world()
+    client, replica = half_done(made, ask(9))
+    replica.step()
+    made.deliver(1)
+    client.hello()  # before it reads what was sent
+    made.deliver(1)
+    made.settle()
+    check(made)
+    assert len(made.placements) == 1
+
+
+def test_a_number_that_is_used_again_hears_nothing_of_the_old_request() -> None:
+    made = world()
+    client, replica = half_done(made, ask(9))
+    made.deliver(10)
+    while made.inboxes[client.address]:
+        made.receive(client)
+    replica.step()
+    client.say(Abort(1))
+    client.say(Submit(1, ask(5, prompt="another")))
+    before = len(made.inboxes[client.address])
+    made.deliver(10)
+    assert [type(one).__name__ for one in said_to(made, client.address)[before:]] == ["Accepted", "Begun"]
+
+
+def test_a_name_that_is_taken_is_turned_away_and_its_owner_works_on() -> None:
+    made = world()
+    _, replica = half_done(made, ask(9))
+    made.coordinator.replica_says(b"another", Register(1, replica.name, "", IDENTITY, 1), made.now)
+    ((address, said),) = made.coordinator.take().sends
+    assert address == b"another" and "there is a replica of the name replica 1 already" in said.error
+    made.settle()
+    check(made)
+    assert made.coordinator.counts["replicas lost"] == 0
+
+
+def test_a_deadline_holds_through_absence_and_restart() -> None:
+    made = world(client_timeout=3, replica_timeout=1000, restart_grace=1000)
+    client, _ = half_done(made, ask(1000, deadline=10))
+    made.tick(4)
+    made.restart()
+    made.tick(5)
+    assert made.coordinator.status().waiting == 1
+    made.tick(1.1)
+    made.deliver(10)
+    while made.inboxes[client.address]:
+        made.receive(client)
+    assert client.asked[1].errors == ["its deadline of 10 s has passed"]
+
+
+def test_a_request_never_goes_on_with_another_model_than_it_began_with() -> None:
+    made = world()
+    client, _ = half_done(made, ask(9), ask(9))
+    client.asked[2].tokens, client.asked[2].texts = [[]], [""]  # of this one it has heard nothing
+    made.kill(made.replicas[0])
+    made.disk.clear()
+    made.restart()  # and the journal is lost
+    made.coordinator.replica_says(b"other", Register(1, "other", "", Identity("numerics", "another", 1000), 4), made.now)
+    made.flush()
+    for _ in range(3):
+        made.deliver(10)
+        while made.inboxes[client.address]:
+            made.receive(client)
+    assert client.asked[1].ends == ["error"] and "it began as" in (client.asked[1].errors[0] or "")
+    assert client.asked[2].ends == [None] and client.asked[2].began_as != IDENTITY.digest
+
+
+def test_what_a_model_name_stands_for_survives_a_restart_and_no_longer_than_its_requests() -> None:
+    made = world()
+    client, _ = half_done(made, ask(9))
+    made.kill(made.replicas[0])
+    made.restart()
+    other = Register(1, "other", "", Identity("numerics", "another", 1000), 4)
+    made.coordinator.replica_says(b"other", other, made.now)
+    ((_, said),) = made.coordinator.take().sends
+    assert isinstance(said, TurnedAway)
+    made.deliver(10)
+    client.abort(1)
+    made.deliver(10)
+    made.tick(1)
+    assert [type(one).__name__ for one in made.disk][-1] == "Unpinned"
+    made.coordinator.replica_says(b"other", other, made.now)
+    assert [type(one).__name__ for _, one in made.coordinator.take().sends] == ["Enrolled"]
+
+
+def test_a_request_that_its_replica_drops_goes_on() -> None:
+    made = world()
+    _, replica = half_done(made, ask(9))
+    (placement,) = replica.works
+    replica.works.clear()
+    replica.say(Frame(99, [Piece(placement, 0, 3, [], "", "abort")]))
+    made.deliver(10)
+    made.settle()
+    check(made)
+    assert made.coordinator.counts["replicas lost"] == 0
+
+
+def test_one_that_can_never_be_served_ends_alone() -> None:
+    made = world()
+    client, replica = half_done(made, ask(9), ask(9))
+    replica.say(Rejected(min(replica.works), "too long"))
+    made.deliver(10)
+    made.settle()
+    assert client.asked[1].errors == ["too long"]
+    check(made, 1)
+
+
+def test_one_that_leaves_by_itself_blames_no_request() -> None:
+    made = world()
+    client, replica = half_done(made, ask(9))
+    replica.say(Leaving())
+    made.deliver(10)
+    assert made.coordinator._clients[client.key].jobs[1].lost == 0
+    made.replicas.remove(replica)
+    made.settle()
+    check(made)
+
+
+def test_deadlines_of_requests_that_are_gone_are_not_kept() -> None:
+    made = world()
+    client = made.new_client()
+    for number in range(1, 5001):
+        client.submit(ask(deadline=1e6, priority=number))
+        client.abort(number)
+        made.deliver(2)
+    made.deliver(10)
+    queue = made.coordinator._fleets[""].waiting
+    assert len(made.coordinator._due) < 1500 and len(queue._levels) < 1500 and len(queue._order) < 1500
