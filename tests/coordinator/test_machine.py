@@ -494,3 +494,67 @@ def test_deadlines_of_requests_that_are_gone_are_not_kept() -> None:
     made.deliver(10)
     queue = made.coordinator._fleets[""].waiting
     assert len(made.coordinator._due) < 1500 and len(queue._levels) < 1500 and len(queue._order) < 1500
+
+
+def test_a_piece_of_an_old_placement_is_nobodys() -> None:
+    made = world()
+    client, replica = half_done(made, ask(9), ask(9))
+    replica.say(Frame(99, [Piece(12345, 0, 3, [7])]))  # the place where both requests stand
+    made.deliver(10)
+    assert made.coordinator.counts["pieces of old placements"] == 1
+    made.settle()
+    check(made)
+
+
+def test_what_was_acknowledged_is_given_back_by_no_journal() -> None:
+    made = world()
+    half_done(made, ask(5))
+    made.settle()
+    made.restart()
+    assert not made.coordinator._clients
+
+
+def test_pieces_of_a_round_in_which_the_client_comes_back_are_not_sent_twice() -> None:
+    made = world()
+    client, replica = half_done(made, ask(9))
+    made.deliver(10)
+    replica.step()
+    before = made.to_coordinator.popleft()
+    client.cut()
+    made.to_coordinator.appendleft(before)  # the frame comes first, then hello, in one round
+    made.deliver(10)
+    assert not [one for one in said_to(made, client.address) if type(one).__name__ == "Said"]
+    made.settle()
+    check(made)
+
+
+def test_a_suspect_that_says_a_token_gives_its_replica_back() -> None:
+    made = world(client_timeout=100)
+    client = made.new_client()
+    client.submit(ask(30))
+    for _ in range(3):
+        made.new_replica(4)
+        made.deliver(10)
+        made.kill(made.replicas[0])
+    replica = made.new_replica(4)
+    client.submit(ask(30, prompt="another"))
+    made.deliver(10)
+    (job,) = made.coordinator._fleets[""].replicas[replica.name].jobs.values()
+    assert job.runs_alone and job.number == 1, "it is alone"
+    while made.inboxes[replica.address]:
+        made.receive(replica)
+    replica.step()
+    made.deliver(10)
+    assert not job.runs_alone and len(made.coordinator._fleets[""].replicas[replica.name].jobs) == 2
+    made.settle()
+    check(made)
+
+
+def test_a_sample_that_has_ended_says_no_more() -> None:
+    made = world()
+    _, replica = half_done(made, ask(9, n=2))
+    (placement,) = replica.works
+    replica.say(Frame(98, [Piece(placement, 0, 3, [], "", "stop")]))
+    replica.say(Frame(99, [Piece(placement, 0, 3, [7])]))
+    made.deliver(10)
+    assert made.coordinator.counts["replicas that made no sense"] == 1
