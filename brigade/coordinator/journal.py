@@ -31,14 +31,14 @@ _identity = msgspec.msgpack.Decoder(Identity).decode
 
 
 class Journal:
-    """One coordinator's, for as long as it lives: a second one is refused."""
+    """One coordinator's, for as long as it lives: a second one is refused. Used by one thread at a time."""
 
     def __init__(self, path: str | Path, sync: Literal["normal", "full"] = "normal") -> None:
         if sync not in ("normal", "full"):
             raise ConfigError(f"journal sync is {sync!r}; it must be normal or full")
         self.path = Path(path)
         try:
-            self._file = sqlite3.connect(self.path, isolation_level=None, timeout=0)
+            self._file = sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._wrong(error) from error
         try:

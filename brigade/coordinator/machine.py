@@ -267,6 +267,15 @@ class Coordinator(Books):
         if member is not None:
             self._lose(*member, why)
 
+    def cut_off(self, address: bytes, now: float) -> None:
+        """What was to be sent there was not: whoever it is has missed something, and has to begin anew. A client says where it
+        stands when it comes back; a replica is told to register."""
+        self.now = now
+        client = self._speakers.get(address)
+        if client is not None:
+            self._part(client, self.settings.client_grace)
+        self.replica_ended(address, "it could not be reached", now)
+
     # Time.
 
     def tick(self, now: float) -> None:

@@ -1,0 +1,172 @@
+"""The thin loop around the coordinator's logic: sockets, the clock, the journal, and nothing that decides anything.
+
+One round reads what has come, hands it to the machine, writes the records, and only then sends. Clients and replicas have a socket
+each, so what a client says is never taken for a replica's word. Whatever cannot be read (a frame of the wrong kind, too large, of a
+broken encoding) is counted and dropped; one line a second at most says so.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import zmq
+
+from brigade.coordinator.control import ControlState
+from brigade.coordinator.journal import Journal
+from brigade.coordinator.machine import Coordinator
+from brigade.coordinator.messages import decode_from_client, decode_from_replica, encode
+from brigade.coordinator.settings import CoordinatorSettings
+from brigade.errors import ConfigError
+
+TICK = 0.1  # seconds
+MOST_A_ROUND = 1000  # messages that are read from a socket before the others have their turn
+MAX_MESSAGE = 64 << 20  # bytes; a longer one ends its connection
+HIGH_WATER = 10_000  # messages that wait for a peer that does not read
+CLIENT, REPLICA = b"c", b"r"  # what an address of the machine begins with
+
+
+class Loop:
+    """`clients` and `replicas`: ZeroMQ addresses to listen on, such as tcp://127.0.0.1:6500; port `*` takes a free one."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        clients: str,
+        replicas: str,
+        journal: Journal | None = None,
+        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    ) -> None:
+        self._journal, self._say = journal, say
+        self._base = time.time() - time.monotonic()  # so the clock goes on through a restart, and never jumps within a life
+        kept = () if journal is None else (journal.life, journal.kept(), journal.pinned())
+        self.machine = Coordinator(settings, self._now(), *kept)
+        self._context = zmq.Context()
+        try:
+            self._sockets = {CLIENT: self._bind(clients), REPLICA: self._bind(replicas)}
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._wake, self._woken = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
+        name = f"inproc://{id(self)}"
+        self._woken.bind(name)
+        self._wake.connect(name)
+        self._ended = threading.Event()
+        self._dropped: Counter[str] = Counter()
+        self._told = 0.0
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Of clients and replicas, with the ports that were found."""
+        first, second = (socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in self._sockets.values())
+        return first, second
+
+    def run(self) -> None:
+        """Until `end` is called or the machine is stopped. What the journal cannot take is raised, and nothing of that round is
+        sent."""
+        poller = zmq.Poller()
+        for socket in (*self._sockets.values(), self._woken):
+            poller.register(socket, zmq.POLLIN)
+        next_tick = self._now()
+        try:
+            while not self._ended.is_set():
+                poller.poll(max(0.0, next_tick - self._now()) * 1000)
+                for kind in self._sockets:
+                    self._read(kind)
+                if self._now() >= next_tick:
+                    self.machine.tick(self._now())
+                    self._tell_dropped()
+                    next_tick = self._now() + TICK
+                self._finish_round()
+                if self.machine.state is ControlState.STOPPED:
+                    break
+        finally:
+            self._close()
+
+    def end(self) -> None:
+        """From another thread or a signal's handler: as a kill would, at the end of a round."""
+        self._ended.set()
+        with suppress(zmq.ZMQError):  # it is closed, or will wake by itself
+            self._wake.send(b"", zmq.NOBLOCK)
+
+    def _bind(self, address: str) -> zmq.Socket:
+        socket = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.LINGER, 1000)  # the last words
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
+        socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # whoever is not there is known not to be there
+        port = address.rpartition(":")[2]
+        if port.isdigit() and int(port) > 65_535:  # of which the library would take the lower 16 bits
+            socket.close(0)
+            raise ConfigError(f"cannot listen on {address}: port {port} is above 65535; give another, or * for a free one")
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            socket.close(0)
+            raise ConfigError(
+                f"cannot listen on {address}: {zmq.strerror(error.errno)}; give another address, such as tcp://127.0.0.1:*"
+            ) from error
+        return socket
+
+    def _now(self) -> float:
+        return self._base + time.monotonic()
+
+    def _read(self, kind: bytes) -> None:
+        socket, machine = self._sockets[kind], self.machine
+        for _ in range(MOST_A_ROUND):
+            try:
+                parts = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(parts) != 2:
+                self._drop(kind, f"a message of {len(parts) - 1} parts")
+                continue
+            address, data = kind + parts[0], parts[1]
+            try:
+                if kind == CLIENT:
+                    machine.client_says(address, decode_from_client(data), self._now(), secrets.randbits(64))
+                else:
+                    machine.replica_says(address, decode_from_replica(data), self._now())
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                self._drop(kind, f"a message that is none ({' '.join(str(error).split())[:100]})")
+
+    def _drop(self, kind: bytes, what: str) -> None:
+        self.machine.counts["messages that were none"] += 1
+        self._dropped[("a client" if kind == CLIENT else "a replica") + " sent " + what] += 1
+
+    def _tell_dropped(self) -> None:
+        if self._dropped and self._now() - self._told >= 1:
+            (what, _), total = self._dropped.most_common(1)[0], self._dropped.total()
+            self._say(f"coordinator: {total} messages dropped: {what}{'' if total == 1 else ', and the like'}")
+            self._dropped.clear()
+            self._told = self._now()
+
+    def _finish_round(self) -> None:
+        batch = self.machine.take()
+        if self._journal is not None:
+            self._journal.write(batch.records)
+        for address, message in batch.sends:
+            kind = address[:1]
+            try:
+                self._sockets[kind].send_multipart([address[1:], encode(message)], zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                    raise
+                # It is gone, or does not read. What it missed it asks for when it comes back.
+                self.machine.cut_off(address, self._now())
+
+    def _close(self) -> None:
+        for socket in self._sockets.values():
+            socket.close(1000)
+        self._wake.close(0)
+        self._woken.close(0)
+        self._context.term()
+        if self._journal is not None:
+            self._journal.close()
