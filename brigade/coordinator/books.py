@@ -19,8 +19,7 @@ from brigade.coordinator.messages import Ask, Begun, Heard, Message, Piece, Refu
 from brigade.coordinator.records import Acceptance, Ending, Pinned, Record
 from brigade.coordinator.replica import Replica
 from brigade.coordinator.settings import CoordinatorSettings
-
-SLACK = 1000
+from brigade.coordinator.waiting_jobs import SLACK
 
 
 @dataclass(slots=True, eq=False)

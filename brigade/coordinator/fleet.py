@@ -65,9 +65,7 @@ class Fleet:
     def enroll(self, register: Register, address: bytes, now: float) -> Replica:
         self.identity, self._digest = register.identity, register.identity.digest
         prefixes = min(max(register.cache // CHUNK[list], 0), MOST_PREFIXES)
-        replica = Replica(
-            register.name, address, register.identity, register.capacity, prefixes, now, now
-        )  # fmt: skip
+        replica = Replica(register.name, address, register.capacity, prefixes, now, now)
         self.replicas[register.name] = replica
         return replica
 
@@ -135,10 +133,9 @@ class Fleet:
         for replica in self.replicas.values():
             if replica.cleared_for is not None:
                 return replica if replica.cleared_for is job else None
-        able = [replica for replica in self.replicas.values() if not replica.is_leaving]
-        if not able:
+        if not self.replicas:
             return None
-        chosen = min(able, key=lambda one: (one.load, one.name))
+        chosen = min(self.replicas.values(), key=lambda one: (one.load, one.name))
         chosen.cleared_for = job
         return chosen
 

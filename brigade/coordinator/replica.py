@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from brigade.coordinator.job import Job
-from brigade.coordinator.messages import Identity, Prompt
+from brigade.coordinator.messages import Prompt
 
 CHUNK = {str: 256, list: 64}  # of a prompt: characters, or ids
 MOST_PREFIXES = 1 << 18  # of one replica
@@ -21,13 +21,11 @@ class Replica:
 
     name: str
     address: bytes
-    identity: Identity
     capacity: int
     most_prefixes: int
     heard: float
     moved: float  # when its layers grew, or work came to it that had none
     layers: int = 0
-    is_leaving: bool = False
     jobs: dict[int, Job] = field(default_factory=dict)
     load: int = 0  # samples
     cleared_for: Job | None = None
@@ -35,7 +33,7 @@ class Replica:
 
     def has_room(self, samples: int) -> bool:
         """An idle replica takes any request, however many samples it has."""
-        return not self.is_leaving and self.cleared_for is None and (not self.jobs or self.load + samples <= self.capacity)
+        return self.cleared_for is None and (not self.jobs or self.load + samples <= self.capacity)
 
     def put(self, placement: int, job: Job, keys: Sequence[bytes], now: float) -> None:
         if not self.jobs:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from brigade.coordinator.job import Job, JobState
 
-SLACK = 1000
+SLACK = 1000  # entries of those that left, beyond as many as are still there, before all are looked at
 
 
 class Level:
