@@ -64,7 +64,8 @@ def open_model(source: str | Path | None = None) -> ModelSource:
         return _open_folder(path, path.resolve().name)
     recipe = find_recipe(str(source))
     if recipe is None:
-        raise CheckpointError(f"no model {str(source)!r}: neither a folder nor a recipe; recipes are {', '.join(recipe_names())}")
+        named = ", ".join([EMBEDDED.name, *recipe_names()])
+        raise CheckpointError(f"no model {str(source)!r}: neither a folder nor a recipe; there are {named}")
     config, dtype = read_recipe(recipe)
     return ModelSource(recipe.stem, config, dtype)
 

@@ -87,9 +87,10 @@ def native() -> dict[str, str] | str:
         from brigade.backends.cpu.threads import describe_pool
 
         library = kernels()
+        chosen_by = "BRIGADE_PATH" if os.environ.get("BRIGADE_PATH") else "the processor"
         return {
-            "path": library.br_path().decode(), "chosen by": "BRIGADE_PATH" if os.environ.get("BRIGADE_PATH") else "the processor",
-            "of": " ".join(available_paths()), "on": library.br_describe().decode().strip(), "pool": describe_pool(),
+            "path": library.br_path().decode(), "chosen by": chosen_by, "paths here": " ".join(available_paths()),
+            "instructions": library.br_describe().decode().strip(), "pool": describe_pool(),
         }  # fmt: skip
     except UserError as error:
         return f"refused: {error}"

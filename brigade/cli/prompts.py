@@ -17,7 +17,11 @@ def read_prompts_file(path: str, base: dict[str, Any]) -> tuple[list[Any], list[
     """One JSON object a line: `text` (or `prompt`) or `token_ids`, and any sampling parameter. `base`: parameters of every line,
     which a line's own go before."""
     prompts, settings = [], []
-    for number, raw in enumerate(Path(path).read_bytes().splitlines(), start=1):
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: {error.strerror}; give a file of prompts, one JSON object a line") from error
+    for number, raw in enumerate(lines, start=1):
         if not raw.strip():
             continue
         try:

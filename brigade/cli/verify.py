@@ -157,7 +157,7 @@ def _matrix(args: argparse.Namespace) -> int:
     chosen = [row for row in others if args.rows is None or any(text in row.name for text in args.rows)]
     if not chosen:
         wanted = " or ".join(map(repr, args.rows))
-        raise ConfigError(f"no row has {wanted} in its name; there are {'; '.join(row.name for row in others)}")
+        raise ConfigError(f"no row has {wanted} in its name; without --rows all {len(others)} run, such as {others[0].name!r}")
     options = _rank_options(args)
     options.check_effect(chosen)
     grid, paint = None, _paint()

@@ -102,7 +102,7 @@ def test_inspect_and_env_as_json(capsys) -> None:
 def test_env_names_the_kernels(capsys) -> None:
     facts = json.loads(run(capsys, "env", "--as-json")[1])
     found = facts["kernels"]
-    assert found["path"] == default_path() and found["of"].split()[-1] == "portable"
+    assert found["path"] == default_path() and found["paths here"].split()[-1] == "portable"
     assert found["pool"] == "1 thread, not pinned", "what the tests are run with"
     assert facts["backends"]["cpu"].startswith("cpu-2/bf16-")
     assert facts["threads"] == {

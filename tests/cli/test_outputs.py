@@ -180,7 +180,9 @@ def test_standard_output_that_takes_nothing_is_one_line() -> None:
 
 def test_a_system_error_names_its_file(tmp_path: Path, capsys) -> None:
     assert main(["generate", "--prompts-file", str(tmp_path / "none.jsonl")]) == 2
-    assert capsys.readouterr().err == f"brigade: error: {tmp_path / 'none.jsonl'}: No such file or directory\n"
+    assert capsys.readouterr().err == (
+        f"brigade: error: {tmp_path / 'none.jsonl'}: No such file or directory; give a file of prompts, one JSON object a line\n"
+    )
 
 
 WRONG = {

@@ -111,7 +111,7 @@ def test_own_prompts(recipe: str, capsys, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--rows", "warp"], "no row has 'warp' in its name; there are 1 rank, together"),
+        (["--rows", "warp"], "no row has 'warp' in its name; without --rows all "),
         (["--max-tokens", "0"], "--max-tokens is 0"),
         (["--num-prompts", "-1"], "--num-prompts is -1"),
         (["--max-tokens", "300"], "300 tokens leave no room for a prompt in 256 positions"),
