@@ -1,18 +1,18 @@
 """`LLM`: from a path or a recipe to text, in one object. The blocking face of the engine's thread.
 
-Any number of threads may call one `LLM` at once: their requests join the same batch, and no call sees another's.
+Any number of threads may call one `LLM` at once: their requests join the same batch, and no call sees another's. How it is asked
+(`generate`, `stream`) stands in `faces.py`, where a client of a coordinator has it too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from brigade.api.stream import Stream, received
+from brigade.api.faces import BlockingFace, Params, named_params
+from brigade.api.stream import received
 from brigade.assembly.assemble import assemble
 from brigade.assembly.choices import Choices, settle_engine
 from brigade.assembly.fingerprint import loaded_fingerprint
@@ -20,7 +20,7 @@ from brigade.engine.engine import Engine, Submission
 from brigade.engine.engine_thread import EngineThread, Logits
 from brigade.engine.memory_plan import model_length
 from brigade.engine.outputs import RequestOutput
-from brigade.engine.prompt import ChatPrompt, Prompt, as_prompts
+from brigade.engine.prompt import ChatPrompt, Prompt
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import ConfigError, EngineStopped, RequestError
 
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 
     from brigade.parallel.messages import Times
 
-Params = SamplingParams | Sequence[SamplingParams] | None
 
-
-class LLM:
+class LLM(BlockingFace):
     """Loads once, then generates. `model`: a folder, an artifact of `brigade export`, a recipe, or None for the embedded model;
     `engine_settings` are the fields of `EngineConfig`. With `tp` or `pp` above 1 this process leads tp x pp ranks, and starts the
     others itself; under torchrun or srun every rank runs the same script, and only rank 0 comes back from here."""
@@ -89,34 +87,11 @@ class LLM:
         plan = self._assembled.plan_of(config)
         return self._parts.engine(plan, self._sampler if sampler is None else sampler, kind, config)
 
-    def generate(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        params: Params = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[RequestOutput]:
-        """Run all prompts to their end; outputs come in the order of the prompts, the k-th with the request id `str(k)`. One bad
-        prompt refuses them all, before any work. A request that fails later ends alone: its finish reason is "error"."""
-        numbers, inbox = self._submit(self._prepare(prompts, params), deltas=False)
-        outputs: dict[int, RequestOutput] = {}
-        try:
-            while len(outputs) < len(numbers):
-                output = received(inbox)
-                number = numbers[output.request_id]
-                outputs[number] = replace(output, request_id=str(number))
-                if progress is not None:
-                    progress(len(outputs), len(numbers))
-        finally:
-            self.thread.abort(numbers)
-        return [outputs[number] for number in range(len(numbers))]
-
-    def stream(self, prompts: Prompt | Sequence[Prompt], params: Params = None) -> Stream:
-        """Deltas as they come; the k-th prompt's request id is `str(k)`. Leaving the loop early aborts what is left."""
-        return Stream(self.thread, *self._submit(self._prepare(prompts, params), deltas=True))
-
     def logits(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """What the model says at every position, finite or not: one float32 tensor [length, vocabulary] a prompt."""
-        numbers, inbox = self._submit(self._prepare(prompts, SamplingParams(max_tokens=1), collect_logits=True), deltas=False)
+        params = SamplingParams(max_tokens=1)
+        prepare = partial(self._prepare, collect_logits=True)
+        numbers, inbox = self._submit(self._prepare_all(prompts, params, prepare), deltas=False)
         found: dict[int, Tensor] = {}
         try:
             while len(found) < len(numbers):
@@ -148,6 +123,29 @@ class LLM:
         no request runs."""
         return [] if self._parts.leader is None else self._parts.leader.times()
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether it reads and says text, and not ids alone."""
+        return self.tokenizer is not None
+
+    @property
+    def layers_finished(self) -> int:
+        """By all ranks since they were loaded: a step that takes long goes on counting, and one that hangs does not."""
+        leader = self._parts.leader
+        return self.model.finished.layers if leader is None else leader.ranks.layers()
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be computed any more, also where nobody has asked for anything since; None as long as all is well."""
+        ranks = self._assembled.ranks
+        if ranks is not None and ranks.failure is not None:
+            return str(ranks.failure)
+        try:
+            self.thread.check_open()
+        except EngineStopped as error:
+            return str(error)
+        return None
+
     def weight_bytes(self) -> tuple[int, int]:
         """What a step reads, on all ranks together: all layers, and the head."""
         return self._assembled.weight_bytes()
@@ -172,21 +170,7 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self, prompts: Prompt | Sequence[Prompt], params: Params, collect_logits: bool = False) -> list[Submission]:
-        prompts = as_prompts(prompts)
-        each = list(params) if isinstance(params, (list, tuple)) else [params] * len(prompts)
-        if len(each) != len(prompts):
-            raise RequestError(f"{len(prompts)} prompts but {len(each)} sampling parameters; give one for all, or one each")
-        prepared = []
-        for number, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-            try:
-                prepared.append(self.engine.prepare(prompt, one, collect_logits=collect_logits))
-            except RequestError as error:
-                raise RequestError(f"prompt {number}: {error}" if len(prompts) > 1 else str(error)) from error
-        return prepared
-
-    def _submit(self, prepared: list[Submission], deltas: bool) -> tuple[dict[str, int], SimpleQueue[Any]]:
-        """The requests' ids with the numbers of their prompts, and where their answers come."""
-        inbox: SimpleQueue[Any] = SimpleQueue()
-        ids = self.thread.submit(prepared, inbox.put, deltas)
-        return {name: number for number, name in enumerate(ids)}, inbox
+    def _prepare(self, prompt: Prompt, params: Params, collect_logits: bool = False) -> Submission:
+        if isinstance(params, Mapping):
+            params = named_params(self.params, params)
+        return self.engine.prepare(prompt, params, collect_logits=collect_logits)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
-from brigade.engine.engine_thread import EngineThread
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.errors import EngineStopped
 
 _END = object()  # stays in the inbox, so that every thread that reads the stream finds it
 
 
+class AnsweringThread(Protocol):
+    """`EngineThread` says what each of these does."""
+
+    def submit(self, submissions: Sequence[Any], reader: Callable[[Any], None], deltas: bool = True) -> list[str]: ...
+
+    def abort(self, request_ids: Iterable[str]) -> None: ...
+
+
 class Stream(Iterator[Delta]):
     """An iterator over the deltas of some requests. `close`, and dropping it half read, abort what is left of them; whoever reads
     a closed stream is at its end."""
 
-    def __init__(self, thread: EngineThread, numbers: Mapping[str, int], inbox: SimpleQueue[Any]) -> None:
+    def __init__(self, thread: AnsweringThread, numbers: Mapping[str, int], inbox: SimpleQueue[Any]) -> None:
         self._thread, self._numbers, self._inbox = thread, numbers, inbox
         self._outputs: dict[int, RequestOutput] = {}
         self._is_closed = False
@@ -54,9 +61,9 @@ class Stream(Iterator[Delta]):
 
 
 def received(inbox: SimpleQueue[Any]) -> Any:
-    """The next thing that the engine's thread said; its end is raised."""
+    """The next thing that the thread said; its end is raised, and so is a refusal."""
     said = inbox.get()
-    if isinstance(said, EngineStopped):
+    if isinstance(said, Exception):
         inbox.put(said)  # whoever asks again hears it again
-        raise said.again()
+        raise said.again() if isinstance(said, EngineStopped) else said
     return said

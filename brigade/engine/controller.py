@@ -80,7 +80,7 @@ class TextGenerationController:
         now = clock()
         deltas = [self._append(request, token, now) for request, token in zip(read.readers, sampled, strict=True)]
         deltas += [self._append(request, token, now) for request, token in read.best]
-        return deltas + [_failure(request) for request in read.failed]
+        return deltas + [request.delta(last_words(request)) for request in read.failed]
 
     def _read(self, batch: Batch, owners: Sequence[Request | None], answer: Answer) -> _Read:
         """Keep prompt rows for those who want them, and find who samples now, and from what."""
@@ -151,7 +151,7 @@ class TextGenerationController:
     def _append(self, request: Request, sampled: Sampled | Exception, now: float) -> Delta:
         if isinstance(sampled, Exception):
             request.fail(sampled)
-            return _failure(request)
+            return request.delta(last_words(request))
         token = sampled.token_id
         if request.logprobs is not None:
             assert sampled.logprobs is not None
@@ -164,7 +164,7 @@ class TextGenerationController:
             request.fail(error)
             text = ""
         logprobs = None if request.logprobs is None else request.logprobs[-1:]
-        return Delta(request.request_id, request.index, text, (token,), logprobs, request.finish_reason, request.error)
+        return request.delta(text, (token,), logprobs)
 
     def _say(self, request: Request, token: int, now: float) -> str:
         """The request goes on by this token. What comes back is the text that is safe to send then."""
@@ -230,10 +230,6 @@ class TextGenerationController:
 
 def _best(value: float, token: int, position: int) -> Sampled | Exception:
     return Sampled(token, None) if math.isfinite(value) else LogitsError([0], [position])
-
-
-def _failure(request: Request) -> Delta:
-    return Delta(request.request_id, request.index, last_words(request), (), None, request.finish_reason, request.error)
 
 
 def last_words(request: Request) -> str:

@@ -149,7 +149,7 @@ class Engine:
             except Exception as error:  # its own text, its own end
                 request.fail(error)
                 unheard = "".join(request.pieces)[known.characters :]
-                self._unsent.append(Delta(request_id, request.index, unheard, (), None, "error", request.error))
+                self._unsent.append(request.delta(unheard))
         self._groups[request_id] = group
         self._prompts[request_id] = submission.prompt
         return request_id
@@ -195,7 +195,7 @@ class Engine:
             )
         unheard = text[known.characters :]
         if unheard or request.is_finished:
-            self._unsent.append(Delta(request.request_id, request.index, unheard, (), None, request.finish_reason))
+            self._unsent.append(request.delta(unheard))
 
     def step(self) -> list[Delta]:
         """Compute one step of whatever is scheduled and return what came in: with several steps under way, of an earlier one."""
@@ -249,7 +249,7 @@ class Engine:
         """End a request outside of sampling: nothing to sample, or aborted."""
         request.finish_reason, request.finished = reason, clock()
         self.scheduler.remove(request)
-        return Delta(request.request_id, request.index, text, (), None, reason)
+        return request.delta(text)
 
     def abort(self, request_id: str) -> None:
         """End every sample of a request now, running or waiting; what it has said so far stays."""
@@ -274,11 +274,8 @@ class Engine:
         # Nobody reads them any more, and the id may be used again.
         self._unsent = deque(delta for delta in self._unsent if delta.request_id != request_id)
         first = group[0]
-        prompt_logprobs = None
-        if first.params.prompt_logprobs is not None:
-            prompt_logprobs = [first.prompt_logprobs.get(i) for i in range(len(first.prompt_token_ids))]
         return RequestOutput(
-            request_id, self._prompts.pop(request_id), list(first.prompt_token_ids), prompt_logprobs,
+            request_id, self._prompts.pop(request_id), list(first.prompt_token_ids), first.prompt_rows(),
             [request.sample() for request in group],
         )  # fmt: skip
 

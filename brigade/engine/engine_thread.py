@@ -55,6 +55,11 @@ class EngineThread:
         self._work = _Work(engine)
         self.close = weakref.finalize(self, self._work.close)  # also at the interpreter's end; a second call does nothing
 
+    def after_each_step(self, call: Callable[[], None]) -> None:
+        """`call` is called once the readers have what a step said, and once they were told of the end: for whoever reads many
+        requests, and passes on together what came together. It is called like a reader."""
+        self._work.after_step = call
+
     def submit(self, submissions: Sequence[Submission], reader: Callable[[Said], None], deltas: bool = True) -> list[str]:
         """Queue what `engine.prepare` returned, all or none, and return their ids, unique in this engine."""
         return self._work.submit(submissions, reader, deltas)
@@ -101,6 +106,10 @@ class _TellIdle:
 _WAKE = object()  # look whether you are to stop
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Work:
     """What the thread does. Callers and thread share a queue, a dictionary of which each use is one atomic operation, and
     `stopped`, which is set once. The lock is for submissions among themselves, so that the count of who waits is right."""
@@ -110,6 +119,7 @@ class _Work:
         self._orders: SimpleQueue[object] = SimpleQueue()
         self._readers: dict[str, _Reader] = {}
         self.stopped: EngineStopped | None = None
+        self.after_step: Callable[[], None] = _nothing
         self._submitting = threading.Lock()
         self._accepted = self._added = 0  # requests that were promised a place, and that have come to it
         self._thread: threading.Thread | None = None
@@ -190,6 +200,7 @@ class _Work:
             except KeyError:  # somebody else told the last one
                 break
             self._hand(reader, self.stopped)
+        self.after_step()
 
     def _run(self) -> None:
         self._engine.owner = threading.get_ident()
@@ -197,7 +208,10 @@ class _Work:
             while self.stopped is None:
                 self._take_orders()
                 if self.stopped is None and self._engine.has_work:
-                    self._hand_out(self._engine.step())
+                    deltas = self._engine.step()
+                    self._hand_out(deltas)
+                    if deltas:
+                        self.after_step()
         except BaseException as error:  # whatever it is, nobody may be left waiting for it
             reason = EngineStopped(f"the engine failed and stopped ({in_one_line(error)}); make another LLM")
             reason.__cause__ = error

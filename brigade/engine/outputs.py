@@ -44,6 +44,9 @@ class Delta:
     logprobs: Sequence[TokenLogprobs] | None
     finish_reason: FinishReason | None
     error: str | None = None  # where the finish reason is "error"
+    stop_reason: str | int | None = None  # the stop string or stop id that ended it
+    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None  # once, of the first sample, where they were asked for
+    metrics: RequestMetrics | None = None  # with the end
 
 
 @dataclass(frozen=True, slots=True)

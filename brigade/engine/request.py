@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from brigade.engine.block_pool import ROOT, Node
-from brigade.engine.outputs import FinishReason, RequestMetrics, Sample
+from brigade.engine.outputs import Delta, FinishReason, RequestMetrics, Sample
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import in_one_line
 
@@ -62,6 +62,7 @@ class Request:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logits: dict[int, Tensor] = field(default_factory=dict)
+    has_told_prompt: bool = False  # its reader has the log-probabilities of the prompt
     known_end: FinishReason | None = None  # of one that ended elsewhere, and whose prompt is computed once more for its rows
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
@@ -125,10 +126,28 @@ class Request:
         self.finish_reason, self.finished = "error", clock()
         self.error = in_one_line(error)
 
+    def prompt_rows(self) -> list[TokenLogprobs | None] | None:
+        """The log-probabilities of the prompt, as far as they are known; None where nobody asked for them."""
+        if self.params.prompt_logprobs is None:
+            return None
+        return [self.prompt_logprobs.get(position) for position in range(len(self.prompt_token_ids))]
+
+    def delta(self, text: str = "", token_ids: Sequence[int] = (), logprobs: Sequence[TokenLogprobs] | None = None) -> Delta:
+        """What is new, with all that belongs to an end where this is one, and the prompt's rows once they are whole."""
+        rows = None
+        if self.index == 0 and not self.has_told_prompt and len(self.prompt_logprobs) == len(self.prompt_token_ids) - 1:
+            rows, self.has_told_prompt = self.prompt_rows(), True
+        return Delta(
+            self.request_id, self.index, text, token_ids, logprobs, self.finish_reason, self.error, self.stop_reason, rows,
+            self.metrics() if self.is_finished else None,
+        )  # fmt: skip
+
+    def metrics(self) -> RequestMetrics:
+        return RequestMetrics(self.arrival, self.first_token, self.finished, self.preemptions, self.cached_tokens, self.steps)
+
     def sample(self) -> Sample:
         assert self.finish_reason is not None
-        metrics = RequestMetrics(self.arrival, self.first_token, self.finished, self.preemptions, self.cached_tokens, self.steps)
         return Sample(
             self.index, "".join(self.pieces), self.output_token_ids, self.logprobs, self.finish_reason,
-            self.stop_reason, self.seed, metrics, self.error,
+            self.stop_reason, self.seed, self.metrics(), self.error,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,13 @@ from brigade.model.spec import ModuleSpec, build_module
 
 class Elsewhere(nn.Module):
     """In the place of a layer that another stage holds, so that layers keep their numbers."""
+
+
+@dataclass(slots=True)
+class Finished:
+    """What was computed since the model was made: it grows as long as a step does not hang."""
+
+    layers: int = 0
 
 
 class GPTModel(nn.Module):
@@ -60,6 +68,7 @@ class GPTModel(nn.Module):
             if isinstance(module, CutModule)
             for key, cut in module.cuts.items()
         }
+        self.finished = Finished()
         self._rope_tables: dict | None = None
 
     @property
@@ -79,6 +88,7 @@ class GPTModel(nn.Module):
         rotary = self._rotary(step)
         for layer in self.own_layers:
             x_TH = layer(x_TH, step, rotary)
+            self.finished.layers += 1
             if tick is not None:
                 tick()
         return x_TH

@@ -88,6 +88,10 @@ class Ranks:
         """Meanwhile some rank must finish a layer within the rank timeout."""
         self._watch.step_under_way(under_way)
 
+    def layers(self) -> int:
+        """Finished by all of them together, as long as they are there."""
+        return self._watch.layers() if self.is_open else 0
+
     def close(self) -> None:
         self._end()
 

@@ -70,6 +70,11 @@ class Watch:
     def step_under_way(self, under_way: bool) -> None:
         self._since = time.monotonic() if under_way else None
 
+    def layers(self) -> int:
+        """Finished by all ranks since they began, as far as it is known here."""
+        here = [self.board.facts(rank) for rank in (0, *self._here)]
+        return sum(facts.layers for facts in (*here, *(facts for _, _, facts in list(self._heard.values()))))
+
     def verdict(self, cause: BaseException | None = None) -> RankFailed:
         """For whoever waited in vain: what happened, once everybody is gone."""
         self._silence = SILENCE_OF_LOST

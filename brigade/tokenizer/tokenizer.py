@@ -94,6 +94,11 @@ class Tokenizer:
             wrong = next(i for i in ids if not 0 <= i < 2**32)
             raise RequestError(f"token id {wrong} is out of range; ids go from 0 to {self.vocab_size - 1}") from error
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters, as the vocabulary writes them: a byte that is no character of its own counts as one."""
+        return max(map(len, self._inner.get_vocab()), default=0)
+
     def token_text(self, token_id: int) -> str:
         """How one id reads on its own, for logprobs; bytes that are no character by themselves show as U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")

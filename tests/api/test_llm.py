@@ -170,7 +170,8 @@ def test_a_forked_process_is_told_and_hangs_nowhere() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda llm: llm.generate("x = ", {"max_tokens": 3}), "params is a dict; give SamplingParams"),
+        (lambda llm: llm.generate("x = ", {"max_token": 3}), "unknown sampling parameter"),
+        (lambda llm: llm.generate("x = ", {3}), "params is a set; give SamplingParams"),
         (lambda llm: llm.generate(["x = ", "y = "], [GREEDY, 7]), "prompt 1: params is a int"),
         (lambda llm: LLM(5), "not a int; give a str or a Path"),
     ],

@@ -35,6 +35,10 @@ def registered(name: str) -> Parameter:
     return _PARAMETERS[name]
 
 
+def names() -> list[str]:
+    return sorted(_PARAMETERS)
+
+
 def check_extra(extra: Mapping[str, Any]) -> None:
     for name, value in extra.items():
         wrong = registered(name).check(value)

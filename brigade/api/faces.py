@@ -1,0 +1,166 @@
+"""How callers ask: `BlockingFace` for threads and `AsyncFace` for the tasks of an event loop. What they ask is a thread that
+answers their readers: an engine's own, or a client's, which asks a coordinator. A caller cannot tell which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+from brigade.api.stream import AnsweringThread, Stream, received
+from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.prompt import Prompt, as_prompts
+from brigade.engine.sampling.params import SamplingParams
+from brigade.errors import EngineStopped, RequestError
+
+Params = SamplingParams | Mapping[str, Any] | None  # a mapping names some; the others are as the model's own defaults say
+
+
+def named_params(make: Callable[..., SamplingParams], given: Mapping[str, Any]) -> SamplingParams:
+    try:
+        return make(**given)
+    except TypeError as error:
+        raise RequestError(f"unknown sampling parameter ({error}); those of SamplingParams are allowed") from error
+
+
+class BlockingFace:
+    """Any number of threads may call it at once, and no call sees another's requests."""
+
+    thread: AnsweringThread
+
+    def _prepare(self, prompt: Prompt, params: Params) -> Any:
+        """A submission of the thread, or the reason why not."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: Params | Sequence[Params] = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[RequestOutput]:
+        """Run all prompts to their end; outputs come in the order of the prompts, the k-th with the request id `str(k)`. One bad
+        prompt refuses them all, before any work. A request that fails later ends alone: its finish reason is "error"."""
+        numbers, inbox = self._submit(self._prepare_all(prompts, params), deltas=False)
+        outputs: dict[int, RequestOutput] = {}
+        try:
+            while len(outputs) < len(numbers):
+                output = received(inbox)
+                number = numbers[output.request_id]
+                outputs[number] = replace(output, request_id=str(number))
+                if progress is not None:
+                    progress(len(outputs), len(numbers))
+        finally:
+            self.thread.abort(numbers)
+        return [outputs[number] for number in range(len(numbers))]
+
+    def stream(self, prompts: Prompt | Sequence[Prompt], params: Params | Sequence[Params] = None) -> Stream:
+        """Deltas as they come; the k-th prompt's request id is `str(k)`. Leaving the loop early aborts what is left."""
+        return Stream(self.thread, *self._submit(self._prepare_all(prompts, params), deltas=True))
+
+    def _prepare_all(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: Params | Sequence[Params],
+        prepare: Callable[[Prompt, Params], Any] | None = None,
+    ) -> list[Any]:
+        """All or none. `prepare`: in place of the face's own."""
+        prepare = self._prepare if prepare is None else prepare
+        prompts = as_prompts(prompts)
+        each = list(params) if isinstance(params, (list, tuple)) else [params] * len(prompts)
+        if len(each) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts but {len(each)} sampling parameters; give one for all, or one each")
+        prepared = []
+        for number, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
+            try:
+                prepared.append(prepare(prompt, one))
+            except RequestError as error:
+                raise RequestError(f"prompt {number}: {error}" if len(prompts) > 1 else str(error)) from error
+        return prepared
+
+    def _submit(self, prepared: list[Any], deltas: bool) -> tuple[dict[str, int], SimpleQueue[Any]]:
+        """The requests' ids with the numbers of their prompts, and where their answers come."""
+        inbox: SimpleQueue[Any] = SimpleQueue()
+        ids = self.thread.submit(prepared, inbox.put, deltas)
+        return {name: number for number, name in enumerate(ids)}, inbox
+
+
+class AsyncFace:
+    """Any number of tasks, of any number of event loops.
+
+    No lock is taken here: the garbage collector may end a request in the middle of anything. Each use of `_open` is one atomic
+    operation instead.
+    """
+
+    thread: AnsweringThread
+
+    def __init__(self) -> None:
+        self._open: dict[str, Callable[[Any], None]] = {}  # who waits, by request id
+        self._closed = False
+
+    def _prepare(self, prompt: Prompt, params: Params) -> Any:
+        """A submission of the thread, or the reason why not."""
+        raise NotImplementedError
+
+    async def stream(self, prompt: Prompt, params: Params = None) -> AsyncIterator[Delta]:
+        """Deltas as they come. Leaving early, or being cancelled, aborts the request."""
+        with self._request(prompt, params, deltas=True) as inbox:
+            while isinstance(said := _checked(await inbox.get()), Delta):
+                yield said
+
+    async def generate(self, prompt: Prompt, params: Params = None) -> RequestOutput:
+        """The whole output of one prompt. Being cancelled aborts the request."""
+        with self._request(prompt, params, deltas=False) as inbox:
+            return _checked(await inbox.get())
+
+    def close(self) -> None:
+        """Requests that still run end with an `EngineStopped`, and so does whoever comes later."""
+        self._closed = True
+        while self._open:
+            with suppress(KeyError, RuntimeError):  # it ended by itself; its loop is gone, and nobody waits
+                name, deliver = self._open.popitem()
+                self.thread.abort([name])
+                deliver(self._stopped())
+
+    @contextmanager
+    def _request(self, prompt: Prompt, params: Params, deltas: bool) -> Iterator[asyncio.Queue[Any]]:
+        """A request that is open as long as the caller is inside; what it says comes into the queue."""
+        loop, inbox, names = asyncio.get_running_loop(), asyncio.Queue[Any](), list[str]()
+
+        def deliver(said: Any) -> None:
+            """On the answering thread. It is called for every delta, so that a loop which is gone is an abort and no waste."""
+            try:
+                if deltas or not isinstance(said, Delta):
+                    loop.call_soon_threadsafe(inbox.put_nowait, said)
+                elif loop.is_closed():
+                    raise RuntimeError("the event loop of this request is closed")
+            except RuntimeError:
+                for name in names:  # else the dead task would be held for ever
+                    self._open.pop(name, None)
+                raise
+
+        if self._closed:
+            raise self._stopped()
+        names += self.thread.submit([self._prepare(prompt, params)], deliver)
+        self._open[names[0]] = deliver
+        try:
+            if self._closed:  # meanwhile
+                raise self._stopped()
+            yield inbox
+        finally:
+            self._open.pop(names[0], None)
+            self.thread.abort(names)
+
+    def _stopped(self) -> EngineStopped:
+        return EngineStopped(f"this {type(self).__name__} was closed; make another one")
+
+
+def _checked(said: Any) -> Any:
+    if isinstance(said, EngineStopped):
+        raise said.again()
+    if isinstance(said, Exception):
+        raise said
+    return said
