@@ -17,6 +17,7 @@ PICTURE = Path(__file__).with_name("rooms.svg")
 COLUMN, FLOOR, GAP = 204, 100, 44  # a column's and a floor's size, and how much of a floor is left to the arrows
 COLUMNS, SIDE, BETWEEN, ROOF, FOOT = 5, 22, 14, 74, 40  # `BETWEEN` two rooms of one floor; `FOOT` holds the legend
 PORT = 26  # between two arrows that meet a room in the same column
+ACROSS = 9  # between two that run across one above the other
 GROUND = "ground"
 LEGEND = "An arrow means “imports”. Arrows that follow from others are left out. Callers come in by the blue rooms."
 
@@ -98,7 +99,7 @@ def route(source: Box, target: Box, before: int = 0) -> list[Point]:
         start, end = centre(source.columns[0]) - PORT, centre(target.columns[1] - 1) + PORT * (1 + before)
     else:
         start, end = centre(source.columns[1] - 1) + PORT, centre(target.columns[0]) - PORT * (1 + before)
-    across = source.bottom + GAP / 2
+    across = source.bottom + GAP / 2 + ACROSS * before
     return [(start, source.bottom), (start, across), (end, across), (end, target.top)]
 
 

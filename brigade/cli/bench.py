@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from brigade.cli import bench_latency, bench_peers
+from brigade.cli import bench_latency, bench_peers, bench_serve
 from brigade.cli.options import add_model_options, engine_settings, make_llm, model_files
 from brigade.cli.progress import Progress
 from brigade.cli.prompts import read_prompts_file
@@ -36,11 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overhead.add_argument("--steps", type=int, default=300)
     overhead.add_argument("--json", type=Path, metavar="FILE")
     bench_latency.add_arguments(kinds)
+    bench_serve.add_arguments(kinds)
     bench_peers.add_arguments(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
-    kinds = {"throughput": _throughput, "overhead": _overhead, "latency": bench_latency.run, "peers": bench_peers.run}
+    kinds = {
+        "throughput": _throughput, "overhead": _overhead, "latency": bench_latency.run, "serve": bench_serve.run,
+        "peers": bench_peers.run,
+    }  # fmt: skip
     return kinds[args.kind](args)
 
 

@@ -6,13 +6,16 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from brigade.cli.options import (
     add_model_options,
     add_sampling_options,
+    given_model_options,
     make_llm,
     model_files,
+    model_option,
     sampling_settings,
     with_defaults,
 )  # fmt: skip
@@ -28,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-ids", metavar='"1 2 3"', action="append", default=[], help="a prompt as ids")
     parser.add_argument("--stream", action="store_true", help="print the text as it comes (one prompt)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything known of each request")
+    parser.add_argument("--connect", metavar="ADDRESS", help="ask a coordinator; --model is the name that it serves then")
+    parser.add_argument("--keys", type=Path, metavar="FOLDER", help="with --connect: keys of `brigade keys`")
     add_model_options(parser)
     add_sampling_options(parser)
 
@@ -41,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
     for one in settings:  # wrong values are refused before the model is loaded
         SamplingParams(**one)
+    if args.connect is not None:
+        return _ask_coordinator(args, prompts, settings)
+    if args.keys is not None:
+        raise ConfigError(f"--keys {args.keys} has no effect without --connect; give --connect, or drop it")
     loading = Progress("loading")
     llm = make_llm(args, progress=loading)
     loading.close()
@@ -50,6 +59,27 @@ def run(args: argparse.Namespace) -> int:
     outputs = _stream(llm, prompts[0], params[0]) if args.stream else _whole(llm, prompts, params)
     if args.json is not None:
         write_json(args.json, report(llm, outputs, params, time.perf_counter() - begun))
+    return _tell_failed(outputs)
+
+
+def _ask_coordinator(args: argparse.Namespace, prompts: list[Any], settings: list[dict[str, Any]]) -> int:
+    """Parameters that were not given are as the served model's own defaults say."""
+    for name in given_model_options(args):
+        if name != "model":
+            raise ConfigError(f"{model_option(name)} has no effect with --connect, where replicas compute; drop it")
+    from brigade.client import Client
+
+    with Client(args.connect, args.model, keys=args.keys) as client:
+        begun = time.perf_counter()
+        outputs = _stream(client, prompts[0], settings[0]) if args.stream else _whole(client, prompts, settings)
+        if args.json is not None:
+            named = {"model": client.model, "address": client.address}
+            asked = [SimpleNamespace(max_tokens=one.get("max_tokens")) for one in settings]
+            write_json(args.json, named | requests_report(outputs, asked, time.perf_counter() - begun))
+    return _tell_failed(outputs)
+
+
+def _tell_failed(outputs: list[Any]) -> int:
     failed = [(output, sample) for output in outputs for sample in output.samples if sample.error is not None]
     for output, sample in failed:
         print(f"brigade: error: prompt {output.request_id}, sample {sample.index}: {sample.error}", file=sys.stderr)
@@ -76,10 +106,11 @@ def _prompts(args: argparse.Namespace) -> tuple[list[Any], list[dict[str, Any]]]
 
 
 def _stream(llm: Any, prompt: Any, params: Any) -> list[Any]:
+    has_tokenizer = llm.has_tokenizer
     stream = llm.stream([prompt], params)
     try:
         for delta in stream:
-            sys.stdout.write(_shown(llm, delta.text, delta.token_ids))
+            sys.stdout.write(_shown(has_tokenizer, delta.text, delta.token_ids))
             sys.stdout.flush()
     finally:
         stream.close()
@@ -88,7 +119,7 @@ def _stream(llm: Any, prompt: Any, params: Any) -> list[Any]:
 
 
 def _whole(llm: Any, prompts: list[Any], params: list[Any]) -> list[Any]:
-    progress = Progress("requests")
+    progress, has_tokenizer = Progress("requests"), llm.has_tokenizer
     outputs = llm.generate(prompts, params, progress)
     progress.close()
     many = len(outputs) > 1 or len(outputs[0].samples) > 1
@@ -96,28 +127,30 @@ def _whole(llm: Any, prompts: list[Any], params: list[Any]) -> list[Any]:
         for sample in output.samples:
             if many:
                 print(f"--- prompt {output.request_id}, sample {sample.index} ({sample.finish_reason})")
-            print(_shown(llm, sample.text, sample.token_ids))
+            print(_shown(has_tokenizer, sample.text, sample.token_ids))
     return outputs
 
 
-def _shown(llm: Any, text: str, token_ids: Any) -> str:
+def _shown(has_tokenizer: bool, text: str, token_ids: Any) -> str:
     """A model without a tokenizer answers in ids."""
-    return text if llm.tokenizer is not None else "".join(f"{i} " for i in token_ids)
+    return text if has_tokenizer else "".join(f"{i} " for i in token_ids)
 
 
 def report(llm: Any, outputs: list[Any], params: list[Any], seconds: float) -> dict[str, Any]:
     from brigade.bench.report import peak_memory
 
+    own = {"model": llm.name, "numerics_id": llm.numerics_id}
+    rest = {"steps": llm.engine.steps, "peak_memory": peak_memory(), "memory_plan": llm.plan.as_dict()}
+    return own | requests_report(outputs, params, seconds) | rest
+
+
+def requests_report(outputs: list[Any], params: list[Any], seconds: float) -> dict[str, Any]:
     tokens = sum(len(sample.token_ids) for output in outputs for sample in output.samples)
-    requests = {output.request_id: request_report(llm, output, one) for output, one in zip(outputs, params, strict=True)}
-    return {
-        "model": llm.name, "numerics_id": llm.numerics_id, "requests": requests, "seconds": seconds,
-        "output_tokens": tokens, "throughput": tokens / seconds, "steps": llm.engine.steps, "peak_memory": peak_memory(),
-        "memory_plan": llm.plan.as_dict(),
-    }  # fmt: skip
+    requests = {output.request_id: request_report(output, one) for output, one in zip(outputs, params, strict=True)}
+    return {"requests": requests, "seconds": seconds, "output_tokens": tokens, "throughput": tokens / seconds}
 
 
-def request_report(llm: Any, output: Any, params: Any) -> dict[str, Any]:
+def request_report(output: Any, params: Any) -> dict[str, Any]:
     def logprobs(found: Any) -> Any:
         if found is None:
             return None

@@ -20,6 +20,10 @@ COMMANDS = {
     "env": "what a bug report needs",
     "eval": "perplexity and bits per byte of a text, and the distance from a reference",
     "verify": "keep what a model says, and find the same bits again on any layout and engine setting",
+    "coordinator": "clients on one side, replicas on the other: no failure of either changes a token",
+    "replica": "a model that works for a coordinator",
+    "control": "look at a coordinator; pause, resume, drain or stop it",
+    "keys": "make keys for a coordinator that other machines reach",
     "bench": "measure: latency beside the machine's floor, throughput, the engine's own work, other engines beside this one",
 }
 
@@ -81,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
     from brigade.parallel.rendezvous import found_world
 
     world = found_world()
-    if world is None or args.command == "inspect":  # which starts no rank
+    if world is None or args.command in ("inspect", "coordinator"):  # which starts no rank
         return 0 if world is not None and world.rank > 0 else args.run(args) or 0
     if world.rank > 0:
         from brigade.assembly import rank

@@ -66,6 +66,21 @@ def add_model_options(
     group.add_argument("--max-model-len", type=int, help=f"prompt and output together (default: {said['max_model_len']})")
 
 
+def given_model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of `add_model_options` that are not as they are without a word."""
+    known = argparse.ArgumentParser(add_help=False)
+    add_model_options(known)
+    given = {action.dest: getattr(args, action.dest) for action in known._actions}
+    return {action.dest: given[action.dest] for action in known._actions if given[action.dest] != action.default}
+
+
+def model_option(name: str) -> str:
+    """One of them as it is written."""
+    known = argparse.ArgumentParser(add_help=False)
+    add_model_options(known)
+    return next(action.option_strings[-1] for action in known._actions if action.dest == name)
+
+
 def add_layout_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "layout", "one model over many ranks; under torchrun or srun the ranks are those that it started"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from brigade.verify.run import Change
 
 EXIT_CODES = "exit codes: 0 all the same; 1 something differs; 2 nothing differs, but something could not be run or compared"
-OVERRIDES = ("tp", "pp", "pp_layers", "engine", "threads", "backend", "device")
+OVERRIDES = ("tp", "pp", "pp_layers", "dp", "kills", "engine", "threads", "backend", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tp", type=int, metavar="N", help="tensor parallel: ranks that share each matrix")
     group.add_argument("--pp", type=int, metavar="N", help="pipeline parallel: stages of layers")
     group.add_argument("--pp-layers", type=counts, metavar="LIST", help="layers of each stage, such as 10,14")
+    group.add_argument("--dp", type=int, metavar="N", help="replicas of all that, behind a coordinator")
+    group.add_argument("--kills", type=int, metavar="N", help="with --dp: replicas that are killed on the way")
     group.add_argument("--engine", choices=["dynamic", "static"])
     group.add_argument("--threads", type=int)
     group.add_argument("--backend")
@@ -133,7 +135,7 @@ def _change(args: argparse.Namespace) -> Change | None:
         return None
     if args.runs is not None:
         raise ConfigError("--runs chooses among the runs of a case, which the other options replace; drop one of them")
-    layout = {name: given.pop(name) for name in ("tp", "pp", "pp_layers") if name in given}
+    layout = {name: given.pop(name) for name in ("tp", "pp", "pp_layers", "dp") if name in given}
     if "pp_layers" in layout:
         layout["pp_layers"] = tuple(layout["pp_layers"])
     return Change(**given, **({"layout": Layout(**layout)} if layout else {}))

@@ -32,6 +32,9 @@ class Client:
     pieces: list[Piece] = field(default_factory=list)  # of this round
 
 
+MOST_WORDS = 1000  # characters of an error; it goes to every sample
+
+
 def too_late(job: Job) -> str:
     return f"its deadline of {job.ask.deadline:g} s has passed"
 
@@ -101,7 +104,7 @@ class Books:
     def _fail(self, fleet: Fleet, job: Job, error: str) -> None:
         self.counts["failed"] += 1
         self._take_off(fleet, job)
-        self._tell(self._clients[job.client], job.fail(error))
+        self._tell(self._clients[job.client], job.fail(error[:MOST_WORDS]))
         self._close(job, "cannot go on")
 
     def _close(self, job: Job, event: str) -> None:

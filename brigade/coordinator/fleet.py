@@ -54,7 +54,7 @@ class Fleet:
         own, other = self.identity, register.identity
         if own is None or own == other or self.is_idle:
             return None
-        for name in ("numerics_id", "fingerprint", "positions"):
+        for name in Identity.__struct_fields__:
             if getattr(own, name) != getattr(other, name):
                 return (
                     f"{name} of replica {register.name} is {getattr(other, name)}, but model {self.model!r} is served with "
@@ -65,7 +65,7 @@ class Fleet:
     def enroll(self, register: Register, address: bytes, now: float) -> Replica:
         self.identity, self._digest = register.identity, register.identity.digest
         prefixes = min(max(register.cache // CHUNK[list], 0), MOST_PREFIXES)
-        replica = Replica(register.name, address, register.capacity, prefixes, now, now)
+        replica = Replica(register.name, address, register.capacity, prefixes, now, now, life=register.life)
         self.replicas[register.name] = replica
         return replica
 

@@ -1,8 +1,8 @@
 """The thin loop around the coordinator's logic: sockets, the clock, the journal, and nothing that decides anything.
 
-One round reads what has come, hands it to the machine, writes the records, and only then sends. Clients and replicas have a socket
-each, so what a client says is never taken for a replica's word. Whatever cannot be read (a frame of the wrong kind, too large, of a
-broken encoding) is counted and dropped; one line a second at most says so.
+One round reads what has come, hands it to the machine, writes the records, and only then sends. Clients, replicas and operators
+have a socket each, so what a client says is never taken for a replica's word. Whatever cannot be read (a frame of the wrong kind,
+too large, of a broken encoding) is counted and dropped; one line a second at most says so.
 """
 
 from __future__ import annotations
@@ -14,45 +14,77 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
-import msgspec
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from brigade.coordinator.control import ControlState
 from brigade.coordinator.journal import Journal
+from brigade.coordinator.keys import ROLES, Keys, Role
 from brigade.coordinator.machine import Coordinator
-from brigade.coordinator.messages import decode_from_client, decode_from_replica, encode
+from brigade.coordinator.messages import (
+    MAX_MESSAGE,
+    Register,
+    ReplicaMessage,
+    decode_from_client,
+    decode_from_operator,
+    decode_from_replica,
+    encode,
+)
+from brigade.coordinator.process_watch import ProcessWatch
 from brigade.coordinator.settings import CoordinatorSettings
 from brigade.errors import ConfigError
 
 TICK = 0.1  # seconds
 MOST_A_ROUND = 1000  # messages that are read from a socket before the others have their turn
-MAX_MESSAGE = 64 << 20  # bytes; a longer one ends its connection
 HIGH_WATER = 10_000  # messages that wait for a peer that does not read
-CLIENT, REPLICA = b"c", b"r"  # what an address of the machine begins with
+CLIENT, REPLICA, OPERATOR = b"c", b"r", b"o"  # what an address of the machine begins with
+DECODE: dict[bytes, Callable[[bytes], Any]] = {
+    CLIENT: decode_from_client, REPLICA: decode_from_replica, OPERATOR: decode_from_operator,
+}  # fmt: skip
+NAMES = {CLIENT: "a client", REPLICA: "a replica", OPERATOR: "an operator"}
+ANY_PORT = "tcp://127.0.0.1:*"
 
 
 class Loop:
-    """`clients` and `replicas`: ZeroMQ addresses to listen on, such as tcp://127.0.0.1:6500; port `*` takes a free one."""
+    """`clients`, `replicas` and `operators`: ZeroMQ addresses to listen on, such as tcp://127.0.0.1:6500; port `*` takes a free
+    one. `keys`: who may speak there; without them everybody who gets there."""
 
     def __init__(
         self,
         settings: CoordinatorSettings,
-        clients: str,
-        replicas: str,
+        clients: str = ANY_PORT,
+        replicas: str = ANY_PORT,
         journal: Journal | None = None,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+        operators: str = ANY_PORT,
+        keys: Keys | None = None,
     ) -> None:
-        self._journal, self._say = journal, say
+        self._journal, self._say, self._keys = journal, say, keys
         self._base = time.time() - time.monotonic()  # so the clock goes on through a restart, and never jumps within a life
-        kept = () if journal is None else (journal.life, journal.kept(), journal.pinned())
+        # Placements are numbered by lives, of which no two may be equal: also where no journal counts them.
+        kept = (secrets.randbits(22),) if journal is None else (journal.life, journal.kept(), journal.pinned())
         self.machine = Coordinator(settings, self._now(), *kept)
         self._context = zmq.Context()
+        self._guard: ThreadAuthenticator | None = None
         try:
-            self._sockets = {CLIENT: self._bind(clients), REPLICA: self._bind(replicas)}
+            if keys is not None:
+                self._guard = ThreadAuthenticator(self._context)
+                self._guard.start()
+                for role in ROLES:
+                    self._guard.configure_curve(domain=role, location=str(keys.folder / role))
+            self._sockets = {
+                CLIENT: self._bind(clients, "clients"), REPLICA: self._bind(replicas, "replicas"),
+                OPERATOR: self._bind(operators, "operators"),
+            }  # fmt: skip
         except BaseException:
+            if self._guard is not None:
+                self._guard.stop()
             self._context.destroy(linger=0)
             raise
+        self._poller = zmq.Poller()
+        self._processes = ProcessWatch(self._poller)
         self._wake, self._woken = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
         name = f"inproc://{id(self)}"
         self._woken.bind(name)
@@ -62,23 +94,24 @@ class Loop:
         self._told = 0.0
 
     @property
-    def addresses(self) -> tuple[str, str]:
-        """Of clients and replicas, with the ports that were found."""
-        first, second = (socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in self._sockets.values())
-        return first, second
+    def addresses(self) -> tuple[str, str, str]:
+        """Of clients, replicas and operators, with the ports that were found."""
+        first, second, third = (socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in self._sockets.values())
+        return first, second, third
 
     def run(self) -> None:
         """Until `end` is called or the machine is stopped. What the journal cannot take is raised, and nothing of that round is
         sent."""
-        poller = zmq.Poller()
         for socket in (*self._sockets.values(), self._woken):
-            poller.register(socket, zmq.POLLIN)
+            self._poller.register(socket, zmq.POLLIN)
         next_tick = self._now()
         try:
             while not self._ended.is_set():
-                poller.poll(max(0.0, next_tick - self._now()) * 1000)
+                ready = self._poller.poll(max(0.0, next_tick - self._now()) * 1000)
                 for kind in self._sockets:
                     self._read(kind)
+                for handle, _ in ready:  # after its last words were read
+                    self._look_after(handle)
                 if self._now() >= next_tick:
                     self.machine.tick(self._now())
                     self._tell_dropped()
@@ -95,8 +128,10 @@ class Loop:
         with suppress(zmq.ZMQError):  # it is closed, or will wake by itself
             self._wake.send(b"", zmq.NOBLOCK)
 
-    def _bind(self, address: str) -> zmq.Socket:
+    def _bind(self, address: str, role: Role) -> zmq.Socket:
         socket = self._context.socket(zmq.ROUTER)
+        if self._keys is not None:
+            self._keys.serve(socket, role)
         socket.setsockopt(zmq.LINGER, 1000)  # the last words
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
@@ -128,18 +163,34 @@ class Loop:
             if len(parts) != 2:
                 self._drop(kind, f"a message of {len(parts) - 1} parts")
                 continue
-            address, data = kind + parts[0], parts[1]
+            address = kind + parts[0]
             try:
-                if kind == CLIENT:
-                    machine.client_says(address, decode_from_client(data), self._now(), secrets.randbits(64))
-                else:
-                    machine.replica_says(address, decode_from_replica(data), self._now())
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                message = DECODE[kind](parts[1])
+            except Exception as error:  # whatever a stranger finds to send
                 self._drop(kind, f"a message that is none ({' '.join(str(error).split())[:100]})")
+                continue
+            if kind == CLIENT:
+                machine.client_says(address, message, self._now(), secrets.randbits(64))
+            elif kind == REPLICA:
+                self._replica_says(address, message)
+            else:
+                machine.operator_says(address, message, self._now())
+
+    def _replica_says(self, address: bytes, message: ReplicaMessage) -> None:
+        self.machine.replica_says(address, message, self._now())
+        if not isinstance(message, Register) or not self.machine.has_replica(address):
+            return
+        if not self._processes.watch(message.process, message.machine, address):
+            self.machine.replica_ended(address, "its process ended", self._now())
+
+    def _look_after(self, handle: object) -> None:
+        address = self._processes.ended(handle) if isinstance(handle, int) else None
+        if address is not None:
+            self.machine.replica_ended(address, "its process ended", self._now())
 
     def _drop(self, kind: bytes, what: str) -> None:
         self.machine.counts["messages that were none"] += 1
-        self._dropped[("a client" if kind == CLIENT else "a replica") + " sent " + what] += 1
+        self._dropped[f"{NAMES[kind]} sent {what}"] += 1
 
     def _tell_dropped(self) -> None:
         if self._dropped and self._now() - self._told >= 1:
@@ -167,6 +218,9 @@ class Loop:
             socket.close(1000)
         self._wake.close(0)
         self._woken.close(0)
+        self._processes.close()
+        if self._guard is not None:
+            self._guard.stop()
         self._context.term()
         if self._journal is not None:
             self._journal.close()

@@ -22,6 +22,8 @@ from brigade.coordinator.control import ControlState, after
 from brigade.coordinator.fleet import Fleet, Placed
 from brigade.coordinator.job import JobState
 from brigade.coordinator.messages import (
+    MOST_DEPTH,
+    MOST_NAME,
     PROTOCOL,
     Abort,
     Accepted,
@@ -38,6 +40,7 @@ from brigade.coordinator.messages import (
     Leaving,
     Look,
     Message,
+    OperatorMessage,
     Place,
     Register,
     Rejected,
@@ -50,11 +53,13 @@ from brigade.coordinator.messages import (
     Submit,
     TurnedAway,
     Welcome,
+    is_deeper,
 )
 from brigade.coordinator.records import Acceptance, Pinned, Record, Unpinned
 from brigade.coordinator.replica import Replica
 
 MOST_KEY = 64  # bytes of a client's key
+COMING_BACK = 2  # times as many may be here, of those that were here before
 
 
 def can_be(heard: Sequence[Heard], samples: int) -> bool:
@@ -84,8 +89,6 @@ class Coordinator(Books):
             return self._hello(address, message)
         if isinstance(message, Look):
             return self._send(address, self.status())
-        if isinstance(message, Control):
-            return self._control(address, message)
         client = self._speakers.get(address)
         if client is None:
             return self._send(address, Stranger())
@@ -94,7 +97,9 @@ class Coordinator(Books):
             self._submit(client, message, entropy)
         elif isinstance(message, Bye):
             self._part(client, 0.0)
-        elif not isinstance(message, Alive):
+        elif isinstance(message, Alive):
+            self._send(address, message)
+        else:
             job = client.jobs.get(message.number)
             if job is None:
                 self.counts["words about no request"] += 1
@@ -116,7 +121,7 @@ class Coordinator(Books):
         if client is not None and client.address == address:  # said twice on one connection, on which nothing was lost
             return self._welcome(address, client)
         if client is None:
-            if len(self._clients) >= self.settings.max_clients:
+            if len(self._clients) >= self.settings.max_clients * (COMING_BACK if hello.open else 1):
                 return self._refuse(address, None, f"{len(self._clients)} clients are here; max_clients lets in no more")
             client = self._clients[hello.key] = Client(hello.key, None, self.now)
         other = self._speakers.get(address)
@@ -127,7 +132,7 @@ class Coordinator(Books):
         client.address, client.heard = address, self.now
         client.pieces = []  # what it has, it says itself
         self._speakers[address] = client
-        named = {one.number: one for one in hello.open}
+        named = {one.number: one for one in hello.open if len(one.began_as) <= MOST_NAME}
         for number, job in list(client.jobs.items()):
             one = named.get(number)
             if one is None or not can_be(one.heard, job.ask.n) or all(sample.is_ended for sample in one.heard):
@@ -167,6 +172,10 @@ class Coordinator(Books):
 
     def _why_not(self, client: Client, message: Submit) -> str | None:
         ask, settings = message.ask, self.settings
+        if len(ask.model) > MOST_NAME or is_deeper(ask.params):
+            return f"the model's name has more than {MOST_NAME} characters, or params are nested more than {MOST_DEPTH} deep"
+        if len(message.began_as) > MOST_NAME:
+            return f"began_as has {len(message.began_as)} characters; it is what `begun` said"
         if not 0 <= message.number < 2**64:
             return f"a request's number is {message.number}; it must be from 0 to {2**64 - 1}"
         if not -(2**31) <= ask.priority <= 2**31:
@@ -183,13 +192,26 @@ class Coordinator(Books):
             return "a request that goes on names its seed, and what was heard of each of its samples"
         if message.heard and all(one.is_ended for one in message.heard):
             return "all samples of this request have ended; nothing is left of it"
-        if len(client.jobs) >= settings.max_requests_of_client:
+        room = COMING_BACK if message.heard else 1  # what runs already may come back where newcomers may not
+        if len(client.jobs) >= settings.max_requests_of_client * room:
             return f"{len(client.jobs)} requests of this client are open; max_requests_of_client takes no more: try later"
-        if self._open >= settings.max_requests:
+        if self._open >= settings.max_requests * room:
             return f"{self._open} requests are open; max_requests takes no more: try later"
         return None
 
+    # What operators say.
+
+    def operator_says(self, address: bytes, message: OperatorMessage, now: float) -> None:
+        self.now = now
+        if isinstance(message, Control):
+            self._control(address, message)
+        else:
+            self._send(address, self.status())
+
     # What replicas say.
+
+    def has_replica(self, address: bytes) -> bool:
+        return address in self._members
 
     def replica_says(self, address: bytes, message: ReplicaMessage, now: float) -> None:
         self.now = now
@@ -198,7 +220,7 @@ class Coordinator(Books):
         member = self._members.get(address)
         if member is None:
             self.counts["frames of replicas that were given up"] += 1
-            return self._send(address, TurnedAway("the coordinator has no replica here; register"))
+            return self._send(address, TurnedAway("the coordinator has no replica here; register", "register"))
         fleet, replica = member
         replica.heard = now
         if isinstance(message, (Frame, Beat)):
@@ -212,11 +234,14 @@ class Coordinator(Books):
                 self._fail(fleet, job, message.error)
         else:
             assert isinstance(message, Leaving)
-            self._lose(fleet, replica, None)
+            self._lose(fleet, replica, message.error)
 
     def _register(self, address: bytes, message: Register) -> None:
         if message.protocol != PROTOCOL:
-            return self._send(address, TurnedAway(f"this replica speaks protocol {message.protocol}, the coordinator {PROTOCOL}"))
+            error = f"this replica speaks protocol {message.protocol}, the coordinator {PROTOCOL}"
+            return self._send(address, TurnedAway(error, "end"))
+        if len(message.name) > MOST_NAME or len(message.model) > MOST_NAME or is_deeper(message.identity.defaults):
+            return self._send(address, TurnedAway(f"a name has more than {MOST_NAME} characters, or defaults are too deep", "end"))
         if self.state is ControlState.STOPPED:
             return self._send(address, Stop())
         if address in self._members:  # it begins anew
@@ -224,10 +249,13 @@ class Coordinator(Books):
         fleet = self._fleets.get(message.model)
         if fleet is None:
             fleet = Fleet(message.model, self.settings.routing, self.now)
+        before = fleet.replicas.get(message.name)
+        if before is not None and message.life and before.life == message.life:  # its connection was lost, and it has another
+            self._lose(fleet, before, None)
         error = fleet.check(message)
         if error is not None:
             self.counts["replicas turned away"] += 1
-            return self._send(address, TurnedAway(error))
+            return self._send(address, TurnedAway(error, "wait" if message.name in fleet.replicas else "end"))
         self._fleets[message.model] = fleet
         if fleet.identity != message.identity:
             self._records.append(Pinned(message.model, message.identity))
@@ -249,7 +277,7 @@ class Coordinator(Books):
                 given = job.take(piece)
             except ValueError as error:
                 self.counts["replicas that made no sense"] += 1
-                self._send(replica.address, TurnedAway(f"this replica made no sense ({error}); it was given up"))
+                self._send(replica.address, TurnedAway(f"this replica made no sense ({error}); it was given up", "register"))
                 return self._lose(fleet, replica, "it made no sense")
             if given is not None:
                 self._tell(self._clients[job.client], [given])
@@ -336,8 +364,9 @@ class Coordinator(Books):
 
     def status(self) -> Status:
         members = [
-            ReplicaState(one.name, fleet.model, one.load, one.capacity, self.now - one.heard)
+            ReplicaState(one.name, fleet.model, fleet.identity, one.load, one.capacity, self.now - one.heard)
             for fleet, one in self._members.values()
+            if fleet.identity is not None
         ]
         running = sum(len(one.jobs) for _, one in self._members.values())
         return Status(self.state.value, self._open - running, running, len(self._clients), members, dict(self.counts))

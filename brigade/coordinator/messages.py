@@ -22,6 +22,19 @@ encode = msgspec.msgpack.Encoder().encode
 Nothing = msgspec.Raw(b"\xc0")  # msgpack's nil
 
 
+MAX_MESSAGE = 64 << 20  # bytes; a longer one ends its connection
+MOST_DEPTH = 8  # of lists and mappings in each other
+MOST_NAME = 200  # characters
+
+
+def is_deeper(value: Any, most: int = MOST_DEPTH) -> bool:
+    """Whether lists and mappings lie in each other more often than that: nobody needs it, and it is long to write and to show."""
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return most == 0 or any(is_deeper(one, most - 1) for one in inner)
+
+
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Any of those below; told apart by their tags."""
 
@@ -35,8 +48,9 @@ class Heard(Message, array_like=True):
 
 
 class Ask(Message):
-    """A request as it was accepted. `params`: the sampling parameters beside those that the coordinator reads itself. `deadline`:
-    seconds from its acceptance in which it must have ended."""
+    """A request as it was accepted. `params`: the sampling parameters beside those that the coordinator reads itself; what they
+    do not name is as the model's own `defaults` say. `is_templated`: a chat template wrote the prompt, special tokens included.
+    `deadline`: seconds from its acceptance in which it must have ended."""
 
     model: str
     prompt: Prompt
@@ -45,10 +59,27 @@ class Ask(Message):
     seed: int | None = None
     params: dict[str, Any] = {}
     deadline: float | None = None
+    is_templated: bool = False
+
+
+Row = tuple[int, float, int, list[tuple[int, float]]]  # a token's id, log-probability and rank, and the most likely at its place
+
+
+class Rest(msgspec.Struct, array_like=True, frozen=True):
+    """What a piece says beside tokens and text: between a replica and a client, and nothing that a coordinator reads.
+    `prompt_token_ids` come with the first piece that a replica says of a request, the counts with the end of a sample."""
+
+    logprobs: list[Row] | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[Row | None] | None = None
+    stop_reason: str | int | None = None
+    preemptions: int = 0
+    cached_tokens: int = 0
+    steps: int = 0
 
 
 class Piece(Message, array_like=True):
-    """What one step added to one sample. `rest` is between replica and client: log-probabilities, what stopped it, counts."""
+    """What one step added to one sample. `rest`: a `Rest`, or nothing."""
 
     number: int  # of the placement, from a replica; of the request, to a client
     index: int
@@ -101,7 +132,7 @@ class Acknowledge(Message, tag="acknowledge"):
 
 
 class Alive(Message, tag="alive"):
-    """A sign of life."""
+    """A sign of life; a client that is known hears one in return."""
 
 
 class Bye(Message, tag="bye"):
@@ -113,10 +144,13 @@ class Look(Message, tag="look"):
 
 
 class Control(Message, tag="control"):
+    """From operators alone, who have an address of their own."""
+
     action: Literal["pause", "resume", "drain", "stop"]
 
 
-ClientMessage = Hello | Submit | Abort | Acknowledge | Alive | Bye | Look | Control
+ClientMessage = Hello | Submit | Abort | Acknowledge | Alive | Bye | Look
+OperatorMessage = Look | Control
 
 
 # To clients.
@@ -161,9 +195,29 @@ class Said(Message, tag="said"):
     pieces: list[Piece]
 
 
+class Identity(Message):
+    """What must be equal for two replicas to say the same: how they compute, what they compute with, the longest request, and the
+    model's own sampling parameters, for those that a request does not name. `has_tokenizer`: they read and say text.
+    `vocab_size`: their ids are below that; `parameters`: the names of sampling parameters that were registered beside the
+    built-in ones."""
+
+    numerics_id: str
+    fingerprint: str
+    positions: int
+    defaults: dict[str, Any] = {}
+    has_tokenizer: bool = True
+    vocab_size: int = 0
+    parameters: list[str] = []
+
+    @property
+    def digest(self) -> str:
+        return hashlib.blake2b(encode(self), digest_size=16).hexdigest()
+
+
 class ReplicaState(Message):
     name: str
     model: str
+    identity: Identity
     running: int
     capacity: int
     silent: float  # seconds since it was last heard
@@ -178,26 +232,16 @@ class Status(Message, tag="status"):
     counts: dict[str, int]
 
 
-ToClient = Welcome | Stranger | Accepted | Begun | Refused | Said | Status
+ToClient = Welcome | Stranger | Accepted | Begun | Refused | Said | Status | Alive
 
 
 # From replicas.
 
 
-class Identity(Message):
-    """What must be equal for two replicas to say the same: how they compute, what they compute with, and the longest request."""
-
-    numerics_id: str
-    fingerprint: str
-    positions: int
-
-    @property
-    def digest(self) -> str:
-        return hashlib.blake2b(encode(self), digest_size=16).hexdigest()
-
-
 class Register(Message, tag="register"):
-    """`capacity`: samples that it takes at once; `cache`: positions that its prefix cache holds."""
+    """`capacity`: samples that it takes at once; `cache`: positions that its prefix cache holds. `life`: drawn once by each
+    process, which takes its own name again at once when it registers anew. `machine` and `process`: where it runs, so that a
+    coordinator of the same machine sees its end."""
 
     protocol: int
     name: str
@@ -205,6 +249,9 @@ class Register(Message, tag="register"):
     identity: Identity
     capacity: int
     cache: int = 0
+    life: bytes = b""
+    machine: str = ""
+    process: int = 0
 
 
 class Frame(Message, tag="frame"):
@@ -228,7 +275,9 @@ class Rejected(Message, tag="rejected"):
 
 
 class Leaving(Message, tag="leaving"):
-    """Its requests go on elsewhere."""
+    """Its requests go on elsewhere. `error`: what it dies of, if it does not leave by its own will."""
+
+    error: str | None = None
 
 
 ReplicaMessage = Register | Frame | Beat | Rejected | Leaving
@@ -242,7 +291,11 @@ class Enrolled(Message, tag="enrolled"):
 
 
 class TurnedAway(Message, tag="turned away"):
+    """`then`: whether to register again at once, for nobody is known on this connection; or later, for the name is another's still;
+    or never, for this replica does not fit."""
+
     error: str
+    then: Literal["register", "wait", "end"]
 
 
 class Place(Message, tag="place"):
@@ -264,6 +317,8 @@ class Stop(Message, tag="stop"):
 ToReplica = Enrolled | TurnedAway | Place | Withdraw | Stop
 
 decode_from_client = msgspec.msgpack.Decoder(ClientMessage).decode
+decode_from_operator = msgspec.msgpack.Decoder(OperatorMessage).decode
 decode_to_client = msgspec.msgpack.Decoder(ToClient).decode
 decode_from_replica = msgspec.msgpack.Decoder(ReplicaMessage).decode
+decode_rest = msgspec.msgpack.Decoder(Rest | None).decode
 decode_to_replica = msgspec.msgpack.Decoder(ToReplica).decode

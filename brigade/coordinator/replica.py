@@ -26,6 +26,7 @@ class Replica:
     heard: float
     moved: float  # when its layers grew, or work came to it that had none
     layers: int = 0
+    life: bytes = b""  # of its process
     jobs: dict[int, Job] = field(default_factory=dict)
     load: int = 0  # samples
     cleared_for: Job | None = None

@@ -26,7 +26,7 @@ CASE, GOLDEN = "case.yaml", "golden.json"
 SHIPPED = Path(__file__).resolve().parent / "cases"
 PROMPTS = ("text", "token_ids", "chat")
 SAMPLING = tuple(one.name for one in dataclasses.fields(SamplingParams) if one.init)
-RUN = ("layout", "engine", "settings", "arrivals", "passes", "threads", "at_most", "at_least")
+RUN = ("layout", "engine", "settings", "arrivals", "passes", "threads", "kills", "at_most", "at_least")
 MODEL = ("random_weights", "dtype", "quant", "skip_layers", "backend", "device", "numerics", "max_model_len")
 
 
@@ -53,6 +53,7 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arrivals: Arrivals = "together"
     passes: int = 1
     threads: int | None = None
+    kills: int = 0
     at_most: Bounds = {}
     at_least: Bounds = {}
     runs: tuple[Change, ...] = ()
@@ -75,7 +76,11 @@ class Case:
         return self.folder / GOLDEN
 
     def terms(self, run: Run) -> Terms:
-        return Terms(self.metrics, self.tolerance, run.at_most, run.at_least)
+        return Terms(self.metrics_of(run), self.tolerance, run.at_most, run.at_least)
+
+    def metrics_of(self, run: Run) -> tuple[str, ...]:
+        """Logits, and so their digests, stay with the replicas where there are several."""
+        return self.metrics if run.layout.dp == 1 else tuple(one for one in self.metrics if one != "digests")
 
 
 def find_case(name: str) -> Path:
@@ -130,6 +135,8 @@ def _settle(folder: Path, written: Written) -> Case:
     chosen = ModelChoice(_place(folder, written.model), **{name: getattr(written, name) for name in MODEL})
     base = Run("as recorded", **{name: getattr(written, name) for name in RUN})
     base.arrival_steps(len(written.prompts))
+    if base.layout.dp > 1:
+        raise ConfigError(f"dp is {base.layout.dp}, but a case is recorded from one engine; give dp under runs")
     runs = tuple(change.of(base) for change in written.runs) or (base,)
     for run in runs:
         run.arrival_steps(len(written.prompts))

@@ -11,6 +11,7 @@ from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError, in
 from brigade.tokenizer import Tokenizer
 from brigade.verify.case import Case
 from brigade.verify.compare import Differences, compare_passes, is_exact
+from brigade.verify.fleet import play_fleet
 from brigade.verify.models import NO_OPTIONS, Models, RankOptions
 from brigade.verify.play import play
 from brigade.verify.record import Record, read_record, write_record
@@ -103,6 +104,13 @@ def check_case(
 def _check_run(
     case: Case, run: Run, expected: Record, models: Models, tokenizer: Tokenizer | None, progress: Progress | None
 ) -> Outcome:
+    if run.layout.dp > 1:
+        models.close()  # its memory is the replicas' now
+        records = play_fleet(case.model, models.options, run, case.asks, tokenizer, progress)
+        records = [record.keeping(case.metrics_of(run)) for record in records]
+        return Outcome(
+            case.name, run.name, compare_passes(expected.keeping(case.metrics_of(run)), records, case.terms(run)), records[-1]
+        )  # fmt: skip
     loaded = models.get(run)
     is_exact(expected.numerics_id, loaded.llm.numerics_id, case.tolerance)  # refused before the long work
     records = play(loaded, run, case.asks, case.metrics, tokenizer, progress)

@@ -15,14 +15,16 @@ DEGREES = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 4), (2, 2), (4, 2), (2, 4
 
 
 class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`pp_layers`: how many layers each stage has, where that is settled by hand."""
+    """`pp_layers`: how many layers each stage has, where that is settled by hand. `dp`: replicas of all this, behind a
+    coordinator."""
 
     tp: int = 1
     pp: int = 1
     pp_layers: tuple[int, ...] = ()
+    dp: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tp", "pp"):
+        for name in ("tp", "pp", "dp"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.pp_layers and len(self.pp_layers) != self.pp:
@@ -30,10 +32,11 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def ranks(self) -> int:
+        """Of one replica."""
         return self.tp * self.pp
 
     def __str__(self) -> str:
-        names = [f"{axis}{degree}" for axis, degree in (("tp", self.tp), ("pp", self.pp)) if degree > 1]
+        names = [f"{axis}{degree}" for axis, degree in (("tp", self.tp), ("pp", self.pp), ("dp", self.dp)) if degree > 1]
         layers = f" ({','.join(map(str, self.pp_layers))})" if self.pp_layers else ""
         return (" x ".join(names) or "1 rank") + layers
 

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
 from brigade.errors import EngineStopped, RankFailed, UserError, in_one_line
 from brigade.verify.compare import Differences, Terms, compare_passes, out_of_bounds
 from brigade.verify.models import Models
 from brigade.verify.play import Ask, play
-from brigade.verify.record import METRICS, Record, RequestRecord
+from brigade.verify.record import METRICS, Record
 from brigade.verify.run import Run
 
 
@@ -72,7 +70,7 @@ def run_matrix(models: Models, runs: Sequence[Run], asks: Sequence[Ask]) -> Iter
             expected.check_golden()
             yield Row(run, None, measured, record=expected)
             continue
-        yield _compared(run, only(expected, chosen) if run.plain else expected, records, measured)
+        yield _compared(run, expected.keeping(("ids",), [ask.name for ask in chosen]) if run.plain else expected, records, measured)
 
 
 GREEDY = {"temperature", "max_tokens", "logprobs", "prompt_logprobs", "ignore_eos", "stop_token_ids", "stop", "n"}
@@ -83,17 +81,6 @@ def plain_asks(asks: Sequence[Ask]) -> list[Ask]:
     greedy = [ask for ask in asks if ask.params.get("temperature", 1.0) == 0 and set(ask.params) <= GREEDY]
     silent = ("logprobs", "prompt_logprobs")
     return [replace(ask, params={k: v for k, v in ask.params.items() if k not in silent}) for ask in greedy]
-
-
-def only(record: Record, asks: Sequence[Ask]) -> Record:
-    """The ids of these requests alone."""
-
-    def bare(request: RequestRecord) -> RequestRecord:
-        samples = tuple(msgspec.structs.replace(sample, logprobs=None, digests=None) for sample in request.samples)
-        return msgspec.structs.replace(request, samples=samples, prompt_logprobs=None)
-
-    requests = {ask.name: bare(record.requests[ask.name]) for ask in asks}
-    return msgspec.structs.replace(record, metrics=("ids",), requests=requests)
 
 
 def _compared(run: Run, expected: Record, records: Sequence[Record], measured: dict[str, float]) -> Row:

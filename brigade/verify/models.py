@@ -43,7 +43,7 @@ class RankOptions:
         return {name: value for name, value in given.items() if value is not None} | imported
 
     def check_effect(self, runs: Iterable[Run]) -> None:
-        if all(run.layout.ranks == 1 for run in runs):
+        if all(run.layout.ranks == 1 for run in runs):  # of each replica
             for name in ("exchange", "rank_timeout"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"{name} is {getattr(self, name)}, but no run has more than one rank; drop {name}")

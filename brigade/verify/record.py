@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from brigade.output_files import write_file
 
 FORMAT = "brigade-record-1"
 METRICS = ("ids", "logprobs", "digests")
-MEASURES = ("seconds", "steps", "preemptions", "cached_tokens", "together")
+MEASURES = ("seconds", "steps", "preemptions", "cached_tokens", "together", "replicas_lost")
 
 
 class SampleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +51,26 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     settings: dict[str, Any] = {}
     measured: dict[str, float] = {}
     requests: dict[str, RequestRecord]
+
+    def keeping(self, metrics: Sequence[str], names: Sequence[str] | None = None) -> Record:
+        """The same with these metrics alone, and these requests."""
+
+        def bare(request: RequestRecord) -> RequestRecord:
+            samples = tuple(
+                msgspec.structs.replace(
+                    sample,
+                    logprobs=sample.logprobs if "logprobs" in metrics else None,
+                    digests=sample.digests if "digests" in metrics else None,
+                )  # fmt: skip
+                for sample in request.samples
+            )
+            return msgspec.structs.replace(
+                request, samples=samples, prompt_logprobs=request.prompt_logprobs if "logprobs" in metrics else None
+            )
+
+        requests = {name: bare(self.requests[name]) for name in (self.requests if names is None else names)}
+        kept = tuple(metric for metric in self.metrics if metric in metrics)
+        return msgspec.structs.replace(self, metrics=kept, requests=requests)
 
     def check_golden(self) -> None:
         """A golden file holds answers and no failures: nothing equals a number that is none."""

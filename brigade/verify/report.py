@@ -50,7 +50,11 @@ def difference_lines(differences: Differences) -> list[str]:
 
 
 def did(measured: dict[str, float]) -> str:
-    words = [f"{measured['seconds']:.1f} s", f"{measured['steps']:.0f} steps", f"up to {measured['together']:.0f} at once"]
+    words = [f"{measured['seconds']:.1f} s"]
+    words += [f"{measured['steps']:.0f} steps"] if measured["steps"] else []  # replicas count their own
+    words.append(f"up to {measured['together']:.0f} at once")
+    lost = round(measured.get("replicas_lost", 0))
+    words += [f"{lost} replica{'s' * (lost > 1)} killed"] if lost else []
     pushed = round(measured["preemptions"])
     words += [f"{pushed} preemption{'s' * (pushed > 1)}"] if pushed else []
     words += [f"{measured['cached_tokens']:.0f} ids from the cache"] if measured["cached_tokens"] else []

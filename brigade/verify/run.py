@@ -20,7 +20,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`arrivals`: all at once, all at once with the last one first, so many a step, or the step of each prompt. `passes`: how often
     the same requests come to the same engine, which then knows them; each pass is compared. `plain`: greedy requests alone, as
     users send them, without log-probabilities and by the stock sampler. Ranks that share the vocabulary then send one pair for a
-    row in place of its logits, so ids are all that can be compared."""
+    row in place of its logits, so ids are all that can be compared. `kills`: how many replicas are killed on the way, where the
+    layout has several."""
 
     name: str = ""
     layout: Layout = ONE_RANK
@@ -32,6 +33,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backend: str | None = None  # None: the model's
     device: str | None = None  # the same
     plain: bool = False
+    kills: int = 0
     at_most: Bounds = {}
     at_least: Bounds = {}
 
@@ -44,6 +46,10 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"arrivals names step {min(steps)}; steps are counted from 0")
         if self.passes < 1:
             raise ConfigError(f"passes is {self.passes}; it must be 1 or more")
+        if self.kills < 0 or (self.kills and self.layout.dp == 1):
+            raise ConfigError(f"kills is {self.kills}; it must be 0, or 1 or more where the layout has a dp of 2 or more")
+        if self.layout.dp > 1 and self.arrivals != "together":
+            raise ConfigError(f"arrivals is {self.arrivals}, but requests to replicas come together; drop arrivals, or dp")
         for name in (*self.at_most, *self.at_least):
             if name not in MEASURES:
                 raise ConfigError(f"{name!r} is not measured; what can be bounded is {', '.join(MEASURES)}")
@@ -73,6 +79,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int | UnsetType = UNSET
     backend: str | UnsetType = UNSET
     device: str | UnsetType = UNSET
+    kills: int | UnsetType = UNSET
     at_most: Bounds | UnsetType = UNSET
     at_least: Bounds | UnsetType = UNSET
 
@@ -87,7 +94,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         said = [] if self.layout is UNSET else [str(self.layout)]
         for name in ("engine", "backend", "device"):
             said += [] if getattr(self, name) is UNSET else [str(getattr(self, name))]
-        for name in ("arrivals", "passes", "threads"):
+        for name in ("arrivals", "passes", "threads", "kills"):
             value = getattr(self, name)
             said += [] if value is UNSET else [f"{name} {value}"]
         said += [] if self.settings is UNSET else [f"{name} {value}" for name, value in self.settings.items()]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brigade.coordinator.messages import Ask, Control, Leaving, Rejected
+from brigade.coordinator.messages import Ask, Leaving, Rejected
 from brigade.coordinator.settings import ROUTINGS, CoordinatorSettings
 from tests.coordinator.world import World
 
@@ -86,7 +86,7 @@ def on_client(world: World, client, event: str) -> None:
     elif event == "leave" and chance.random() < 0.2:
         client.leave()
     elif event in ("pause", "resume"):
-        client.say(Control(event))
+        world.operate(event)
 
 
 def live(events: list[str], seed: int) -> None:
@@ -97,10 +97,7 @@ def live(events: list[str], seed: int) -> None:
         happen(world, event)
         bounds(world)
     if world.coordinator.state.value == "paused":
-        world.new_client().say(Control("resume"))
-    world.deliver(len(world.to_coordinator))
-    if world.coordinator.state.value == "paused":  # it was said on the way
-        world.coordinator._control(b"", Control("resume"))
+        world.operate("resume")
     world.settle(3000)
     ended_once(world)
 

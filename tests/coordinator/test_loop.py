@@ -14,7 +14,7 @@ import zmq
 
 from brigade.coordinator.journal import Journal
 from brigade.coordinator.loop import Loop
-from brigade.coordinator.messages import Ask, Control, Hello, Look, Status, decode_to_client, encode
+from brigade.coordinator.messages import Ask, Control, Hello, Identity, Look, Register, Status, Submit, decode_to_client, encode
 from brigade.coordinator.settings import CoordinatorSettings
 from brigade.errors import ConfigError
 from tests.coordinator.wires import Wires
@@ -138,6 +138,11 @@ def test_it_says_how_it_is_and_stops_when_it_is_told(wires: Wires) -> None:
     status = decode_to_client(asking.recv())
     assert isinstance(status, Status) and (status.state, status.running, status.clients) == ("running", 1, 1)
     assert [(one.name, one.capacity) for one in status.replicas] == [(replica.name, replica.capacity)]
+    asking.send(encode(Control("stop")))  # which is no client's to ask
+    wires.until(lambda: wires.loop.machine.counts["messages that were none"] == 1)
+    asking.close(0)
+    asking = wires.context.socket(zmq.DEALER)
+    asking.connect(wires.ports[2])
     asking.send(encode(Control("stop")))
     answer = decode_to_client(asking.recv())
     assert isinstance(answer, Status) and answer.state == "stopped"
@@ -172,3 +177,21 @@ def test_an_address_in_use_is_refused(wires: Wires) -> None:
 def test_every_message_crosses_the_wire_whole() -> None:
     said = Hello(1, b"key", [])
     assert msgspec.msgpack.decode(encode(said)) == {"type": "hello", "protocol": 1, "key": b"key", "open": []}
+
+
+@pytest.mark.parametrize("place", ["params", "defaults"])
+def test_a_key_that_is_a_mapping_ends_nobody_but_its_message(wires: Wires, place: str) -> None:
+    """Which the decoder tells by an error of Python's own."""
+    inner = {"key": 1}
+    said = Submit(1, Ask("", "a", params=inner)) if place == "params" else Register(1, "x", "", Identity("n", "f", 9, inner), 4)
+    bad = encode(said).replace(msgspec.msgpack.encode(inner), b"\x81\x80\x01")
+    socket = wires.context.socket(zmq.DEALER)
+    socket.connect(wires.ports[0 if place == "params" else 1])
+    socket.send(bad)
+    wires.until(lambda: wires.loop.machine.counts["messages that were none"] == 1)
+    wires.new_replica()
+    client = wires.new_client()
+    client.submit(ask(3))
+    wires.until(wires.all_over)
+    wires.check()
+    socket.close(0)

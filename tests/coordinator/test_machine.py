@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 
 from brigade.coordinator.messages import (
     Abort,
+    Accepted,
+    Alive,
     Ask,
     Beat,
     Control,
+    Enrolled,
     Frame,
     Heard,
     Hello,
     Identity,
     Leaving,
     Look,
+    Open,
     Piece,
+    Refused,
     Register,
     Rejected,
     Stranger,
     Submit,
     TurnedAway,
+    Welcome,
 )
 from brigade.coordinator.settings import CoordinatorSettings
 from tests.coordinator.world import IDENTITY, World
@@ -176,7 +185,8 @@ def test_another_numerics_id_or_model_is_turned_away_with_both_ids() -> None:
         made.coordinator.replica_says(b"replica x", Register(1, "x", "", other, 1), made.now)
         ((_, said),) = made.coordinator.take().sends
         assert isinstance(said, TurnedAway)
-        for word in {str(getattr(other, name)) for name in other.__struct_fields__} - {"numerics", "fingerprint", "1000"}:
+        for name in (name for name in other.__struct_fields__ if getattr(other, name) != getattr(IDENTITY, name)):
+            word = str(getattr(other, name))
             assert word in said.error and "replica x" in said.error
     made.coordinator.replica_says(b"replica x", Register(1, "x", "second model", other, 1), made.now)
     assert [type(said).__name__ for _, said in made.coordinator.take().sends] == ["Enrolled"]
@@ -286,10 +296,12 @@ def test_a_deadline_ends_a_request_with_an_error_that_says_so() -> None:
         (Submit(1, ask(), [Heard([1])]), "names its seed"),
         (Submit(1, ask(seed=1), [Heard([1], 1, True)]), "nothing is left of it"),
         (Submit(1, ask(deadline=float("nan"))), "deadline is nan"),
+        (Submit(1, msgspec.structs.replace(ask(), model="m" * 300)), "more than 200 characters"),
+        (Submit(1, ask(params={"x": json.loads("[" * 20 + "]" * 20)})), "nested more than 8 deep"),
+        (Submit(1, ask(), began_as="x" * 300), "began_as has 300 characters"),
         (Hello(2, b"x"), "speaks protocol 2, the coordinator 1"),
         (Hello(1, b""), "has 0 bytes; give 1 to 64"),
         (Hello(1, b"x" * 65), "has 65 bytes; give 1 to 64"),
-        (Control("resume"), "the coordinator is running; it cannot resume"),
     ],
     ids=str,
 )
@@ -301,6 +313,97 @@ def test_what_cannot_be_is_refused_in_words(said, error: str) -> None:
     made.coordinator.client_says(client.address, said, made.now)
     ((_, answer),) = made.coordinator.take().sends
     assert error in answer.error
+
+
+def test_an_operator_is_told_what_cannot_be_asked_now() -> None:
+    made = world()
+    made.coordinator.operator_says(b"operator", Control("resume"), 0.0)
+    ((_, answer),) = made.coordinator.take().sends
+    assert "the coordinator is running; it cannot resume" in answer.error
+
+
+def test_a_client_that_is_known_hears_a_sign_of_life_in_return() -> None:
+    made = world()
+    client = made.new_client()
+    made.deliver(1)
+    made.coordinator.client_says(client.address, Alive(), 0.0)
+    made.coordinator.client_says(b"stranger", Alive(), 0.0)
+    assert [type(message) for _, message in made.coordinator.take().sends] == [Alive, Stranger]
+
+
+def test_a_replica_whose_connection_was_lost_takes_its_own_name_again_and_another_does_not() -> None:
+    made = world()
+    card = Register(1, "one", "", IDENTITY, 4, life=b"a")
+    made.coordinator.replica_says(b"first", card, 0.0)
+    made.coordinator.take()
+    made.coordinator.replica_says(b"other", msgspec.structs.replace(card, life=b"b"), 0.0)
+    made.coordinator.replica_says(b"nobody", msgspec.structs.replace(card, life=b""), 0.0)
+    answers = [message for _, message in made.coordinator.take().sends]
+    assert [(type(one), one.then) for one in answers] == [(TurnedAway, "wait")] * 2
+    made.coordinator.replica_says(b"second", card, 0.0)
+    assert [type(message) for _, message in made.coordinator.take().sends] == [Enrolled]
+    assert made.coordinator.has_replica(b"second") and not made.coordinator.has_replica(b"first")
+    assert made.coordinator.counts["replicas lost"] == 0, "no request is to blame"
+
+
+@pytest.mark.parametrize(("error", "lost"), [(None, 0), ("its memory is full", 1)])
+def test_a_replica_that_leaves_says_whether_something_was_to_blame(error: str | None, lost: int) -> None:
+    made = world()
+    _, replica = half_done(made, ask(9))
+    replica.say(Leaving(error))
+    made.deliver(10)
+    made.kill(replica)
+    assert made.coordinator.counts["replicas lost"] == lost
+    made.settle()
+    check(made)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"numerics_id": "x"},
+        {"fingerprint": "x"},
+        {"positions": 7},
+        {"defaults": {"top_k": 3}},
+        {"has_tokenizer": False},
+        {"vocab_size": 9},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_replica_that_would_say_something_else_is_turned_away_for_good(other: dict) -> None:
+    made = world()
+    made.coordinator.replica_says(b"first", Register(1, "one", "", IDENTITY, 4), 0.0)
+    made.coordinator.take()
+    unlike = msgspec.structs.replace(IDENTITY, **other)
+    made.coordinator.replica_says(b"second", Register(1, "two", "", unlike, 4), 0.0)
+    ((_, answer),) = made.coordinator.take().sends
+    (name, value), *_ = other.items()
+    assert isinstance(answer, TurnedAway) and answer.then == "end"
+    assert f"{name} of replica two is {value}, but model '' is served with {getattr(IDENTITY, name)}" in answer.error
+
+
+def test_what_runs_may_come_back_where_newcomers_may_not() -> None:
+    made = world(max_requests=1, max_clients=1)
+    client = made.new_client()
+    client.submit(ask())
+    made.deliver(10)
+    goes_on = Submit(9, ask(seed=1), [Heard([1], 0)])
+    made.coordinator.client_says(client.address, Submit(8, ask()), 0.0)
+    made.coordinator.client_says(client.address, goes_on, 0.0)
+    made.coordinator.client_says(b"other", Hello(1, b"other"), 0.0)
+    made.coordinator.client_says(b"known", Hello(1, b"known", [Open(1, [Heard([1], 0)])]), 0.0)
+    answers = [message for _, message in made.coordinator.take().sends]
+    assert [type(one) for one in answers] == [Refused, Accepted, Refused, Welcome]
+
+
+def test_an_error_is_not_as_long_as_somebody_makes_it() -> None:
+    made = world()
+    client, replica = half_done(made, ask(9, n=3))
+    replica.say(Rejected(next(iter(replica.works)), "x" * 10**6))
+    made.deliver(10)
+    while made.inboxes[client.address]:
+        made.receive(client)
+    assert client.asked[1].errors == ["x" * 1000] * 3
 
 
 def test_who_says_no_hello_is_told() -> None:
@@ -329,20 +432,19 @@ def test_a_replica_that_makes_no_sense_is_given_up_and_its_requests_are_not(wron
 def test_paused_nothing_begins_and_drained_nothing_new_is_taken() -> None:
     made = world()
     client = made.new_client()
-    client.say(Control("pause"))
+    made.operate("pause")
     client.submit(ask())
     replica = made.new_replica(2)
     made.deliver(10)
     made.receive(replica)
     assert not replica.works and made.coordinator.status().waiting == 1
-    client.say(Control("drain"))
+    made.operate("drain")
     client.submit(ask())
     made.deliver(10)
     made.settle()
     assert "draining and takes no new request" in (client.asked[2].refused or "")
     check(made)
-    client.say(Control("stop"))
-    made.deliver(10)
+    made.operate("stop")
     made.receive(replica)
     assert made.replicas == [] and made.coordinator.state.value == "stopped"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from brigade.coordinator import control, job, settings
+from docs.fleet_picture import PICTURE, draw
 
 PAGE = (Path(__file__).parents[2] / "docs/coordinator.md").read_text()
 
@@ -31,3 +32,7 @@ def test_every_file_of_the_room_is_explained() -> None:
     room = Path(job.__file__).parent
     for path in room.glob("*.py"):
         assert path.name == "__init__.py" or f"`{path.name}`" in PAGE, path.name
+
+
+def test_the_committed_picture_is_the_one_that_is_drawn() -> None:
+    assert PICTURE.read_text() == draw(), "run `python -m docs.fleet_picture`, and look at docs/fleet.svg"

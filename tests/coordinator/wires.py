@@ -11,7 +11,7 @@ from pathlib import Path
 import zmq
 
 from brigade.coordinator.journal import Journal
-from brigade.coordinator.loop import Loop
+from brigade.coordinator.loop import ANY_PORT, Loop
 from brigade.coordinator.messages import Alive
 from brigade.coordinator.settings import CoordinatorSettings
 from tests.coordinator.world import SimClient, SimReplica
@@ -33,12 +33,13 @@ class Wires:
         self.said: list[str] = []
         self.made = 0
         self.error: Exception | None = None
-        self.ports = ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+        self.ports = (ANY_PORT, ANY_PORT, ANY_PORT)
         self.begin()
 
     def begin(self) -> None:
         journal = None if self.folder is None else Journal(self.folder / "journal")
-        self.loop = Loop(self.settings, *self.ports, journal, self.said.append)
+        clients, replicas, operators = self.ports
+        self.loop = Loop(self.settings, clients, replicas, journal, self.said.append, operators)
         self.ports = self.loop.addresses
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()

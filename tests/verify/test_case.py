@@ -129,6 +129,8 @@ def test_the_shipped_cases_are_those_that_were_promised() -> None:
     cases = {folder.name: read_case(folder) for folder in shipped_cases()}
     mini, large = cases["mini-layouts"], cases["gpt-583m"]
     assert len({run.layout for run in mini.runs}) >= 12
-    assert [run.layout for run in large.runs] == [Layout(2, 2)] and large.runs[0].at_least == {"together": 32}
+    assert [run.layout for run in large.runs] == [Layout(2, 2), Layout(2, 2, dp=2)]
+    assert large.runs[0].at_least == {"together": 32}
+    assert large.runs[1].kills == 1 and large.runs[1].at_least == {"together": 32, "replicas_lost": 1}
     assert len({ask.prompt for ask in large.asks}) == 32 and "2008" in large.asks[0].prompt
     assert {ask.params["max_tokens"] for ask in large.asks} == {30}

@@ -1,0 +1,190 @@
+"""What a client says to a coordinator, and what it makes of the answers: messages and the time come in, messages go out.
+
+The coordinator may die and come back, and so may the connection; nobody here notices but `Conversation`. It says hello whenever
+the coordinator does not know it, names what it has of each open request, and hears the rest. A piece that is not the next one
+(some were lost with a connection) is not delivered: hello is said on a new connection instead.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from brigade.client.asked import Asked
+from brigade.coordinator.messages import (
+    PROTOCOL,
+    Abort,
+    Accepted,
+    Acknowledge,
+    Alive,
+    Begun,
+    Bye,
+    Hello,
+    Look,
+    Message,
+    Open,
+    Refused,
+    Said,
+    Status,
+    Stranger,
+    Submit,
+    ToClient,
+    Welcome,
+)
+from brigade.engine.outputs import Delta
+from brigade.errors import EngineStopped, RequestError
+
+BEAT = 1.0  # seconds between signs of life
+AGAIN = 2.0  # after which a hello without an answer is said again
+
+
+class Conversation:
+    """`patience`: seconds without a word of the coordinator after which everybody who waits is told that it is gone."""
+
+    def __init__(self, address: str, patience: float, now: float) -> None:
+        self.key = secrets.token_bytes(16)
+        self.address, self.patience = address, patience
+        self.is_known = False  # the coordinator has said welcome on this connection
+        self.is_broken = False  # something was lost on it: there must be another
+        self.refused: str | None = None  # why it will not
+        self._asked: dict[int, Asked] = {}
+        self._looks: list[Callable[[Status | Exception], None]] = []
+        self._sends: list[Message] = []
+        self._heard, self._greeted, self._alive = now, now, now
+        self._greet(now)
+
+    # What callers ask.
+
+    def submit(self, asked: Asked) -> None:
+        self._asked[asked.number] = asked
+        if self.is_known:
+            self._sends.append(Submit(asked.number, asked.ask))
+
+    def abort(self, number: int) -> None:
+        if self._asked.pop(number, None) is not None and self.is_known:
+            self._sends.append(Abort(number))  # else the welcome finds that it is not wanted any more
+
+    def look(self, reader: Callable[[Status | Exception], None]) -> None:
+        self._looks.append(reader)
+        self._sends.append(Look())
+
+    def leave(self) -> None:
+        self._sends.append(Bye())
+
+    def connect_again(self, now: float) -> None:
+        """There is a new connection, on which nobody is known."""
+        self.is_broken = False
+        self._greet(now)
+
+    # What the coordinator says.
+
+    def hear(self, message: ToClient, now: float) -> None:
+        self._heard = now
+        if isinstance(message, Said):
+            for piece in message.pieces:
+                asked = self._asked.get(piece.number)
+                if asked is None:  # it was aborted, or its end was heard
+                    if piece.finish is not None:
+                        self._sends.append(Abort(piece.number))
+                    continue
+                try:
+                    delta = asked.take(piece)
+                except (ValueError, msgspec.MsgspecError):
+                    self.is_broken = True
+                    return
+                self._tell(asked, delta)
+        elif isinstance(message, Welcome):
+            self._welcome(message)
+        elif isinstance(message, Stranger):
+            if self.is_known or now - self._greeted >= AGAIN:
+                self._greet(now)
+        elif isinstance(message, Accepted):
+            if message.number in self._asked:
+                self._asked[message.number].accept(message.seed)
+        elif isinstance(message, Begun):
+            if message.number in self._asked:
+                self._asked[message.number].began_as = message.identity
+        elif isinstance(message, Refused):
+            self._refuse(message)
+        elif isinstance(message, Status):
+            looks, self._looks = self._looks, []
+            for reader in looks:
+                _hand(reader, message)
+        else:
+            assert isinstance(message, Alive)
+
+    def _welcome(self, message: Welcome) -> None:
+        self.is_known = True
+        self._sends += [Abort(number) for number in message.known if number not in self._asked]
+        for number, asked in self._asked.items():
+            if number in message.known:
+                asked.accept(message.known[number])
+            else:
+                ask = msgspec.structs.replace(asked.ask, seed=asked.seed)
+                heard = asked.heard() if asked.is_accepted else []
+                self._sends.append(Submit(number, ask, heard, asked.began_as))
+
+    def _refuse(self, message: Refused) -> None:
+        if message.number is None:
+            if not self.is_known:
+                self.refused = message.error
+            return
+        asked = self._asked.pop(message.number, None)
+        if asked is not None:
+            _hand(asked.reader, RequestError(message.error))
+
+    def _tell(self, asked: Asked, delta: Delta) -> None:
+        good = not asked.deltas or _hand(asked.reader, delta)
+        if asked.is_over:
+            del self._asked[asked.number]
+            self._sends.append(Acknowledge(asked.number))
+            if good:
+                _hand(asked.reader, asked.output())
+        elif not good:
+            self.abort(asked.number)
+
+    # Time.
+
+    def tick(self, now: float) -> None:
+        if now - self._alive >= BEAT:
+            self._alive = now
+            self._sends.append(Alive())
+            if self._looks:
+                self._sends.append(Look())
+        if not self.is_known and now - self._greeted >= AGAIN:
+            self._greet(now)
+        if now - self._heard >= self.patience:
+            self._sends += [Abort(number) for number in self._asked]
+            self.stop(EngineStopped(f"the coordinator at {self.address} has said nothing for {self.patience:g} s; is it there?"))
+            self._heard = now
+
+    def stop(self, why: EngineStopped) -> None:
+        """Everybody who waits is told; nothing is open any more."""
+        while self._asked:
+            _, asked = self._asked.popitem()
+            _hand(asked.reader, why)
+        while self._looks:
+            _hand(self._looks.pop(), why)
+
+    def take(self) -> list[Message]:
+        """What is to be sent now."""
+        sends, self._sends = self._sends, []
+        return sends
+
+    def _greet(self, now: float) -> None:
+        """What was to be said before is said by the open requests."""
+        self.is_known, self._greeted = False, now
+        opened = [Open(number, asked.heard(), asked.began_as) for number, asked in self._asked.items()]
+        self._sends = [one for one in self._sends if isinstance(one, (Look, Acknowledge))] + [Hello(PROTOCOL, self.key, opened)]
+
+
+def _hand(reader: Callable[[Any], None], said: Any) -> bool:
+    """Whether the reader took it."""
+    try:
+        reader(said)
+    except Exception:
+        return False
+    return True

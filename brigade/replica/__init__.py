@@ -1,0 +1,1 @@
+"""A replica: an engine of any layout, which works for a coordinator."""

@@ -1,0 +1,149 @@
+"""Placements become requests of the engine, and what the engine says becomes pieces.
+
+Nothing of a request is kept here but where each of its samples stands: whatever is lost with a replica is computed again elsewhere,
+from what the client has.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from brigade.coordinator.messages import MAX_MESSAGE, Ask, Heard, Identity, Nothing, Piece, Place, Rejected, Rest, Row, encode
+from brigade.engine.outputs import Delta
+from brigade.engine.prompt import ChatPrompt, encode_prompt
+from brigade.engine.sampling.registry import names
+from brigade.engine.submission import Delivered, Submission
+from brigade.errors import EngineStopped, RequestError, in_one_line
+
+MOST_WORDS = 1000  # characters of an error
+
+if TYPE_CHECKING:
+    from brigade.api.llm import LLM
+    from brigade.engine.sampling.logprobs import TokenLogprobs
+
+
+@dataclass(slots=True)
+class Work:
+    """`starts`: the tokens that were said of each sample; None of one that had ended before it came here."""
+
+    placement: int
+    starts: list[int | None]
+    prompt_token_ids: list[int] | None = None  # until they were told
+    name: str = ""  # the engine's
+
+
+class Works:
+    """All that this replica works on. `place`, `withdraw`, `clear` and `take` belong to one thread; the engine's own only appends
+    to what was said."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+        # Of a token's characters, with some to spare for what a tokenizer makes shorter before it looks.
+        longest = 0 if llm.tokenizer is None else 4 * llm.tokenizer.longest_token
+        self._longest_text = longest * llm.engine.limit if longest else MAX_MESSAGE
+        self._works: dict[int, Work] = {}
+        self._said: deque[tuple[Work, Any]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def identity(self) -> Identity:
+        llm = self.llm
+        defaults = {name: llm.sampling_defaults[name] for name in sorted(llm.sampling_defaults)}
+        return Identity(
+            llm.numerics_id, llm.fingerprint, llm.engine.limit, defaults, llm.has_tokenizer, llm.config.vocab_size, names()
+        )
+
+    def place(self, order: Place) -> Rejected | None:
+        """Begin, or go on. What can never be served is refused."""
+        starts = [None if one.is_ended else len(one.token_ids) for one in order.heard]
+        work = self._works[order.placement] = Work(order.placement, starts)
+        try:
+            submission = self._prepare(order.ask, order.heard)
+            work.prompt_token_ids = submission.ids
+            (work.name,) = self.llm.thread.submit([submission], partial(self._hear, work))
+        except EngineStopped:  # whoever asks the model for its failure hears it
+            return None
+        except Exception as error:  # its own, whatever it is: a parameter's check that raises, too
+            del self._works[order.placement]
+            return Rejected(order.placement, in_one_line(error)[:MOST_WORDS])
+        return None
+
+    def _prepare(self, ask: Ask, heard: list[Heard]) -> Submission:
+        llm = self.llm
+        try:
+            params = llm.params(**{**ask.params, "n": ask.n, "seed": ask.seed, "priority": ask.priority})
+        except TypeError as error:  # a parameter that this version does not know
+            raise RequestError(f"its parameters cannot be read ({error})") from error
+        self._check_length(ask.prompt)
+        prompt = ChatPrompt(ask.prompt) if ask.is_templated and isinstance(ask.prompt, str) else ask.prompt
+        goes_on = any(one.token_ids or one.characters or one.is_ended for one in heard)
+        if goes_on and params.max_tokens is None:  # all replicas have the same limit
+            room = llm.engine.limit - len(encode_prompt(prompt, llm.tokenizer).token_ids)
+            params = llm.params(**{**ask.params, "n": ask.n, "seed": ask.seed, "priority": ask.priority, "max_tokens": room})
+        delivered = [Delivered(one.token_ids, one.characters) for one in heard] if goes_on else ()
+        return llm.engine.prepare(prompt, params, delivered=delivered)
+
+    def _check_length(self, prompt: str | list[int]) -> None:
+        """A text that is far too long is refused before it is encoded, for which everybody would have to wait."""
+        if isinstance(prompt, str) and len(prompt) > self._longest_text:
+            raise RequestError(
+                f"the prompt has {len(prompt)} characters, which cannot fit into {self.llm.engine.limit} positions; shorten it"
+            )
+
+    def withdraw(self, placement: int) -> None:
+        work = self._works.pop(placement, None)
+        if work is not None:
+            self.llm.thread.abort([work.name])
+
+    def clear(self) -> None:
+        """Others have it now."""
+        self.llm.thread.abort([work.name for work in self._works.values()])
+        self._works.clear()
+
+    def take(self) -> list[Piece]:
+        """What was said since the last call, of what is still wanted."""
+        pieces = []
+        for _ in range(len(self._said)):
+            work, said = self._said.popleft()
+            if self._works.get(work.placement) is not work:
+                continue
+            if isinstance(said, Delta):
+                piece = _piece(work, said)
+                if piece is not None:
+                    pieces.append(piece)
+            elif not isinstance(said, EngineStopped):
+                del self._works[work.placement]
+        return pieces
+
+    def _hear(self, work: Work, said: Any) -> None:
+        self._said.append((work, said))
+
+
+def _piece(work: Work, delta: Delta) -> Piece | None:
+    start = work.starts[delta.index]
+    if start is None:  # the client has its end, however it came
+        return None
+    rest = _rest(delta, work.prompt_token_ids)
+    work.prompt_token_ids = None
+    work.starts[delta.index] = start + len(delta.token_ids)
+    return Piece(work.placement, delta.index, start, list(delta.token_ids), delta.text, delta.finish_reason, delta.error, rest)
+
+
+def _rest(delta: Delta, prompt_token_ids: list[int] | None) -> msgspec.Raw:
+    if not (delta.logprobs or delta.prompt_logprobs or delta.metrics or prompt_token_ids):
+        return Nothing
+    counts = delta.metrics
+    done = (0, 0, 0) if counts is None else (counts.preemptions, counts.cached_tokens, counts.steps)
+    prompt = None if delta.prompt_logprobs is None else [None if one is None else _row(one) for one in delta.prompt_logprobs]
+    logprobs = None if delta.logprobs is None else [_row(one) for one in delta.logprobs]
+    return msgspec.Raw(encode(Rest(logprobs, prompt_token_ids, prompt, delta.stop_reason, *done)))
+
+
+def _row(one: TokenLogprobs) -> Row:
+    return one.token_id, one.logprob, one.rank, list(one.top)

@@ -1,0 +1,342 @@
+"""A coordinator's model is asked like an `LLM` of one's own, and says the same to the bit: through replicas that leave, a
+coordinator that is started again, and connections that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from brigade import LLM, ChatPrompt, SamplingParams
+from brigade.client import AsyncClient, Client, Operator
+from brigade.coordinator.loop import ANY_PORT
+from brigade.engine.outputs import RequestOutput
+from brigade.errors import ConfigError, EngineStopped, RequestError
+from tests.client.here import Here
+from tests.engine.going_on import Asked, requests
+
+LONG = SamplingParams(max_tokens=200, temperature=1.0, seed=3, ignore_eos=True)
+
+
+def plain(outputs: list[RequestOutput]) -> list:
+    """All but the times, the way through the scheduler, and the seeds that nobody asked for."""
+    found = []
+    for one in outputs:
+        samples = [(s.index, s.text, s.token_ids, s.logprobs, s.finish_reason, s.stop_reason, s.seed, s.error) for s in one.samples]
+        found.append((one.request_id, one.prompt, one.prompt_token_ids, one.prompt_logprobs, samples))
+    return found
+
+
+@pytest.fixture(scope="module")
+def asked(llm: LLM) -> list[Asked]:
+    """Of every kind, half of them with something that stops them."""
+    found = requests(60, seed=9)
+    said = llm.generate([one.prompt for one in found], [one.params for one in found])
+    return requests(60, seed=9, known=[SimpleNamespace(sample=output.samples[0]) for output in said])
+
+
+@pytest.fixture(scope="module")
+def whole(llm: LLM, asked: list[Asked]) -> list:
+    return plain(llm.generate([one.prompt for one in asked], [one.params for one in asked]))
+
+
+def generate(client: Client, asked: list[Asked]) -> list:
+    return plain(client.generate([one.prompt for one in asked], [one.params for one in asked]))
+
+
+# What it says.
+
+
+def test_requests_of_every_kind_say_what_the_model_says(here: Here, pair, asked, whole) -> None:
+    here.replica(pair[0], "one")
+    here.replica(pair[1], "two")
+    with here.client() as client:
+        assert generate(client, asked) == whole
+
+
+def test_streams_bring_the_same_deltas(here: Here, llm: LLM, pair, asked) -> None:
+    here.replica(pair[0], "one")
+    prompts, params = [one.prompt for one in asked[:20]], [one.params for one in asked[:20]]
+    with here.client() as client:
+        streams = [list(one.stream(prompts, params)) for one in (llm, client)]
+    keys = ("request_id", "index")
+    for mine, theirs in zip(
+        *(sorted(found, key=lambda d: tuple(getattr(d, key) for key in keys)) for found in streams), strict=True
+    ):
+        for name in (*keys, "text", "logprobs", "finish_reason", "error", "stop_reason", "prompt_logprobs"):
+            assert getattr(mine, name) == getattr(theirs, name), name
+        assert list(mine.token_ids) == list(theirs.token_ids) and (mine.metrics is None) == (theirs.metrics is None)
+
+
+def test_a_chat_prompt_gets_no_second_first_token(here: Here, llm: LLM, pair) -> None:
+    here.replica(pair[0], "one")
+    prompt, params = ChatPrompt("def f("), SamplingParams(max_tokens=3, temperature=0.0, seed=1)
+    with here.client() as client:
+        assert plain(client.generate(prompt, params)) == plain(llm.generate(prompt, params))
+
+
+def test_max_tokens_may_be_left_to_the_model(here: Here, llm: LLM, pair) -> None:
+    here.replica(pair[0], "one")
+    prompt, params = [5] * 480, SamplingParams(max_tokens=None, temperature=0.0, seed=1, ignore_eos=True)
+    with here.client() as client:
+        (found,) = client.generate([prompt], params)
+    assert plain([found]) == plain(llm.generate([prompt], params)) and len(found.token_ids) == 32
+
+
+def test_a_mapping_names_some_parameters_and_the_model_the_others(here: Here, llm: LLM, pair) -> None:
+    here.replica(pair[0], "one")
+    with here.client() as client:
+        assert plain(client.generate("import ", {"max_tokens": 3, "seed": 1})) == plain(
+            llm.generate("import ", {"max_tokens": 3, "seed": 1})
+        )
+        with pytest.raises(RequestError, match="top_k is 'many'"):
+            client.generate("import ", {"top_k": "many"})
+        with pytest.raises(RequestError, match="unknown sampling parameter"):
+            client.generate("import ", {"topk": 3})
+
+
+def test_an_open_seed_is_drawn_and_told_and_gives_the_same_again(here: Here, llm: LLM, pair) -> None:
+    here.replica(pair[0], "one")
+    params = SamplingParams(max_tokens=8, temperature=1.0)
+    with here.client() as client:
+        (found,) = client.generate("import ", params)
+        (other,) = client.generate("import ", params)
+    assert found.samples[0].seed != other.samples[0].seed
+    assert llm.generate("import ", replace(params, seed=found.samples[0].seed))[0].token_ids == found.token_ids
+
+
+def test_tasks_ask_as_threads_do(here: Here, pair, asked, whole) -> None:
+    here.replica(pair[0], "one")
+
+    async def main() -> list[RequestOutput]:
+        client = AsyncClient(here.ports[0], "small")
+        found = await asyncio.gather(*(client.generate(one.prompt, one.params) for one in asked[:20]))
+        streamed = [delta async for delta in client.stream(asked[0].prompt, asked[0].params)]
+        client.close()
+        assert [i for delta in streamed if delta.index == 0 for i in delta.token_ids] == found[0].token_ids
+        return [replace(output, request_id=str(number)) for number, output in enumerate(found)]
+
+    assert plain(asyncio.run(main())) == whole[:20]
+
+
+def test_many_threads_and_clients_at_once(here: Here, pair, asked, whole) -> None:
+    here.replica(pair[0], "one")
+    found: dict[int, list] = {}
+    clients = [here.client() for _ in range(3)]
+
+    def ask(place: int) -> None:
+        found[place] = [one[1:] for one in generate(clients[place % 3], asked[place::6])]
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for client in clients:
+        client.close()
+    assert [found[place] for place in range(6)] == [[one[1:] for one in whole[place::6]] for place in range(6)]
+
+
+# What is refused.
+
+
+def test_what_can_never_be_served_is_told_and_harms_nobody(here: Here, pair, asked, whole) -> None:
+    """The replica finds it: only there is the model."""
+    here.replica(pair[0], "one")
+    with here.client() as client:
+        bad = client.stream([[9999]], SamplingParams(max_tokens=2))
+        good = generate(client, asked[:10])
+        list(bad)
+        assert bad.outputs[0].finish_reason == "error"
+        assert "token id 9999 is outside the vocabulary of 4096" in (bad.outputs[0].error or "")
+        assert good == whole[:10]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "words"),
+    [
+        ([1.5], None, "a prompt is a text, a ChatPrompt, or a list"),
+        ("a", 3, "params is a int"),
+        ("a", {"extra": {"x": object()}}, "unknown sampling parameter 'x'"),
+        ("\ud800", None, "cannot be written down"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_here(here: Here, prompt, params, words: str) -> None:
+    with here.client() as client, pytest.raises(RequestError, match=words):
+        client.generate([prompt], params)
+
+
+def test_a_full_coordinator_refuses_at_once(pair) -> None:
+    here = Here(max_requests=2)
+    try:
+        with here.client() as client:
+            waiting = client.stream(["a", "b"], LONG)
+            client.status()
+            with pytest.raises(RequestError, match="2 requests are open; max_requests takes no more"):
+                client.generate("c", LONG)
+            waiting.close()
+            here.replica(pair[0], "one")
+            assert client.generate("c", SamplingParams(max_tokens=2, temperature=0.0))[0].finish_reason == "length"
+    finally:
+        here.close()
+
+
+def test_without_a_coordinator_it_says_so_in_time() -> None:
+    with pytest.raises(ConfigError, match="no coordinator answers at tcp://127.0.0.1:9"):
+        Client("tcp://127.0.0.1:9", connect_timeout=0.3)
+    with pytest.raises(ConfigError, match="cannot connect to nowhere"):
+        Client("nowhere", "small")
+
+
+def test_the_model_is_found_where_there_is_one(here: Here, pair) -> None:
+    with pytest.raises(ConfigError, match="no replica is there yet; give model"):
+        Client(here.ports[0])
+    here.replica(pair[0], "one")
+    until(lambda: bool(here.loop.machine.status().replicas))
+    with Client(here.ports[0]) as client:
+        assert client.model == "small" and client.has_tokenizer
+    here.replica(pair[1], "two", model="another")
+    until(lambda: len(here.loop.machine.status().replicas) == 2)
+    with pytest.raises(ConfigError, match="it serves another, small; give model"):
+        Client(here.ports[0])
+
+
+# What goes wrong on the way.
+
+
+def until(done, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.005)
+
+
+def test_replicas_that_leave_one_after_the_other_change_nothing(here: Here, pair, asked, whole) -> None:
+    found: list = []
+    first = here.replica(pair[0], "one")
+    with here.client() as client:
+        thread = threading.Thread(target=lambda: found.append(generate(client, asked)))
+        thread.start()
+        for turn in range(4):
+            said = here.loop.machine.counts["tokens"]
+            until(lambda said=said: here.loop.machine.counts["tokens"] > said + 20 or not thread.is_alive())
+            second = here.replica(pair[(turn + 1) % 2], f"other {turn}")
+            until(lambda: len(here.loop.machine.status().replicas) == 2)
+            here.leave(first)
+            first = second
+        thread.join(60)
+    assert found == [whole]
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_coordinator_that_is_killed_and_started_again_changes_nothing(tmp_path, pair, asked, whole, journal: bool) -> None:
+    here = Here(tmp_path if journal else None)
+    found: list = []
+    try:
+        here.replica(pair[0], "one")
+        here.replica(pair[1], "two")
+        with here.client() as client:
+            thread = threading.Thread(target=lambda: found.append(generate(client, asked)))
+            thread.start()
+            for _ in range(3):
+                until(lambda: here.loop.machine.counts["tokens"] > 20 or not thread.is_alive())
+                here.end()
+                here.begin()
+            thread.join(60)
+            assert found == [whole]
+            until(lambda: here.loop.machine.status().running == 0)
+    finally:
+        here.close()
+
+
+def test_who_leaves_a_stream_frees_its_place_at_once(here: Here, pair) -> None:
+    here.replica(pair[0], "one")
+    with here.client() as client:
+        stream = client.stream(["a"] * 3, LONG)
+        next(stream)
+        stream.close()
+        until(lambda: client.status().running + client.status().waiting == 0, 5)
+        assert pair[0].thread.wait_idle(5)
+        assert pair[0].engine.pool.num_free == pair[0].engine.pool.num_blocks
+
+
+def test_a_client_that_vanishes_has_its_requests_aborted(here: Here, pair) -> None:
+    here.replica(pair[0], "one")
+    client = here.client()
+    next(client.stream("a", LONG))
+    client.close()
+    until(lambda: here.loop.machine.status().clients == 0, 5)
+    assert pair[0].thread.wait_idle(5)
+
+
+def test_a_closed_client_and_one_whose_coordinator_is_gone_tell_everybody(here: Here, pair) -> None:
+    client, patient = here.client(), here.client(patience=1.0)
+    waiting = client.stream("a", LONG)
+    client.close()
+    with pytest.raises(EngineStopped, match="the client was closed"):
+        next(waiting)
+    with pytest.raises(EngineStopped, match="the client was closed"):
+        client.generate("a", LONG)
+    waiting = patient.stream("a", LONG)
+    here.end()
+    with pytest.raises(EngineStopped, match="has said nothing for 1 s"):
+        next(waiting)
+    here.begin()
+    here.replica(pair[0], "one")
+    assert patient.generate("a", SamplingParams(max_tokens=1, temperature=0.0))[0].finish_reason == "length"
+    patient.close()
+
+
+def test_an_engine_that_fails_takes_its_replica_along_and_the_requests_go_on(here: Here, folder, pair, asked, whole) -> None:
+    from tests.api.small_model import ROOM
+
+    with LLM(folder, **ROOM) as doomed:
+        here.replica(doomed, "doomed")
+        found: list = []
+        with here.client() as client:
+            thread = threading.Thread(target=lambda: found.append(generate(client, asked[:20])))
+            thread.start()
+            until(lambda: here.loop.machine.counts["tokens"] > 5)
+            doomed.engine.controller.runner.send = None  # whatever it is
+            until(lambda: "doomed" in here.errors)
+            assert isinstance(here.errors["doomed"], EngineStopped) and "TypeError" in str(here.errors["doomed"])
+            here.replica(pair[0], "one")
+            thread.join(60)
+    assert found == [whole[:20]] and here.loop.machine.counts["replicas lost"] == 1
+
+
+# Operators.
+
+
+def test_an_operator_pauses_resumes_drains_and_stops(here: Here, pair) -> None:
+    replica = here.replica(pair[0], "one")
+    operator = Operator(here.ports[2])
+    with here.client() as client:
+        assert operator.control("pause").state == "paused"
+        stream = client.stream("a", SamplingParams(max_tokens=3, temperature=0.0))
+        until(lambda: client.status().waiting == 1)
+        with pytest.raises(ConfigError, match="the coordinator is paused; it cannot pause"):
+            operator.control("pause")
+        assert operator.control("resume").state == "running"
+        assert len(list(stream)) == 3 and operator.wait_empty(5)
+        operator.control("drain")
+        with pytest.raises(RequestError, match="is draining and takes no new request"):
+            client.generate("a", LONG)
+        operator.control("stop")
+        here.thread.join(10)
+        here.replicas.pop(replica).join(10)
+        assert not here.thread.is_alive() and not here.errors
+    operator.close()
+
+
+def test_a_clients_address_is_no_operators(here: Here) -> None:
+    operator = Operator(here.ports[0], timeout=0.5)
+    assert operator.status().state == "running"
+    with pytest.raises(ConfigError, match="no coordinator answers"):
+        operator.control("stop")
+    operator.close()
+    assert here.ports[0] != ANY_PORT

@@ -1,0 +1,215 @@
+"""What a client says, and what it makes of the answers: no socket, no clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from brigade.client.asked import Asked
+from brigade.client.conversation import AGAIN, BEAT, Conversation
+from brigade.coordinator.messages import (
+    Abort,
+    Accepted,
+    Acknowledge,
+    Alive,
+    Ask,
+    Begun,
+    Heard,
+    Hello,
+    Look,
+    Piece,
+    Refused,
+    Said,
+    Status,
+    Stranger,
+    Submit,
+    Welcome,
+)
+from brigade.engine.outputs import Delta, RequestOutput
+from brigade.errors import EngineStopped, RequestError
+
+
+class Told(list):
+    """A reader that keeps what it hears."""
+
+    def __call__(self, said: Any) -> None:
+        self.append(said)
+
+
+def talk(known: bool = True) -> Conversation:
+    made = Conversation("tcp://there", 60.0, 0.0)
+    assert [type(one) for one in made.take()] == [Hello]
+    if known:
+        made.hear(Welcome(1, {}), 0.0)
+    return made
+
+
+def asked(number: int = 1, reader: Any = None, deltas: bool = True, **ask) -> Asked:
+    return Asked(number, Ask("m", ask.pop("prompt", "a"), **ask), "a", Told() if reader is None else reader, deltas, False)
+
+
+def test_a_request_from_its_submission_to_its_end() -> None:
+    made, told = talk(), Told()
+    made.submit(asked(7, told))
+    (submit,) = made.take()
+    assert isinstance(submit, Submit) and submit.number == 7 and submit.heard == []
+    made.hear(Accepted(7, 99), 0.0)
+    made.hear(Begun(7, "identity"), 0.0)
+    made.hear(Said([Piece(7, 0, 0, [1, 2], "ab"), Piece(7, 0, 2, [3], "c", "length")]), 0.0)
+    deltas, output = told[:2], told[2]
+    assert [(one.text, list(one.token_ids), one.finish_reason) for one in deltas] == [("ab", [1, 2], None), ("c", [3], "length")]
+    assert isinstance(output, RequestOutput) and output.text == "abc" and output.samples[0].seed == 99
+    assert made.take() == [Acknowledge(7)] and len(told) == 3
+
+
+def test_who_wants_no_deltas_hears_the_output_alone() -> None:
+    made, told = talk(), Told()
+    made.submit(asked(1, told, deltas=False))
+    made.hear(Said([Piece(1, 0, 0, [1], "a"), Piece(1, 0, 1, [2], "b", "stop")]), 0.0)
+    assert [type(one) for one in told] == [RequestOutput]
+
+
+def test_what_is_asked_before_the_welcome_is_said_after_it() -> None:
+    made = talk(known=False)
+    made.submit(asked())
+    assert made.take() == []
+    made.hear(Welcome(1, {}), 0.0)
+    assert [type(one) for one in made.take()] == [Submit]
+
+
+def test_a_stranger_says_hello_and_names_what_it_has() -> None:
+    made = talk()
+    made.submit(asked(1, n=2))
+    made.hear(Accepted(1, 5), 0.0)
+    made.hear(Begun(1, "identity"), 0.0)
+    made.hear(Said([Piece(1, 1, 0, [4, 5], "xyz"), Piece(1, 0, 0, [], "", "error", "no")]), 0.0)
+    made.take()
+    made.hear(Stranger(), 1.0)
+    (hello,) = made.take()
+    assert hello.key == made.key and [(one.number, one.heard, one.began_as) for one in hello.open] == [
+        (1, [Heard([], 0, True), Heard([4, 5], 3, False)], "identity")
+    ]
+    made.hear(Stranger(), 1.0)
+    assert made.take() == [], "the answer to an older word: the hello is on its way"
+    made.hear(Welcome(1, {1: 5}), 1.0)
+    assert made.take() == [], "it goes on"
+
+
+def test_what_the_coordinator_has_forgotten_goes_on_from_here() -> None:
+    made = talk()
+    made.submit(asked(1, seed=None))
+    made.submit(asked(2))
+    made.hear(Accepted(1, 5), 0.0)
+    made.hear(Begun(1, "identity"), 0.0)
+    made.hear(Said([Piece(1, 0, 0, [4], "x")]), 0.0)
+    made.hear(Stranger(), 3.0)
+    made.take()
+    made.hear(Welcome(1, {}), 3.0)
+    one, two = made.take()
+    assert (one.number, one.ask.seed, one.heard, one.began_as) == (1, 5, [Heard([4], 1, False)], "identity")
+    assert (two.number, two.ask.seed, two.heard) == (2, None, []), "it was never accepted, and begins"
+
+
+def test_a_piece_that_is_not_the_next_one_is_not_delivered() -> None:
+    for piece in (Piece(1, 0, 1, [3]), Piece(1, 3, 0, [3]), Piece(1, 0, 0, [3], rest=b"\xc1")):
+        made, told = talk(), Told()
+        made.submit(asked(1, told))
+        made.take()
+        made.hear(Said([piece]), 0.0)
+        assert told == [] and made.is_broken and made.take() == []
+        made.connect_again(0.0)
+        (hello,) = made.take()
+        assert isinstance(hello, Hello) and [one.heard for one in hello.open] == [[Heard()]] and not made.is_broken
+
+
+def test_of_an_aborted_request_nothing_is_heard() -> None:
+    made, told = talk(), Told()
+    made.submit(asked(1, told))
+    made.abort(1)
+    assert [type(one) for one in made.take()] == [Submit, Abort]
+    made.hear(Said([Piece(1, 0, 0, [1])]), 0.0)
+    made.abort(1)
+    assert told == [] and made.take() == []
+    made.hear(Said([Piece(1, 0, 1, [1], "", "length")]), 0.0)
+    assert made.take() == [Abort(1)], "else nobody would ever say that the end was heard"
+
+
+def test_what_was_aborted_while_a_hello_that_named_it_was_under_way_is_aborted_then() -> None:
+    made = talk()
+    made.submit(asked(1))
+    made.hear(Stranger(), 5.0)
+    made.abort(1)
+    made.take()
+    made.hear(Welcome(1, {1: 7}), 5.0)
+    assert made.take() == [Abort(1)]
+
+
+def test_a_reader_that_raises_aborts_its_own_request_alone() -> None:
+    def raises(said: Any) -> None:
+        raise RuntimeError("its loop is gone")
+
+    made, told = talk(), Told()
+    made.submit(asked(1, raises))
+    made.submit(asked(2, told))
+    made.take()
+    made.hear(Said([Piece(1, 0, 0, [1]), Piece(2, 0, 0, [1])]), 0.0)
+    assert made.take() == [Abort(1)] and isinstance(told[0], Delta)
+
+
+def test_a_refusal_is_its_requests_own() -> None:
+    made, told, other = talk(), Told(), Told()
+    made.submit(asked(1, told))
+    made.submit(asked(2, other))
+    made.hear(Refused(1, "too many"), 0.0)
+    made.hear(Refused(9, "nobody's"), 0.0)
+    assert isinstance(told[0], RequestError) and str(told[0]) == "too many" and other == [] and made.refused is None
+
+
+def test_a_client_that_is_refused_itself_says_why() -> None:
+    made = talk(known=False)
+    made.hear(Refused(None, "1000 clients are here"), 0.0)
+    assert made.refused == "1000 clients are here"
+
+
+def test_it_gives_signs_of_life_and_says_hello_until_there_is_an_answer() -> None:
+    made = talk()
+    made.tick(BEAT)
+    made.tick(BEAT)
+    assert made.take() == [Alive()]
+    lonely = talk(known=False)
+    lonely.tick(AGAIN)
+    assert [type(one) for one in lonely.take()] == [Hello]
+
+
+def test_when_the_coordinator_says_nothing_everybody_who_waits_is_told() -> None:
+    made, told, looked = talk(), Told(), Told()
+    made.submit(asked(1, told))
+    made.look(looked)
+    made.hear(Alive(), 30.0)
+    made.tick(89.0)
+    assert told == []
+    made.tick(90.0)
+    assert (
+        isinstance(told[0], EngineStopped) and "has said nothing for 60 s" in str(told[0]) and isinstance(looked[0], EngineStopped)
+    )
+
+
+def test_a_look_is_said_again_until_it_is_answered() -> None:
+    made, told = talk(), Told()
+    made.look(told)
+    assert made.take() == [Look()]
+    made.tick(BEAT)
+    assert made.take() == [Alive(), Look()]
+    made.hear(Status("running", 0, 0, 1, [], {}), 1.0)
+    assert [one.state for one in told] == ["running"]
+    made.tick(2 * BEAT)
+    assert made.take() == [Alive()]
+
+
+@pytest.mark.parametrize("prompt", ["a", [1, 2]])
+def test_the_prompts_ids_are_known_from_the_start_or_from_the_first_piece(prompt) -> None:
+    made, told = talk(), Told()
+    made.submit(asked(1, told, prompt=prompt))
+    made.hear(Said([Piece(1, 0, 0, [], "", "error", "it failed")]), 0.0)
+    assert told[-1].prompt_token_ids == ([] if prompt == "a" else [1, 2]) and told[-1].error == "it failed"

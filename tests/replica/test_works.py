@@ -1,0 +1,145 @@
+"""Placements become requests of the engine, and what it says becomes pieces: from the start, or from where a client stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from brigade import LLM, SamplingParams
+from brigade.client.asked import logprobs_of
+from brigade.coordinator.messages import Ask, Heard, Piece, Place, Rejected, Rest, decode_rest
+from brigade.replica.works import Works
+from tests.api.small_model import ROOM, write_model
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    with LLM(write_model(tmp_path_factory.mktemp("works") / "small"), **ROOM) as made:
+        yield made
+
+
+def ask(prompt="import ", n: int = 1, seed: int = 7, **params) -> Ask:
+    return Ask("small", prompt, n=n, seed=seed, params={"max_tokens": 8, "temperature": 1.0, "ignore_eos": True} | params)
+
+
+def run(works: Works, placement: int, asked: Ask, heard: list[Heard] | None = None) -> list[Piece]:
+    """Everything that is said of it."""
+    assert works.place(Place(placement, asked, heard or [Heard()] * asked.n)) is None
+    pieces: list[Piece] = []
+    end = time.monotonic() + 30
+    while len(works) and time.monotonic() < end:
+        pieces += works.take()
+        time.sleep(0.001)
+    assert len(works) == 0
+    return pieces
+
+
+def rest_of(piece: Piece) -> Rest:
+    return decode_rest(piece.rest) or Rest()
+
+
+def said(pieces: list[Piece], index: int = 0) -> tuple[list[int], str]:
+    own = [piece for piece in pieces if piece.index == index]
+    for piece, before in zip(own[1:], own, strict=False):
+        assert piece.start == before.start + len(before.token_ids)
+    return [i for piece in own for i in piece.token_ids], "".join(piece.text for piece in own)
+
+
+def test_its_identity_is_what_must_be_equal(llm: LLM) -> None:
+    identity = Works(llm).identity()
+    assert identity.numerics_id == llm.numerics_id and identity.fingerprint == llm.fingerprint
+    assert identity.positions == llm.engine.limit == 512
+    assert identity.has_tokenizer and identity.vocab_size == 4096
+    assert identity.defaults == llm.sampling_defaults and list(identity.defaults) == sorted(identity.defaults)
+
+
+def test_it_says_what_the_model_says_with_all_that_belongs_to_it(llm: LLM) -> None:
+    asked = ask(n=2, logprobs=2, prompt_logprobs=1)
+    pieces = run(Works(llm), 5, asked)
+    params = SamplingParams(n=2, seed=7, **asked.params)
+    (whole,) = llm.generate([asked.prompt], params)
+    assert {piece.number for piece in pieces} == {5}
+    for index, sample in enumerate(whole.samples):
+        assert said(pieces, index) == (sample.token_ids, sample.text)
+        rests = [rest_of(piece) for piece in pieces if piece.index == index]
+        assert [one for rest in rests for one in map(logprobs_of, rest.logprobs or [])] == sample.logprobs
+    assert rest_of(pieces[0]).prompt_token_ids == whole.prompt_token_ids
+    of_prompt = [rest_of(piece).prompt_logprobs for piece in pieces]
+    assert sum(one is not None for one in of_prompt) == 1
+    last = [piece for piece in pieces if piece.finish is not None]
+    assert len(last) == 2 and all(rest_of(piece).steps > 0 for piece in last)
+
+
+@pytest.mark.parametrize("cut", range(9))
+def test_it_goes_on_from_where_the_client_stands(llm: LLM, cut: int) -> None:
+    asked = ask(n=2, max_tokens=8)
+    works = Works(llm)
+    whole = run(works, 1, asked)
+    heard, known = [], []
+    for index in range(2):
+        before = [piece for piece in whole if piece.index == index][: max(cut - index, 0)]
+        heard.append(
+            Heard(
+                [i for piece in before for i in piece.token_ids],
+                sum(len(piece.text) for piece in before),
+                any(piece.finish is not None for piece in before),
+            )  # fmt: skip
+        )
+        known.append(before)
+    rest = run(works, 2, asked, heard)
+    for index in range(2):
+        assert said([*known[index], *rest], index) == said(whole, index)
+    ended = [index for index, one in enumerate(heard) if one.is_ended]
+    assert not [piece for piece in rest if piece.index in ended], "what has ended says nothing more"
+
+
+def test_max_tokens_that_nobody_named_are_those_of_the_start(llm: LLM) -> None:
+    works, asked = Works(llm), ask([5] * 500, max_tokens=None)
+    whole = run(works, 1, asked)
+    ids, _ = said(whole)
+    assert len(ids) == 12
+    rest = run(works, 2, asked, [Heard(ids[:5], sum(len(piece.text) for piece in whole[:5]))])
+    assert said(rest)[0] == ids[5:] and rest[0].start == 5 and rest[-1].finish == "length"
+
+
+def test_the_models_own_defaults_stand_under_what_is_said(llm: LLM, monkeypatch) -> None:
+    works = Works(llm)
+    monkeypatch.setattr(llm, "params", lambda **given: SamplingParams(**({"temperature": 0.0, "max_tokens": 3} | given)))
+    pieces = run(works, 1, Ask("small", "import ", seed=1))
+    assert said(pieces)[0] == llm.generate("import ", SamplingParams(temperature=0.0, max_tokens=3))[0].token_ids
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (ask([]), "the prompt has 0 tokens"),
+        (ask([9999]), "outside the vocabulary"),
+        (ask([5] * 600), "exceed the limit of 512 positions"),
+        (ask(top_p=2.0), "top_p is 2.0"),
+        (ask(what=1), "its parameters cannot be read"),
+    ],
+)
+def test_what_can_never_be_served_is_rejected_in_words(llm: LLM, asked: Ask, words: str) -> None:
+    works = Works(llm)
+    answer = works.place(Place(3, asked, [Heard()]))
+    assert isinstance(answer, Rejected) and answer.placement == 3 and words in answer.error and len(works) == 0
+
+
+def test_what_is_withdrawn_or_cleared_is_not_said_and_leaves_nothing(llm: LLM) -> None:
+    works = Works(llm)
+    for placement in (1, 2, 3):
+        assert works.place(Place(placement, ask(max_tokens=300), [Heard()])) is None
+    works.withdraw(1)
+    works.withdraw(1)
+    works.withdraw(99)
+    end = time.monotonic() + 20
+    heard: set[int] = set()
+    while not heard and time.monotonic() < end:
+        heard |= {piece.number for piece in works.take()}
+        time.sleep(0.001)
+    assert heard and 1 not in heard
+    works.clear()
+    assert llm.thread.wait_idle(10) and works.take() == [] and len(works) == 0
+    assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
