@@ -121,13 +121,13 @@ def _took(work: Callable[[], Any]) -> float:
 class FakeReplica(threading.Thread):
     """Says a token of everything at each turn, of many requests in one frame, and waits until the client has heard enough of it."""
 
-    def __init__(self, address: str, capacity: int, most: int, ahead: threading.Semaphore) -> None:
+    def __init__(self, address: str, name: str, capacity: int, most: int, ahead: threading.Semaphore) -> None:
         super().__init__(daemon=True)
         self.most, self.ahead, self.over = most, ahead, False
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.SNDHWM, 0)
         self.socket.connect(address)
-        self.socket.send(encode(Register(PROTOCOL, "fake", "fake", Identity("n", "f", 10**6), capacity)))
+        self.socket.send(encode(Register(PROTOCOL, name, "fake", Identity("n", "f", 10**6), capacity)))
         self.works: dict[int, int] = {}
 
     def run(self) -> None:
@@ -202,7 +202,7 @@ def routing(rounds: int) -> None:
         process = psutil.Process(coordinator.process.pid)
         try:
             ahead = threading.Semaphore(4)
-            replica = FakeReplica(f"tcp://127.0.0.1:{coordinator.ports[1]}", 256, 64, ahead)
+            replica = FakeReplica(f"tcp://127.0.0.1:{coordinator.ports[1]}", "busy", 256, 64, ahead)
             replica.start()
             client = FakeClient(f"tcp://127.0.0.1:{coordinator.ports[0]}")
             rates, shares = [], []
@@ -222,7 +222,7 @@ def routing(rounds: int) -> None:
             replica.over = True
             replica.join()
             before = process.memory_info().rss
-            idle = FakeReplica(f"tcp://127.0.0.1:{coordinator.ports[1]}", 10_000, 0, ahead)
+            idle = FakeReplica(f"tcp://127.0.0.1:{coordinator.ports[1]}", "idle", 10_000, 0, ahead)
             idle.start()
             begun, accepted = time.perf_counter(), client.accepted
             client.submit(10_000, "a prompt of some words " * 8)
