@@ -71,6 +71,7 @@ class Job:
     ticket: int = 0  # of its present place in the queue
     waits_since: float = 0.0
     keys: list[bytes] | None = None  # of its prompt's beginnings, worked out once
+    ages: list[int] = field(default_factory=list)  # of those that its replica was thought to have: prefixes sent there since
 
     def __post_init__(self) -> None:
         if not self.samples:

@@ -264,6 +264,9 @@ class Coordinator(Books):
         self._send(address, Enrolled())
 
     def _frame(self, fleet: Fleet, replica: Replica, frame: Frame) -> None:
+        for placement, cached, total in frame.cached:
+            if placement in replica.jobs:
+                replica.learn(replica.jobs[placement], cached, total)
         for piece in frame.pieces:
             job = replica.jobs.get(piece.number)
             if job is None:

@@ -255,10 +255,12 @@ class Register(Message, tag="register"):
 
 
 class Frame(Message, tag="frame"):
-    """One step of all its requests. `layers`: how many it has finished in its life."""
+    """One step of all its requests. `layers`: how many it has finished in its life. `cached`: of placements that end here, how many
+    of the prompt's ids it had in its prefix cache, and how many there were: (placement, cached, all)."""
 
     layers: int
     pieces: list[Piece]
+    cached: list[tuple[int, int, int]] = []
 
 
 class Beat(Message, tag="beat"):

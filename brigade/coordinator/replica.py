@@ -30,7 +30,12 @@ class Replica:
     jobs: dict[int, Job] = field(default_factory=dict)
     load: int = 0  # samples
     cleared_for: Job | None = None
-    prefixes: OrderedDict[bytes, None] = field(default_factory=OrderedDict)  # of prompts sent here, the latest last
+    prefixes: OrderedDict[bytes, int] = field(default_factory=OrderedDict)  # of prompts sent here, the latest last; their numbers
+    sent: int = 0  # prefixes, in all
+    reach: int = 0  # so many of the latest it still has, as far as its own words tell: at most `most_prefixes`
+
+    def __post_init__(self) -> None:
+        self.reach = self.most_prefixes
 
     def has_room(self, samples: int) -> bool:
         """An idle replica takes any request, however many samples it has."""
@@ -41,10 +46,28 @@ class Replica:
             self.moved = now
         self.jobs[placement] = job
         self.load += job.ask.n
+        job.ages = [self.sent - self.prefixes[key] for key in keys[: self.known(keys)]]
         for key in keys:
             self.prefixes.pop(key, None)
-            self.prefixes[key] = None
-        while len(self.prefixes) > self.most_prefixes:
+            self.sent += 1
+            self.prefixes[key] = self.sent
+        self._forget()
+
+    def learn(self, job: Job, cached: int, total: int) -> None:
+        """It says how much of a prompt it had, in ids. What it should have had and had not is gone, and what is older is gone too:
+        its memory holds less than it seemed, since running requests need some. What it had shows that it reaches further."""
+        keys, expected = job.keys or (), len(job.ages)
+        if not keys or not expected or total <= 0:
+            return
+        held = len(keys) * cached // total
+        if held + 1 < expected:  # the last of them may be cut by a block's border
+            self.reach = max(min(self.reach, job.ages[held]), 1)
+            self._forget()
+        else:
+            self.reach = min(self.reach + self.reach // 8 + 1, self.most_prefixes)
+
+    def _forget(self) -> None:
+        while len(self.prefixes) > self.reach:
             self.prefixes.popitem(last=False)
 
     def drop(self, placement: int) -> None:

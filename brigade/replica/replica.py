@@ -142,14 +142,16 @@ class Replica:
                 pass
 
     def _speak(self, now: float) -> None:
-        pieces = self.works.take()
+        pieces, cached = self.works.take(), self.works.cached
+        self.works.cached = []
         if self._register_at is not None and now >= self._register_at:
             self._register(now)
         if not self._is_enrolled:
             return
         for some in _frames(pieces):
             self._beat = now
-            self._send(Frame(self.llm.layers_finished, some))
+            self._send(Frame(self.llm.layers_finished, some, cached))
+            cached = []
         if now - self._beat >= BEAT:
             self._beat = now
             self._send(Beat(self.llm.layers_finished))

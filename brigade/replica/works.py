@@ -33,6 +33,7 @@ class Work:
 
     placement: int
     starts: list[int | None]
+    prompt: int = 0  # ids
     prompt_token_ids: list[int] | None = None  # until they were told
     name: str = ""  # the engine's
 
@@ -48,6 +49,7 @@ class Works:
         self._longest_text = longest * llm.engine.limit if longest else MAX_MESSAGE
         self._works: dict[int, Work] = {}
         self._said: deque[tuple[Work, Any]] = deque()
+        self.cached: list[tuple[int, int, int]] = []  # of what ended: placement, ids from the prefix cache, ids of the prompt
 
     def __len__(self) -> int:
         return len(self._works)
@@ -65,7 +67,7 @@ class Works:
         work = self._works[order.placement] = Work(order.placement, starts)
         try:
             submission = self._prepare(order.ask, order.heard)
-            work.prompt_token_ids = submission.ids
+            work.prompt_token_ids, work.prompt = submission.ids, len(submission.ids)
             (work.name,) = self.llm.thread.submit([submission], partial(self._hear, work))
         except EngineStopped:  # whoever asks the model for its failure hears it
             return None
@@ -114,6 +116,8 @@ class Works:
             if self._works.get(work.placement) is not work:
                 continue
             if isinstance(said, Delta):
+                if said.index == 0 and said.metrics is not None:
+                    self.cached.append((work.placement, said.metrics.cached_tokens, work.prompt))
                 piece = _piece(work, said)
                 if piece is not None:
                     pieces.append(piece)
