@@ -40,6 +40,7 @@ def test_requests_of_several_clients_are_served(wires: Wires) -> None:
             client.submit(ask(number))
     wires.until(wires.all_over)
     wires.check()
+    wires.until(lambda: not any(client.jobs for client in list(wires.loop.machine._clients.values())))  # the words are under way
     wires.stop()
     assert Journal(wires.folder / "journal").kept() == [], "everything was acknowledged"
 
