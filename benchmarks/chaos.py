@@ -25,7 +25,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,10 +285,13 @@ def one_run(seed: int, faults: int, pause: float, llm: Any) -> tuple[Counter[str
     from brigade.client import Client
 
     chance, wrong, streams = random.Random(seed), [], 0
-    with fleet() as made, Client(made.address, "mini") as client:
+    with fleet() as made, Client(made.address, "mini") as client, ExitStack() as stack:
         trouble = Faults(made, random.Random(seed + 1), pause)
         trouble.thread.start()
+        stack.callback(trouble.end)
         while trouble.count.total() < faults:
+            if not trouble.thread.is_alive():
+                raise SystemExit("there are no faults any more: their thread has ended")
             prompts, params = requests(STREAMS, chance)
             stream = client.stream(prompts, params)
             tokens: dict[tuple[str, int], list[int]] = {}
@@ -302,7 +305,6 @@ def one_run(seed: int, faults: int, pause: float, llm: Any) -> tuple[Counter[str
                 heard = [tokens.get((str(number), sample.index), []) for sample in output.samples]
                 if found != whole or heard != [sample.token_ids for sample in output.samples]:
                     wrong.append(f"seed {seed}, stream {streams - len(prompts) + number}: {found} is not {whole}; heard {heard}")
-        trouble.end()
     return trouble.count, streams, wrong
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def add_arguments(kinds: Any) -> None:
     parser.add_argument(
         "--itl-target", type=float, metavar="MS", help="goodput: the others within so many, on the average of a request"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts; those of a seed used before are in the prefix cache")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="a picture of the times")
 
@@ -60,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
         replicas = [one for one in client.status().replicas if one.model == client.model]
         if not replicas:
             raise ConfigError(f"there is no replica of model {client.model!r} at {args.connect}; start one, or name another model")
-        requests = simulate(config, replicas[0].identity.vocab_size)
 
         async def ask(request: Any) -> AsyncIterator[int]:
             params = {"max_tokens": request.max_tokens, "ignore_eos": True, "temperature": 0.0}
@@ -71,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
                     yield len(delta.token_ids)
 
         found, progress = [], Progress("loads")
-        for load in loads:
-            found.append(asyncio.run(drive(ask, requests, load)))
+        for number, load in enumerate(loads):  # prompts of its own for each: those of another would be in the prefix cache
+            own = replace(config, seed=1000 * args.seed + number)
+            found.append(asyncio.run(drive(ask, simulate(own, replicas[0].identity.vocab_size), load)))
             progress(len(found), len(loads))
         progress.close()
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -91,17 +90,20 @@ def run(args: argparse.Namespace) -> int:
             print("journal off: a coordinator that is killed forgets what it has accepted; clients ask again", file=sys.stderr)
         else:
             journal = Journal(_journal_file(args), args.journal_sync or "normal")
-        loop = Loop(settings, args.clients, args.replicas, journal, operators=args.operators, keys=keys)
+        keeper: Any = None
+        loop = Loop(
+            settings, args.clients, args.replicas, journal, operators=args.operators, keys=keys,
+            is_over=lambda: keeper is not None and keeper.failure is not None,
+        )  # fmt: skip
         for who, address in zip(("clients", "replicas", "operators"), loop.addresses, strict=True):
             print(f"coordinator: {who} at {address}", file=sys.stderr)
         if replicas:
             keeper = _keeper(replicas, loop.addresses[1], args)
             stack.callback(keeper.close)
             keeper.start()
-            threading.Thread(target=_end_with, args=(keeper, loop), daemon=True).start()
         on_signals(loop.end)
         loop.run()
-        if replicas and keeper.failure is not None:
+        if keeper is not None and keeper.failure is not None:
             raise ConfigError(f"no replica is left: {keeper.failure}; their own messages are above")
     return 0
 
@@ -128,6 +130,8 @@ def _replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
             name = model_option(useless[0]) if given else f"--{useless[0].replace('_', '-')}"
             raise ConfigError(f"{name} has no effect without --dp, which starts replicas here; give --dp, or drop it")
         return []
+    if args.exact == "off":
+        raise ConfigError("--exact off lets bits depend on the batch, so no request could go on elsewhere; drop it")
     named = {} if args.serve_as is None else {"serve_as": args.serve_as}
     shares = share_of_processors(args.dp, args.tp * args.pp, args.threads, args.cpus)
     return [given | named | own | {"name": f"local-{place}"} for place, own in enumerate(shares)]
@@ -139,11 +143,3 @@ def _keeper(settings: list[dict[str, Any]], address: str, args: argparse.Namespa
     where = {"connect": address} | ({} if args.keys is None else {"keys": args.keys})
     commands = [replica_command(where | own) for own in settings]
     return Keeper(LocalLauncher(commands, clean_environment()), args.dp, 5 if args.max_restarts is None else args.max_restarts)
-
-
-def _end_with(keeper: Any, loop: Any) -> None:
-    import time
-
-    while keeper.failure is None:
-        time.sleep(0.2)
-    loop.end()

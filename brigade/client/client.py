@@ -22,6 +22,7 @@ from brigade.engine.prompt import ChatPrompt, Prompt, read_ids
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import ConfigError, RequestError
 
+LEAST_PATIENCE = 3.0  # seconds: several signs of life
 APART = ("n", "seed", "priority")  # what a coordinator reads itself
 SENT = tuple(one.name for one in dataclasses.fields(SamplingParams) if one.init and one.name not in APART)
 
@@ -40,6 +41,8 @@ class _Asking:
         patience: float = 60.0,
     ) -> None:
         super().__init__()
+        if not LEAST_PATIENCE <= patience <= 1e9:
+            raise ConfigError(f"patience is {patience!r}; it must be a number of seconds of {LEAST_PATIENCE:g} or more")
         self.address = address
         self.thread = ClientThread(address, patience, None if keys is None else Keys(Path(keys)))
         try:
@@ -141,7 +144,9 @@ class Operator:
     def _ask(self, message: Look | Control) -> Status:
         self._socket.send(encode(message))
         if not self._socket.poll(self.timeout * 1000):
-            raise ConfigError(f"no coordinator answers at {self.address} ({self.timeout:g} s); give its address for operators")
+            raise ConfigError(
+                f"no coordinator answers at {self.address} ({self.timeout:g} s); give its address for operators, and its keys"
+            )
         said = decode_to_client(self._socket.recv())
         if isinstance(said, Refused):
             raise ConfigError(said.error)

@@ -66,7 +66,9 @@ class ClientThread:
         self._work.order(("look", reader))
         if not heard.wait(timeout):
             self._work.check_open()
-            raise ConfigError(f"no coordinator answers at {self._work.address} ({timeout:g} s); start it, or give its address")
+            raise ConfigError(
+                f"no coordinator answers at {self._work.address} ({timeout:g} s); start it, or give its address and its keys"
+            )
         answer = answers.popleft()
         if isinstance(answer, Exception):
             raise answer

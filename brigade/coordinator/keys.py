@@ -37,7 +37,12 @@ def make_keys(folder: Path, name: str = "default", roles: tuple[Role, ...] = ROL
         found = folder / role / f"{name}.key"
         if found.exists():
             raise ConfigError(f"{found} is there already; choose another name, or remove it with its secret")
-    made = [] if (folder / f"{SERVER}.key_secret").exists() else [_pair(folder, SERVER)]
+    has_public, has_secret = ((folder / f"{SERVER}.{kind}").exists() for kind in ("key", "key_secret"))
+    if has_public and not has_secret:
+        raise ConfigError(
+            f"{folder} has the coordinator's public key alone: it is for connecting; make keys in the coordinator's folder"
+        )
+    made = [] if has_secret else [_pair(folder, SERVER)]
     return made + [_pair(folder / role, name) for role in roles]
 
 
@@ -68,7 +73,9 @@ class Keys:
         found = sorted((self.folder / role).glob("*.key_secret"))
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
-            raise ConfigError(f"{self.folder / role} must hold one secret key, and has {names}; make one with `brigade keys`")
+            raise ConfigError(
+                f"{self.folder / role} must hold one secret key, and has {names}; leave one there, or make one with `brigade keys`"
+            )
         socket.curve_publickey, socket.curve_secretkey = _load(found[0])
         socket.curve_serverkey, _ = _load(self.folder / f"{SERVER}.key", needs_secret=False)
 

@@ -8,7 +8,6 @@ too large, of a broken encoding) is counted and dropped; one line a second at mo
 from __future__ import annotations
 
 import secrets
-import sys
 import threading
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from brigade.coordinator.messages import (
 )
 from brigade.coordinator.process_watch import ProcessWatch
 from brigade.coordinator.settings import CoordinatorSettings
+from brigade.coordinator.words import say
 from brigade.errors import ConfigError
 
 TICK = 0.1  # seconds
@@ -49,7 +49,8 @@ ANY_PORT = "tcp://127.0.0.1:*"
 
 class Loop:
     """`clients`, `replicas` and `operators`: ZeroMQ addresses to listen on, such as tcp://127.0.0.1:6500; port `*` takes a free
-    one. `keys`: who may speak there; without them everybody who gets there."""
+    one. `keys`: who may speak there; without them everybody who gets there. `is_over`: whether no replica is to be waited for any
+    more; the loop ends then, once there is none."""
 
     def __init__(
         self,
@@ -57,10 +58,12 @@ class Loop:
         clients: str = ANY_PORT,
         replicas: str = ANY_PORT,
         journal: Journal | None = None,
-        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+        say: Callable[[str], None] = say,
         operators: str = ANY_PORT,
         keys: Keys | None = None,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_over = is_over
         self._journal, self._say, self._keys = journal, say, keys
         self._base = time.time() - time.monotonic()  # so the clock goes on through a restart, and never jumps within a life
         # Placements are numbered by lives, of which no two may be equal: also where no journal counts them.
@@ -114,6 +117,8 @@ class Loop:
                     self._look_after(handle)
                 if self._now() >= next_tick:
                     self.machine.tick(self._now())
+                    if self._is_over() and not self.machine.status().replicas:
+                        break
                     self._tell_dropped()
                     next_tick = self._now() + TICK
                 self._finish_round()
@@ -203,14 +208,18 @@ class Loop:
         batch = self.machine.take()
         if self._journal is not None:
             self._journal.write(batch.records)
+        gone: set[bytes] = set()  # whoever has missed something is sent nothing that came behind it
         for address, message in batch.sends:
             kind = address[:1]
+            if address in gone:
+                continue
             try:
                 self._sockets[kind].send_multipart([address[1:], encode(message)], zmq.NOBLOCK)
             except zmq.ZMQError as error:
                 if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                     raise
                 # It is gone, or does not read. What it missed it asks for when it comes back.
+                gone.add(address)
                 self.machine.cut_off(address, self._now())
 
     def _close(self) -> None:

@@ -194,7 +194,9 @@ class Coordinator(Books):
             return "all samples of this request have ended; nothing is left of it"
         room = COMING_BACK if message.heard else 1  # what runs already may come back where newcomers may not
         if len(client.jobs) >= settings.max_requests_of_client * room:
-            return f"{len(client.jobs)} requests of this client are open; max_requests_of_client takes no more: try later"
+            return (
+                f"{len(client.jobs)} requests of this client are open; max_requests_of_client takes no more: ask for fewer at once"
+            )
         if self._open >= settings.max_requests * room:
             return f"{self._open} requests are open; max_requests takes no more: try later"
         return None

@@ -60,9 +60,12 @@ class EngineThread:
         requests, and passes on together what came together. It is called like a reader."""
         self._work.after_step = call
 
-    def submit(self, submissions: Sequence[Submission], reader: Callable[[Said], None], deltas: bool = True) -> list[str]:
-        """Queue what `engine.prepare` returned, all or none, and return their ids, unique in this engine."""
-        return self._work.submit(submissions, reader, deltas)
+    def submit(
+        self, submissions: Sequence[Submission], reader: Callable[[Said], None], deltas: bool = True, is_bounded: bool = True
+    ) -> list[str]:
+        """Queue what `engine.prepare` returned, all or none, and return their ids, unique in this engine. `is_bounded`: refused
+        where too many wait; a caller who counts for itself is not."""
+        return self._work.submit(submissions, reader, deltas, is_bounded)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; their reader hears no more of them. Ids that ended already are passed over."""
@@ -126,12 +129,13 @@ class _Work:
         self._process = os.getpid()
         self._numbers = itertools.count()
 
-    def submit(self, submissions: Sequence[Submission], call: Callable[[Said], None], deltas: bool) -> list[str]:
+    def submit(self, submissions: Sequence[Submission], call: Callable[[Said], None], deltas: bool, is_bounded: bool) -> list[str]:
         self._check_process()
         count = sum(submission.params.n for submission in submissions)
         with self._submitting:
             self.check_open()
-            self._engine.check_waiting(count, self._accepted - self._added)
+            if is_bounded:
+                self._engine.check_waiting(count, self._accepted - self._added)
             self._start()
             self._accepted += count
             ids = [f"r-{next(self._numbers)}" for _ in submissions]

@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from brigade.errors import ConfigError
+from brigade.coordinator.words import say
+from brigade.errors import ConfigError, in_one_line
 from brigade.parallel.cores import share_out
 
 LOOK = 0.1  # seconds between two looks
@@ -124,7 +125,7 @@ class Keeper:
         launcher: Launcher,
         places: int,
         most_ends: int = 5,
-        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+        say: Callable[[str], None] = say,
     ) -> None:
         if most_ends < 1:
             raise ConfigError(f"max_restarts is {most_ends}; it must be 1 or more")
@@ -156,6 +157,12 @@ class Keeper:
                 one.kill()
 
     def _run(self) -> None:
+        try:
+            self._keep()
+        except Exception as error:  # nobody would start anything again, and nobody would know
+            self.failure = f"the launcher failed ({in_one_line(error)})"
+
+    def _keep(self) -> None:
         while not self._over.wait(LOOK):
             for place in self._places:
                 self._look(place, time.monotonic())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,6 +39,7 @@ from brigade.coordinator.messages import (
     encode,
 )
 from brigade.coordinator.process_watch import this_machine
+from brigade.coordinator.words import say
 from brigade.errors import ConfigError, EngineStopped
 from brigade.replica.works import Works
 
@@ -64,9 +64,11 @@ class Replica:
         model: str | None = None,
         name: str | None = None,
         keys: Keys | None = None,
-        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+        say: Callable[[str], None] = say,
     ) -> None:
         self.llm, self.address, self.keys, self.say = llm, address, keys, say
+        if not llm.backend.exact:
+            raise ConfigError("exact is off, so a request could not go on elsewhere with the same bits; drop --exact off")
         self.works = Works(llm)
         config, cache = llm.engine.config, llm.plan.num_blocks * llm.engine.config.block_size
         if cache < llm.engine.limit - 1:  # what one replica takes, all must take
@@ -160,7 +162,9 @@ class Replica:
         self._register_at = now + AGAIN
         self._tries += 1
         if self._tries == QUIET_TRIES:
-            self.say(f"replica {self.name}: nobody answers at {self.address} so far; it goes on asking")
+            self.say(
+                f"replica {self.name}: nobody answers at {self.address} so far, or nobody who knows its keys; it goes on asking"
+            )
         self._send(self._card)
 
     def _drop(self, now: float, wait: float = 0.0) -> None:

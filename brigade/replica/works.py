@@ -68,7 +68,8 @@ class Works:
         try:
             submission = self._prepare(order.ask, order.heard)
             work.prompt_token_ids, work.prompt = submission.ids, len(submission.ids)
-            (work.name,) = self.llm.thread.submit([submission], partial(self._hear, work))
+            # The coordinator sends no more than fit; of what it has just taken away some may still be on its way out.
+            (work.name,) = self.llm.thread.submit([submission], partial(self._hear, work), is_bounded=False)
         except EngineStopped:  # whoever asks the model for its failure hears it
             return None
         except Exception as error:  # its own, whatever it is: a parameter's check that raises, too

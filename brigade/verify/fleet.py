@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def play_fleet(
     own = open_model(chosen.model).tokenizer_path
     prompts = [_prompt(ask.prompt, tokenizer, None if own is None else Tokenizer.from_folder(own)) for ask in asks]
     params: list[Any] = [dict(ask.params) for ask in asks]
-    records, measured = [], dict.fromkeys(MEASURES, 0.0)
+    records, measured = [], dict.fromkeys((name for name in MEASURES if name != "steps"), 0.0)  # of which each replica has its own
     with running(chosen, options, run) as fleet:
         identity = fleet.replicas()[0].identity
         for _ in range(run.passes):
@@ -101,7 +101,7 @@ def _listen(
     """To the end. Replicas are killed when equal shares of the most tokens that can come have come."""
     most, heard, killed = sum(tokens * samples for tokens, samples in sizes), 0, 0
     begun: set[tuple[str, int]] = set()
-    ended = 0
+    ended, lost = 0, len(fleet.lost)
     for delta in stream:
         begun.add((delta.request_id, delta.index))
         measured["together"] = max(measured["together"], len(begun) - ended)
@@ -112,38 +112,35 @@ def _listen(
         if killed < run.kills and heard >= most * (killed + 1) / (run.kills + 1):
             killed += 1
             fleet.kill_one()
-    if killed < run.kills or len(fleet.lost) < run.kills:
+    if len(fleet.lost) - lost < run.kills:
         raise ConfigError(
-            f"{len(fleet.lost)} of {run.kills} replicas were killed before the last token; ask for more tokens, or lower kills"
+            f"{len(fleet.lost) - lost} of {run.kills} replicas were killed before the last token; give more tokens, or fewer kills"
         )
 
 
 @contextmanager
 def running(chosen: ModelChoice, options: RankOptions, run: Run) -> Iterator[Fleet]:
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         loop = Loop(CoordinatorSettings(), journal=Journal(Path(folder) / "journal"))
         thread = threading.Thread(target=loop.run, name="brigade-coordinator", daemon=True)
         thread.start()
-        keeper = Keeper(
-            LocalLauncher(_commands(chosen, options, run, loop.addresses[1]), clean_environment()), run.layout.dp, run.kills + 2
-        )
+        stack.callback(thread.join, 10)
+        stack.callback(loop.end)
+        launcher = LocalLauncher(_commands(chosen, options, run, loop.addresses[1]), clean_environment())
+        keeper = Keeper(launcher, run.layout.dp, run.kills + 2)
+        keeper.start()
+        stack.callback(keeper.close)
         client = Client(loop.addresses[0], NAME, patience=START)
-        try:
-            keeper.start()
-            fleet = Fleet(client, keeper)
-            until = time.monotonic() + START
-            while len(fleet.replicas()) < run.layout.dp:
-                if keeper.failure is not None or time.monotonic() > until:
-                    raise ConfigError(
-                        f"the replicas did not start ({keeper.failure or 'it takes too long'}); see their messages above"
-                    )
-                time.sleep(0.1)
-            yield fleet
-        finally:
-            client.close()
-            keeper.close()
-            loop.end()
-            thread.join(10)
+        stack.callback(client.close)
+        fleet = Fleet(client, keeper)
+        until = time.monotonic() + START
+        while len(fleet.replicas()) < run.layout.dp:
+            if keeper.failure is not None or time.monotonic() > until:
+                why = keeper.failure or "it takes too long"
+                raise ConfigError(f"the replicas did not start ({why}); see their messages above")
+            time.sleep(0.1)
+        yield fleet
 
 
 def _commands(chosen: ModelChoice, options: RankOptions, run: Run, address: str) -> list[list[str]]:

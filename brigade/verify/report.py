@@ -51,7 +51,7 @@ def difference_lines(differences: Differences) -> list[str]:
 
 def did(measured: dict[str, float]) -> str:
     words = [f"{measured['seconds']:.1f} s"]
-    words += [f"{measured['steps']:.0f} steps"] if measured["steps"] else []  # replicas count their own
+    words += [f"{measured['steps']:.0f} steps"] if measured.get("steps") else []  # replicas count their own
     words.append(f"up to {measured['together']:.0f} at once")
     lost = round(measured.get("replicas_lost", 0))
     words += [f"{lost} replica{'s' * (lost > 1)} killed"] if lost else []

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,11 +40,15 @@ class Command:
 
     def until(self, pattern: str) -> re.Match[str]:
         assert self.process.stdout is not None
+        late = threading.Timer(120, self.process.kill)
+        late.start()
         for line in self.process.stdout:
             self.lines.append(line)
             found = re.search(pattern, line)
             if found:
+                late.cancel()
                 return found
+        late.cancel()
         raise AssertionError(f"it ended without {pattern!r}: {self.lines}")
 
     def end(self, how: int = signal.SIGTERM) -> int:
@@ -170,6 +175,7 @@ WRONG = {
     "insecure for nothing": (["coordinator", "--insecure"], "insecure has no effect"),
     "model without dp": (["coordinator", "--model", "mini"], "--model has no effect without --dp"),
     "restarts without dp": (["coordinator", "--max-restarts", "3"], "--max-restarts has no effect without --dp"),
+    "bits that depend on the batch": (["coordinator", "--dp", "1", "--backend", "reference", "--exact", "off"], "drop it"),
     "negative dp": (["coordinator", "--dp", "-1"], "--dp is -1"),
     "sync without journal": (["coordinator", "--journal", "off", "--journal-sync", "full"], "has no effect with --journal off"),
     "a time that is none": (["coordinator", "--replica-timeout", "0"], "replica_timeout is 0"),

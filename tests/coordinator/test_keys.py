@@ -38,13 +38,21 @@ def test_secrets_are_their_owners_alone_and_nothing_is_written_over(folder: Path
     assert all(path.read_bytes() == text for path, text in before.items())
 
 
+def test_a_folder_that_was_handed_out_keeps_its_coordinator(folder: Path) -> None:
+    public = (folder / "coordinator.key").read_bytes()
+    (folder / "coordinator.key_secret").unlink()
+    with pytest.raises(ConfigError, match="has the coordinator's public key alone"):
+        make_keys(folder, "more", ("clients",))
+    assert (folder / "coordinator.key").read_bytes() == public
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".x"])
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="a key's name is"):
         make_keys(tmp_path, name)
 
 
-def _answers(loop_address: str, keys: Keys | None, role: str) -> bool:
+def _answers(loop_address: str, keys: Keys | None, role: str, wait: int = 10_000) -> bool:
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     try:
@@ -52,7 +60,7 @@ def _answers(loop_address: str, keys: Keys | None, role: str) -> bool:
             keys.join(socket, role)
         socket.connect(loop_address)
         socket.send(encode(Look()))
-        return bool(socket.poll(1000)) and decode_to_client(socket.recv()).state == "running"
+        return bool(socket.poll(wait)) and decode_to_client(socket.recv()).state == "running"
     finally:
         context.destroy(linger=0)
 
@@ -64,9 +72,9 @@ def test_only_a_known_key_of_the_role_is_heard(folder: Path, tmp_path: Path) -> 
     try:
         assert _answers(here.ports[0], Keys(folder), "clients")
         assert _answers(here.ports[2], Keys(folder), "operators")
-        assert not _answers(here.ports[0], None, "clients")
-        assert not _answers(here.ports[0], Keys(tmp_path / "foreign"), "clients")
-        assert not _answers(here.ports[2], Keys(folder), "clients"), "a client's key is no operator's"
+        assert not _answers(here.ports[0], None, "clients", 1000)
+        assert not _answers(here.ports[0], Keys(tmp_path / "foreign"), "clients", 1000)
+        assert not _answers(here.ports[2], Keys(folder), "clients", 1000), "a client's key is no operator's"
     finally:
         here.close()
 

@@ -67,7 +67,8 @@ def test_what_it_had_lets_it_be_trusted_further_again() -> None:
 
 def test_words_about_what_was_not_expected_change_nothing() -> None:
     one = replica()
-    for word in ((job(1), 0, 4 * LENGTH), (job(2), 5, 0), (job(3), -5, -1)):
+    send(one, job(4))
+    for word in ((job(1), 0, 4 * LENGTH), (job(2), 5, 0), (job(3), -5, -1), (job(4), -100, 1), (job(4), 10**30, 1)):
         send(one, word[0])
         one.learn(*word)
     assert one.reach == 100

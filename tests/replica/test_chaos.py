@@ -14,7 +14,7 @@ from docs.rooms import PACKAGE
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *words], cwd=PACKAGE.parent, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *words], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -113,17 +114,20 @@ def test_with_nobody_left_it_says_why(monkeypatch) -> None:
     keeper.close()
 
 
-def test_closing_asks_first_and_then_kills(monkeypatch) -> None:
-    monkeypatch.setattr(launcher, "LEAVE", 0.5)
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
-    keeper = Keeper(LocalLauncher([[sys.executable, "-c", stubborn]] * 2), 2, say=lambda line: None)
+def test_closing_asks_first_and_then_kills(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(launcher, "LEAVE", 1.0)
+    wait = "import pathlib, signal, sys, time; {}; pathlib.Path(sys.argv[1]).write_text('here'); time.sleep(60)"
+    stubborn, willing = wait.format("signal.signal(signal.SIGTERM, signal.SIG_IGN)"), wait.format("pass")
+    files = [tmp_path / "stubborn", tmp_path / "willing"]
+    commands = [[sys.executable, "-c", code, str(file)] for code, file in zip((stubborn, willing), files, strict=True)]
+    keeper = Keeper(LocalLauncher(commands), 2, say=lambda line: None)
     keeper.start()
-    end = time.monotonic() + 20
-    while not all(place.running for place in keeper._places) and time.monotonic() < end:
+    end = time.monotonic() + 30
+    while not all(file.exists() for file in files) and time.monotonic() < end:
         time.sleep(0.01)
     processes = [place.running.process for place in keeper._places]
     keeper.close()
-    assert all(process.poll() is not None for process in processes)
+    assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGTERM]
 
 
 def test_a_child_notices_that_its_launcher_is_gone() -> None:
