@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 from brigade.errors import ConfigError
 
 PART = ".brigade-part-"  # how the name of a file under way begins
-OPEN_FILES = ("/dev/fd/", "/proc/", "/dev/stdin", "/dev/stdout", "/dev/stderr")
+OPEN_FILES = re.compile(r"/dev/(fd/|std(in|out|err)$)|/proc/[^/]+/(task/[^/]+/)?fd/")
 Identity = tuple[int, int] | str
 
 
@@ -93,7 +94,7 @@ def _check_place(path: Path) -> None:
             if not os.access(path, os.W_OK):
                 raise PermissionError(0, "it may not be written")
             return
-        if str(path.absolute()).startswith(OPEN_FILES):
+        if OPEN_FILES.match(str(path.absolute())):
             raise ConfigError(f"cannot write {path}: it is a file that is open already; give the file by its own name")
         if path.is_dir():
             raise ConfigError(f"cannot write {path}: it is a folder; choose a file")

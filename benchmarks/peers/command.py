@@ -18,9 +18,10 @@ from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
 from benchmarks.peers.choice import choose, listing
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
-from benchmarks.peers.report import as_json, company, grids
+from benchmarks.peers.report import as_json, grids
 from benchmarks.peers.works import Cell, cells
 from brigade.backends.cpu.threads import check_threads
+from brigade.bench.others import company
 from brigade.checkpoint.load import open_model
 from brigade.checkpoint.recipes import find_recipe
 from brigade.errors import ConfigError
@@ -124,7 +125,7 @@ def _headline(facts: dict[str, Any], figures: Figures) -> str:
     return (
         f"{state}{facts['model']}, random weights {facts['random_weights']}, {facts['threads']} threads, "
         f"{facts['repeats']} repetitions after {facts['warmup']}, in alternation, {facts['date']}, {facts['processor']}; "
-        f"weights, arithmetic and cache of each engine: in the first table;\n{company(figures)}"
+        f"weights, arithmetic and cache of each engine: in the first table;\n{company(figures.others(), 'samples')}"
     )
 
 

@@ -1,4 +1,5 @@
-"""What a worker understands: one JSON object a line in, one out. Standard library alone, since it runs in every peer's environment.
+"""What a worker understands: one JSON object a line in, one out. Standard library alone, as what it imports of Brigade,
+since it runs in every peer's environment.
 
     {"do": "load", "folder": ..., "settings": {...}, "threads": 2} -> {"about": "engine 1.2"}
     {"do": "generate", "prompts": [[ids]], "new_tokens": 8} -> {"seconds": ..., "first": ..., "others": ..., "ids": [[ids]]}
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-from benchmarks.peers.others import Others
+from brigade.bench.others import Others
 
 PR_SET_PDEATHSIG = 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +16,6 @@ from benchmarks.peers.works import Cell, milliseconds
 
 REFERENCE = f"{OURS}/bf16"
 NONE = "-"
-QUIET = 0.05  # of the machine, in the middle of all samples
 
 
 def grids(figures: Figures, fleet: Fleet, cells: Sequence[Cell]) -> list[Grid]:
@@ -30,16 +28,6 @@ def grids(figures: Figures, fleet: Fleet, cells: Sequence[Cell]) -> list[Grid]:
         _missing(figures, fleet),
     ]
     return [grid for grid in found if grid.rows]
-
-
-def company(figures: Figures) -> str:
-    """Whether the machine was theirs. Engines that wait by spinning lose most to company, so ratios suffer as well."""
-    shares = figures.others()
-    if not shares:
-        return "how much other processes took meanwhile is not known"
-    middle = statistics.median(shares)
-    said = f"other processes took {middle:.0%} of the machine (median of all samples; at most {max(shares):.0%})"
-    return said + (": it was busy, so read neither times nor ratios as this machine's" if middle > QUIET else "")
 
 
 def _engines(figures: Figures, fleet: Fleet) -> Grid:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
-from brigade.api.stream import AnsweringThread, Stream, received
+from brigade.api.stream import AnsweringThread, Stream, checked, received
 from brigade.engine.outputs import Delta, RequestOutput
-from brigade.engine.prompt import Prompt, as_prompts
+from brigade.engine.prompt import Prompt, as_prompts, named
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import EngineStopped, RequestError
 
@@ -75,10 +75,8 @@ class BlockingFace:
             raise RequestError(f"{len(prompts)} prompts but {len(each)} sampling parameters; give one for all, or one each")
         prepared = []
         for number, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-            try:
+            with named(number, len(prompts)):
                 prepared.append(prepare(prompt, one))
-            except RequestError as error:
-                raise RequestError(f"prompt {number}: {error}" if len(prompts) > 1 else str(error)) from error
         return prepared
 
     def _submit(self, prepared: list[Any], deltas: bool) -> tuple[dict[str, int], SimpleQueue[Any]]:
@@ -108,13 +106,13 @@ class AsyncFace:
     async def stream(self, prompt: Prompt, params: Params = None) -> AsyncIterator[Delta]:
         """Deltas as they come. Leaving early, or being cancelled, aborts the request."""
         with self._request(prompt, params, deltas=True) as inbox:
-            while isinstance(said := _checked(await inbox.get()), Delta):
+            while isinstance(said := checked(await inbox.get()), Delta):
                 yield said
 
     async def generate(self, prompt: Prompt, params: Params = None) -> RequestOutput:
         """The whole output of one prompt. Being cancelled aborts the request."""
         with self._request(prompt, params, deltas=False) as inbox:
-            return _checked(await inbox.get())
+            return checked(await inbox.get())
 
     def close(self) -> None:
         """Requests that still run end with an `EngineStopped`, and so does whoever comes later."""
@@ -156,11 +154,3 @@ class AsyncFace:
 
     def _stopped(self) -> EngineStopped:
         return EngineStopped(f"this {type(self).__name__} was closed; make another one")
-
-
-def _checked(said: Any) -> Any:
-    if isinstance(said, EngineStopped):
-        raise said.again()
-    if isinstance(said, Exception):
-        raise said
-    return said

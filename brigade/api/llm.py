@@ -20,20 +20,23 @@ from brigade.engine.engine import Engine, Submission
 from brigade.engine.engine_thread import EngineThread, Logits
 from brigade.engine.memory_plan import model_length
 from brigade.engine.outputs import RequestOutput
-from brigade.engine.prompt import ChatPrompt, Prompt
+from brigade.engine.prompt import ChatPrompt, Prompt, write_chat
 from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import ConfigError, EngineStopped, RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from brigade.assembly.line import Blueprint
+    from brigade.engine.memory_plan import MemoryPlan
     from brigade.parallel.messages import Times
 
 
 class LLM(BlockingFace):
     """Loads once, then generates. `model`: a folder, an artifact of `brigade export`, a recipe, or None for the embedded model;
     `engine_settings` are the fields of `EngineConfig`. With `tp` or `pp` above 1 this process leads tp x pp ranks, and starts the
-    others itself; under torchrun or srun every rank runs the same script, and only rank 0 comes back from here."""
+    others itself; under torchrun or srun every rank runs the same script, and only rank 0 comes back from here. `check` is called
+    before the weights are read, with all that is decided by then: what it raises ends the loading."""
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class LLM(BlockingFace):
         rank_timeout: float = 60.0,
         import_modules: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
+        check: Callable[[Blueprint, MemoryPlan], None] | None = None,
         sampler: Sampler | None = None,
         **engine_settings: Any,
     ) -> None:
@@ -64,7 +68,7 @@ class LLM(BlockingFace):
             model, dtype, backend, device, exact, random_weights, quant, skip_layers, numerics, threads, cpus, engine,
             engine_settings, tp, pp, pp_layers, exchange, rank_timeout, tuple(import_modules),
         )  # fmt: skip
-        made = assemble(choices, sampler, progress)
+        made = assemble(choices, sampler, progress, check)
         self._assembled, self._parts, self._sampler = made, made.parts, sampler
         self.plan, self.engine = made.plan, made.engine
         self.blueprint, self.model, self.tokenizer = made.parts.blueprint, made.parts.model, made.parts.tokenizer
@@ -109,14 +113,7 @@ class LLM(BlockingFace):
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> ChatPrompt:
         """The prompt a chat becomes, by the model's own template."""
-        if not isinstance(messages, Sequence) or not messages or not all(isinstance(one, Mapping) for one in messages):
-            raise RequestError(
-                "a conversation is a list of messages such as {'role': 'user', 'content': 'Hello'}; "
-                f"this is {'an empty list' if isinstance(messages, list) and not messages else f'a {type(messages).__name__}'}"
-            )
-        if self.tokenizer is None:
-            raise RequestError("this model has no tokenizer, so it has no chat template either; give token ids as a prompt")
-        return ChatPrompt(self.tokenizer.apply_chat_template(messages))
+        return write_chat(messages, self.tokenizer)
 
     def rank_times(self) -> list[Times]:
         """How each rank spent its time since the last call, in the order of ranks; nothing where there is one. To be asked while

@@ -61,9 +61,17 @@ class Stream(Iterator[Delta]):
 
 
 def received(inbox: SimpleQueue[Any]) -> Any:
-    """The next thing that the thread said; its end is raised, and so is a refusal."""
+    """The next thing that the thread said, `checked`."""
     said = inbox.get()
     if isinstance(said, Exception):
         inbox.put(said)  # whoever asks again hears it again
-        raise said.again() if isinstance(said, EngineStopped) else said
+    return checked(said)
+
+
+def checked(said: Any) -> Any:
+    """What the thread said; its end is raised, and so is a refusal."""
+    if isinstance(said, EngineStopped):
+        raise said.again()
+    if isinstance(said, Exception):
+        raise said
     return said

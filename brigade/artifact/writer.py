@@ -64,7 +64,8 @@ def check_free(out: Path) -> None:
         raise ConfigError(f"{out} exists already and is not an empty folder; choose another place, or remove it")
     parent = out.absolute().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(f"cannot write {out}; choose a place in a folder that exists and is writable")
+        cause = "may not be written" if parent.is_dir() else "is no folder" if parent.exists() else "does not exist"
+        raise ConfigError(f"cannot write {out}: {parent} {cause}; choose a place in a folder that exists and is writable")
     if PARTIAL in out.name:
         raise ConfigError(f"{out.name!r} is named as an export under way is; choose a name without {PARTIAL!r}")
 

@@ -25,6 +25,7 @@ from brigade.parallel.rendezvous import World, check_world, found_world
 from brigade.parallel.stage import Stage
 
 Progress = Callable[[int, int], None]
+Check = Callable[[Blueprint, MemoryPlan], None]
 RANK_PROCESS = "brigade.assembly.rank_process"  # of every rank that the leader starts
 
 
@@ -48,28 +49,35 @@ class Assembled:
         return layers + sum(one.layer_bytes for one in self.loaded), head + sum(one.head_bytes for one in self.loaded)
 
 
-def assemble(choices: Choices, sampler: Sampler | None = None, progress: Progress | None = None) -> Assembled:
-    """Under torchrun or srun only rank 0 comes back: the others serve it until it is done, and end."""
+def assemble(
+    choices: Choices, sampler: Sampler | None = None, progress: Progress | None = None, check: Check | None = None
+) -> Assembled:
+    """Under torchrun or srun only rank 0 comes back: the others serve it until it is done, and end. `check` is called when all is
+    decided and no weight is read; what it raises ends the assembly."""
     world = found_world(os.environ)
     if world is None:
-        return _assemble(choices, None, sampler, progress)
+        return _assemble(choices, None, sampler, progress, check)
     if world.rank > 0:
         other_rank.main()
         raise SystemExit(0)
     try:
-        return _assemble(choices, world, sampler, progress)
+        return _assemble(choices, world, sampler, progress, check)
     except UserError as error:
         refuse_world(world, error)  # the others wait for the leader
         raise
 
 
-def _assemble(choices: Choices, world: World | None, sampler: Sampler | None, progress: Progress | None) -> Assembled:
+def _assemble(
+    choices: Choices, world: World | None, sampler: Sampler | None, progress: Progress | None, check: Check | None
+) -> Assembled:
     blueprint = draw(choices, 0, None if world is None else world.local_size, 0 if world is None else world.local_rank)
     mesh = blueprint.mesh
     if world is not None:
         check_world(world, mesh)
     check_random_weights(blueprint.source, blueprint.random_weights)
     plan = blueprint.plan()
+    if check is not None:
+        check(blueprint, plan)
     if mesh.world == 1:
         parts = load(blueprint, progress)
         return Assembled(parts, plan, parts.engine(plan, sampler))

@@ -33,6 +33,7 @@ from brigade.engine.engine import DynamicEngine, Engine, StaticEngine
 from brigade.engine.memory_plan import MemoryPlan, Needs, model_length, plan_memory
 from brigade.engine.runner import LocalRunner, Runner
 from brigade.engine.sampling import Sampler, SamplingParams
+from brigade.engine.submission import Limits
 from brigade.errors import CheckpointError, ConfigError, RequestError
 from brigade.mesh import Mesh, Part
 from brigade.model.gpt_model import GPTModel, empty_model
@@ -86,6 +87,19 @@ class Blueprint:
         if self.source.artifact is not None and self.mesh.world == 1:
             return self.source.artifact.manifest.weight_bytes
         return sum(self.backend.packed_sizes(self.network, self.dtype).values())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        folder = self.source.tokenizer_path
+        return None if folder is None else Tokenizer.from_folder(folder)
+
+    def limits(self, plan: MemoryPlan) -> Limits:
+        """What an engine of this plan can serve at most."""
+        config = self.engine_config
+        return Limits(
+            plan.max_model_len, self.source.config.vocab_size, plan.num_blocks, config.block_size, self.tokenizer is not None,
+            config.max_model_len is None,
+        )  # fmt: skip
 
     def params(self, **given: Any) -> SamplingParams:
         """Sampling parameters, and the checkpoint's own defaults where `given` is silent."""
@@ -235,7 +249,7 @@ def _defaults(source: ModelSource) -> dict[str, Any]:
 def load(blueprint: Blueprint, progress: Callable[[int, int], None] | None = None) -> Parts:
     """The exchange of the ranks, if there are several, is the backend's by now."""
     source = blueprint.source
-    tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
+    tokenizer = blueprint.tokenizer
     _ = blueprint.weight_bytes  # counted while the network is still empty
     model = fill(blueprint.network, source, blueprint.dtype, blueprint.random_weights, progress)
     give_back()

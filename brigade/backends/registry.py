@@ -60,14 +60,17 @@ def get_backend(name: str, device: str = "cpu", exact: bool = True, numerics: st
     if name == "auto":
         name = best_backend(device, exact)
     if name not in _BACKENDS:
-        raise ConfigError(f"unknown backend {name!r}; known: {', '.join(backend_names())}")
+        raise ConfigError(f"unknown backend {name!r}; known: auto, {', '.join(backend_names())}")
     if device != "cpu":
         _check_device(device)
     if name == "cpu":
         return _cpu(device=device, exact=exact, numerics=numerics)
     made = _BACKENDS[name](device=device, exact=exact)
     if numerics is not None and "/" not in numerics:  # a kind of the kernels' bits; a whole id is held against the model
-        raise ConfigError(f"numerics is {numerics!r}, but the {name} backend computes as {made.numerics_id} here; drop one of them")
+        raise ConfigError(
+            f"numerics is {numerics!r}, which only the cpu backend can choose; the {name} backend computes as {made.numerics_id} "
+            "here: drop numerics, or take backend cpu"
+        )
     return made
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from brigade.bench.gauge import Reading
+from brigade.bench.others import Others
 from brigade.bench.report import percentile
 from brigade.engine.engine import Engine
 from brigade.engine.sampling.params import SamplingParams
@@ -69,11 +70,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Latency:
-    """All repetitions of one batch size, and what was read of the machine beside each: the better of before and after it."""
+    """All repetitions of one batch size, and what was read of the machine beside each: the better of before and after it. `others`:
+    the share of the machine that other processes took meanwhile, where it is known."""
 
     batch: int
     samples: tuple[Sample, ...]
     readings: tuple[Reading, ...] = ()
+    others: float | None = None
 
     @property
     def total(self) -> Spread:
@@ -131,8 +134,10 @@ def measure_latency(
     rounds = config.warmup + config.repeats
     found = []
     for place, batch in enumerate(config.batch_sizes):
-        samples, readings = [], []
+        samples, readings, others = [], [], Others()
         for number in range(rounds):
+            if number == config.warmup:
+                others = Others()
             if gauge is not None and number == config.warmup:
                 readings.append(gauge())
             samples.append(run_batch(engine, make_prompts(config, vocab_size, batch, number), config.output_length))
@@ -140,7 +145,8 @@ def measure_latency(
                 readings.append(gauge())
             if progress is not None:
                 progress(place * rounds + number + 1, len(config.batch_sizes) * rounds)
-        found.append(Latency(batch, tuple(samples[config.warmup :]), tuple(map(Reading.better, readings, readings[1:]))))
+        share, better = others.share(), tuple(map(Reading.better, readings, readings[1:]))
+        found.append(Latency(batch, tuple(samples[config.warmup :]), better, share))
     return found
 
 

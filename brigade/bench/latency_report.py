@@ -110,4 +110,5 @@ def as_json(row: Row) -> dict[str, Any]:
         "first_token": part(row.latency.first, row.first),
         "per_token": part(row.latency.per_token, row.per_token),
         "samples": [asdict(sample) for sample in row.latency.samples],
+        "others": row.latency.others,
     }

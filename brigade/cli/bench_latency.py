@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.bench.gauge import Reading, make_gauge
     from brigade.bench.latency import LatencyConfig, check_room, measure_latency
     from brigade.bench.latency_report import Row, as_json, table
+    from brigade.bench.others import company
     from brigade.bench.picture import draw
     from brigade.bench.weights import weights_of
 
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     note = f"{weights.arithmetic} arithmetic, layers {weights.layers / 1e6:.0f} MB, head {weights.head / 1e6:.0f} MB"
     print(f"ceilings: {ceilings}")
     print(f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, as read beside each run")
+    if ranks == 1:  # what other ranks do would count as others' work
+        print(company([one.others for one in found if one.others is not None], "batch sizes"))
     print("\n".join(table(rows)))
     if args.svg is not None:
         title = f"{llm.name}: {config.prompt_length} ids in, {config.output_length} out, {llm.numerics_id}"

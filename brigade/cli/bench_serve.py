@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from brigade.cli.options import CLIENTS
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
 from brigade.output_files import check_outputs, write_file, write_json
 
-CONNECT = "tcp://127.0.0.1:6500"
-
 
 def add_arguments(kinds: Any) -> None:
     parser = kinds.add_parser("serve", help="requests to a coordinator, and when their tokens come")
-    parser.add_argument("--connect", default=CONNECT, metavar="ADDRESS", help=f"the coordinator's (default: {CONNECT})")
+    parser.add_argument("--connect", default=CLIENTS, metavar="ADDRESS", help=f"the coordinator's (default: {CLIENTS})")
     parser.add_argument("--model", help="the name that it serves (needed where there are several)")
     parser.add_argument("--keys", type=Path, metavar="FOLDER", help="keys of `brigade keys`")
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from brigade.cli.options import add_model_options, add_sampling_options, make_llm, sampling_settings, with_defaults
+from brigade.cli.options import add_model_options, add_sampling_options, admits, make_llm, sampling_settings, with_defaults
 from brigade.errors import ConfigError, RequestError
 
 HELP = "/reset forgets, /system TEXT sets the system message, /exit leaves"
@@ -28,23 +28,23 @@ def run(args: argparse.Namespace) -> int:
     if args.max_waiting is not None:
         raise ConfigError("--max-waiting has no effect on chat, which asks one thing at a time; drop it")
     SamplingParams(**settings)  # wrong values are refused before the model is loaded
-    llm = make_llm(args)
+    llm = make_llm(args, check=lambda blueprint, plan: _check(blueprint, plan, settings))
     (params,) = with_defaults(llm, [settings])
-    llm.chat_prompt([{"role": "user", "content": "x"}])  # a model without a template is refused now
     terminal = sys.stdin.isatty()
     if terminal:
         print(f"{llm.name}: {HELP}")
     messages = [{"role": "system", "content": args.system}] if args.system else []
+    all_answered = True
     while True:
         try:
             line = input("> " if terminal else "")
         except EOFError:
-            return 0
+            return 0 if terminal or all_answered else 1  # a script should know
         except UnicodeDecodeError as error:
             raise RequestError(f"the line is not UTF-8 ({error.reason}); type it again") from error
         word, _, rest = line.partition(" ")
         if word == "/exit":
-            return 0
+            return 0 if terminal or all_answered else 1
         if word == "/reset":
             messages = [m for m in messages if m["role"] == "system"]
         elif word == "/system":
@@ -52,11 +52,18 @@ def run(args: argparse.Namespace) -> int:
         elif word.startswith("/"):
             print(f"unknown command {word}; {HELP}")
         elif line.strip():
-            _turn(llm, messages, line, params, args.drop_oldest)
+            all_answered = _turn(llm, messages, line, params, args.drop_oldest) and all_answered
 
 
-def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop_oldest: bool) -> None:
-    """One question and its streamed answer; a refused question leaves the history as it was."""
+def _check(blueprint: Any, plan: Any, settings: dict[str, Any]) -> None:
+    """Before the weights are read: the model has a template, and room for an answer to a short question."""
+    from brigade.engine.prompt import write_chat
+
+    admits([write_chat([{"role": "user", "content": "x"}], blueprint.tokenizer)], [settings])(blueprint, plan)
+
+
+def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop_oldest: bool) -> bool:
+    """One question and its streamed answer, and whether there was one; a refused question leaves the history as it was."""
     messages.append({"role": "user", "content": line})
     while True:
         try:
@@ -68,8 +75,9 @@ def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop
                 del messages[oldest]
                 continue
             messages.pop()
-            print(f"{error} (or /reset, or start with --drop-oldest)", file=sys.stderr)
-            return
+            remedy = "" if oldest is None else " (or /reset, or start with --drop-oldest)"  # there is nothing to forget
+            print(f"{error}{remedy}", file=sys.stderr)
+            return False
     said, error = [], None
     try:
         for delta in stream:
@@ -82,5 +90,6 @@ def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop
     if error is not None:
         messages.pop()
         print(f"{error} (the question is forgotten)", file=sys.stderr)
-        return
+        return False
     messages.append({"role": "assistant", "content": "".join(said)})
+    return True

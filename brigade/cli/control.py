@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-CONNECT = "tcp://127.0.0.1:6502"
+from brigade.cli.options import OPERATORS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("status", "pause", "resume", "drain", "stop"))
     parser.add_argument(
-        "--connect", default=CONNECT, metavar="ADDRESS", help=f"the coordinator's, for operators (default: {CONNECT})"
+        "--connect", default=OPERATORS, metavar="ADDRESS", help=f"the coordinator's, for operators (default: {OPERATORS})"
     )
     parser.add_argument("--keys", type=Path, metavar="FOLDER", help="keys of `brigade keys`, with one secret in FOLDER/operators")
 

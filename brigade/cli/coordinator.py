@@ -9,11 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from brigade.cli.options import add_model_options, given_model_options, model_option
+from brigade.cli.options import CLIENTS, OPERATORS, REPLICAS, add_model_options, given_model_options
 from brigade.cli.replica import on_signals
 from brigade.errors import ConfigError
 
-CLIENTS, REPLICAS, OPERATORS = (f"tcp://127.0.0.1:{port}" for port in (6500, 6501, 6502))
 SETTINGS = (
     "routing", "replica_timeout", "hang_timeout", "no_replica_timeout", "client_timeout", "client_grace", "restart_grace",
     "max_requests", "max_requests_of_client", "max_clients",
@@ -119,16 +118,16 @@ def _journal_file(args: argparse.Namespace) -> Path:
 
 def _replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Of each replica, beside where it connects to."""
-    from brigade.replica.launcher import share_of_processors
+    from brigade.replica.launcher import as_options, share_of_processors
 
     given = given_model_options(args)
     if args.dp < 0:
         raise ConfigError(f"--dp is {args.dp}; give 0 or more")
     if args.dp == 0:
-        useless = [*given, *(name for name in ("serve_as", "max_restarts") if getattr(args, name) is not None)]
+        own = {name: getattr(args, name) for name in ("serve_as", "max_restarts") if getattr(args, name) is not None}
+        useless = as_options(given | own)
         if useless:
-            name = model_option(useless[0]) if given else f"--{useless[0].replace('_', '-')}"
-            raise ConfigError(f"{name} has no effect without --dp, which starts replicas here; give --dp, or drop it")
+            raise ConfigError(f"{useless[0]} has no effect without --dp, which starts replicas here; give --dp, or drop it")
         return []
     if args.exact == "off":
         raise ConfigError("--exact off lets bits depend on the batch, so no request could go on elsewhere; drop it")

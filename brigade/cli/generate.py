@@ -6,16 +6,15 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from brigade.cli.options import (
     add_model_options,
     add_sampling_options,
+    admits,
     given_model_options,
     make_llm,
     model_files,
-    model_option,
     sampling_settings,
     with_defaults,
 )  # fmt: skip
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.keys is not None:
         raise ConfigError(f"--keys {args.keys} has no effect without --connect; give --connect, or drop it")
     loading = Progress("loading")
-    llm = make_llm(args, progress=loading)
+    llm = make_llm(args, progress=loading, check=admits(prompts, settings))
     loading.close()
     print(llm.plan, file=sys.stderr)
     params = with_defaults(llm, settings)
@@ -64,18 +63,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _ask_coordinator(args: argparse.Namespace, prompts: list[Any], settings: list[dict[str, Any]]) -> int:
     """Parameters that were not given are as the served model's own defaults say."""
-    for name in given_model_options(args):
-        if name != "model":
-            raise ConfigError(f"{model_option(name)} has no effect with --connect, where replicas compute; drop it")
     from brigade.client import Client
+    from brigade.replica.launcher import as_options
+
+    useless = as_options({name: value for name, value in given_model_options(args).items() if name != "model"})
+    if useless:
+        raise ConfigError(f"{useless[0]} has no effect with --connect, where replicas compute; drop it")
 
     with Client(args.connect, args.model, keys=args.keys) as client:
         begun = time.perf_counter()
         outputs = _stream(client, prompts[0], settings[0]) if args.stream else _whole(client, prompts, settings)
         if args.json is not None:
             named = {"model": client.model, "address": client.address}
-            asked = [SimpleNamespace(max_tokens=one.get("max_tokens")) for one in settings]
-            write_json(args.json, named | requests_report(outputs, asked, time.perf_counter() - begun))
+            most = [one.get("max_tokens") for one in settings]
+            write_json(args.json, named | requests_report(outputs, most, time.perf_counter() - begun))
     return _tell_failed(outputs)
 
 
@@ -101,6 +102,7 @@ def _prompts(args: argparse.Namespace) -> tuple[list[Any], list[dict[str, Any]]]
     if not prompts:
         if sys.stdin is None or sys.stdin.isatty():
             raise RequestError("no prompt; give one as an argument, with --prompts-file, or on standard input")
+        print("no prompt is given, so standard input is read to its end as one", file=sys.stderr)
         prompts, settings = [read_stdin()], [base]
     return prompts, settings
 
@@ -140,17 +142,19 @@ def report(llm: Any, outputs: list[Any], params: list[Any], seconds: float) -> d
     from brigade.bench.report import peak_memory
 
     own = {"model": llm.name, "numerics_id": llm.numerics_id}
+    most = [one.max_tokens for one in params]
     rest = {"steps": llm.engine.steps, "peak_memory": peak_memory(), "memory_plan": llm.plan.as_dict()}
-    return own | requests_report(outputs, params, seconds) | rest
+    return own | requests_report(outputs, most, seconds) | rest
 
 
-def requests_report(outputs: list[Any], params: list[Any], seconds: float) -> dict[str, Any]:
+def requests_report(outputs: list[Any], most: list[int | None], seconds: float) -> dict[str, Any]:
+    """`most`: the max_tokens of each."""
     tokens = sum(len(sample.token_ids) for output in outputs for sample in output.samples)
-    requests = {output.request_id: request_report(output, one) for output, one in zip(outputs, params, strict=True)}
+    requests = {output.request_id: request_report(output, one) for output, one in zip(outputs, most, strict=True)}
     return {"requests": requests, "seconds": seconds, "output_tokens": tokens, "throughput": tokens / seconds}
 
 
-def request_report(output: Any, params: Any) -> dict[str, Any]:
+def request_report(output: Any, max_tokens: int | None) -> dict[str, Any]:
     def logprobs(found: Any) -> Any:
         if found is None:
             return None
@@ -169,6 +173,6 @@ def request_report(output: Any, params: Any) -> dict[str, Any]:
         for sample in output.samples
     ]  # fmt: skip
     return {
-        "prompt": output.prompt, "prompt_token_ids": output.prompt_token_ids, "max_tokens": params.max_tokens,
+        "prompt": output.prompt, "prompt_token_ids": output.prompt_token_ids, "max_tokens": max_tokens,
         "prompt_logprobs": logprobs(output.prompt_logprobs), "samples": samples,
     }  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ENGINE_SETTINGS = (
     "max_batch_size", "block_size", "kv_blocks", "kv_memory", "max_step_tokens", "prefill_chunk", "max_model_len", "max_waiting",
 )  # fmt: skip
+CLIENTS, REPLICAS, OPERATORS = (f"tcp://127.0.0.1:{port}" for port in (6500, 6501, 6502))  # where a coordinator listens
 
 
 def byte_size(text: str) -> int:
@@ -70,15 +71,7 @@ def given_model_options(args: argparse.Namespace) -> dict[str, Any]:
     """Those of `add_model_options` that are not as they are without a word."""
     known = argparse.ArgumentParser(add_help=False)
     add_model_options(known)
-    given = {action.dest: getattr(args, action.dest) for action in known._actions}
-    return {action.dest: given[action.dest] for action in known._actions if given[action.dest] != action.default}
-
-
-def model_option(name: str) -> str:
-    """One of them as it is written."""
-    known = argparse.ArgumentParser(add_help=False)
-    add_model_options(known)
-    return next(action.option_strings[-1] for action in known._actions if action.dest == name)
+    return {one.dest: getattr(args, one.dest) for one in known._actions if getattr(args, one.dest) != one.default}
 
 
 def add_layout_options(parser: argparse.ArgumentParser) -> None:
@@ -138,15 +131,30 @@ def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings if args.prefix_cache is None else settings | {"prefix_cache": args.prefix_cache}
 
 
-def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any = None) -> Any:
+def make_llm(args: argparse.Namespace, engine: str | None = None, progress: Any = None, check: Any = None) -> Any:
+    """`check` is called with blueprint and plan before the weights are read: what it refuses costs no loading."""
     from brigade.api.llm import LLM
 
     return LLM(
         args.model, dtype=args.dtype, engine=engine or args.engine, backend=args.backend, device=args.device,
         exact=args.exact == "on", random_weights=args.random_weights, quant=args.quant, skip_layers=args.skip_layers,
-        numerics=args.numerics, threads=args.threads, cpus=args.cpus, progress=progress, **layout_settings(args),
+        numerics=args.numerics, threads=args.threads, cpus=args.cpus, progress=progress, check=check, **layout_settings(args),
         **engine_settings(args),
     )  # fmt: skip
+
+
+def admits(prompts: Sequence[Any], settings: Sequence[Mapping[str, Any]]) -> Callable[[Any, Any], None]:
+    """A check for `make_llm`: each prompt, with its parameters, is one that the model can serve."""
+
+    def check(blueprint: Any, plan: Any) -> None:
+        from brigade.engine.prompt import encode_prompt, named
+
+        limits = blueprint.limits(plan)
+        for number, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
+            with named(number, len(prompts)):
+                limits.admit(encode_prompt(prompt, blueprint.tokenizer).token_ids, blueprint.params(**one))
+
+    return check
 
 
 SAMPLING: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ def read_prompts_file(path: str, base: dict[str, Any]) -> tuple[list[Any], list[
     prompts, settings = [], []
     try:
         lines = Path(path).read_bytes().splitlines()
-    except FileNotFoundError as error:
+    except OSError as error:
         raise RequestError(f"{path}: {error.strerror}; give a file of prompts, one JSON object a line") from error
     for number, raw in enumerate(lines, start=1):
         if not raw.strip():
@@ -47,9 +47,12 @@ def _read_line(raw: bytes) -> tuple[Any, dict[str, Any]]:
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise RequestError(f"is no JSON that can be read ({error}); mend the line") from error
     allowed = {*NAMES, "logit_bias", *SAMPLING}
-    if not isinstance(line, dict) or set(line) - allowed:
-        unknown = sorted(set(line) - allowed) if isinstance(line, dict) else "no object"
-        raise RequestError(f"has {unknown}; a line is an object with text or token_ids, and sampling parameters")
+    wanted = "a line is an object with text or token_ids, and sampling parameters"
+    if not isinstance(line, dict):
+        raise RequestError(f"is {_shown(line)}, which is no object; {wanted}")
+    unknown = sorted(set(line) - allowed)
+    if unknown:
+        raise RequestError(f"has the unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(map(repr, unknown))}; {wanted}")
     given = {name: line.pop(name) for name in NAMES if name in line}
     if len(given) != 1:
         raise RequestError("must have exactly one of text, prompt or token_ids")

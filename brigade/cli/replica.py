@@ -10,16 +10,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from brigade.cli.options import add_model_options, make_llm
+from brigade.cli.options import REPLICAS, add_model_options, make_llm
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
-
-CONNECT = "tcp://127.0.0.1:6501"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--connect", default=CONNECT, metavar="ADDRESS", help=f"the coordinator's, for replicas (default: {CONNECT})"
+        "--connect", default=REPLICAS, metavar="ADDRESS", help=f"the coordinator's, for replicas (default: {REPLICAS})"
     )
     parser.add_argument("--serve-as", metavar="NAME", help="the name that clients ask for (default: the model's own)")
     parser.add_argument("--name", help="of this replica (default: its host and process)")

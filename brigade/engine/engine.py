@@ -60,7 +60,8 @@ class Engine:
         self._prompts: dict[str, str | None] = {}
         self._numbers = itertools.count()
         self._unsent: deque[Delta] = deque()
-        self._limits = Limits(limit, vocab_size, num_blocks, config.block_size, controller.tokenizer is not None)
+        has_tokenizer, is_whole = controller.tokenizer is not None, config.max_model_len is None
+        self._limits = Limits(limit, vocab_size, num_blocks, config.block_size, has_tokenizer, is_whole)
         self._ended: str | None = None  # why no step can be computed any more
         self._closing = threading.Lock()  # taken once, by the first who closes
 
@@ -101,15 +102,18 @@ class Engine:
         delivered: Sequence[Delivered] = (),
     ) -> Submission:
         """Prompt and parameters, checked; refused here, with the numbers, if they could never be served. `delivered`: what the
-        readers of its samples have of another engine of the same numerics and the same model. It goes on behind that."""
+        readers of its samples have of another engine of the same numerics and the same model. It goes on behind that; where
+        `max_tokens` is None, that engine must have had the same limit too."""
         params = params or self.default_params
         if not isinstance(params, SamplingParams):
             raise RequestError(f"params is a {type(params).__name__}; give SamplingParams(...), or None for the defaults")
         encoded = encode_prompt(prompt, self.controller.tokenizer)
         ids = encoded.token_ids
-        room = self.limit - len(ids)
-        max_tokens = 0 if collect_logits else (room if params.max_tokens is None else params.max_tokens)
-        self._limits.check(ids, max_tokens, params)
+        if collect_logits:
+            max_tokens = 0
+            self._limits.check(ids, max_tokens, params)
+        else:
+            max_tokens = self._limits.admit(ids, params)
         delivered = tuple(Delivered(read_ids(one.token_ids), one.characters) for one in delivered)
         self._limits.check_delivered(delivered, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed

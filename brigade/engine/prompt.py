@@ -6,7 +6,8 @@ The engine and everything above it read prompts here and nowhere else.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Number
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from brigade.tokenizer import Tokenizer
 
 KINDS = "a text, a ChatPrompt, or a list of token ids"
+GIVE_IDS = 'give a prompt as token ids: a list in Python, --token-ids "1 2 3" on the command line'
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,34 @@ def encode_prompt(prompt: Prompt, tokenizer: Tokenizer | None) -> EncodedPrompt:
     if not isinstance(prompt, (str, ChatPrompt)):
         return EncodedPrompt(read_ids(prompt), None)
     if tokenizer is None:
-        raise RequestError("this model has no tokenizer, so a text prompt cannot be read; give token ids instead")
+        raise RequestError(f"this model has no tokenizer, so a text prompt cannot be read; {GIVE_IDS}")
     if isinstance(prompt, ChatPrompt):
         return EncodedPrompt(tokenizer.encode(prompt.text, add_special_tokens=False), prompt.text)
     text = str(prompt)
     return EncodedPrompt(tokenizer.encode(text), text)
+
+
+@contextmanager
+def named(number: int, count: int) -> Iterator[None]:
+    """A refusal says which of several prompts it is about."""
+    try:
+        yield
+    except RequestError as error:
+        if count == 1:
+            raise
+        raise RequestError(f"prompt {number}: {error}") from error
+
+
+def write_chat(messages: Any, tokenizer: Tokenizer | None) -> ChatPrompt:
+    """The prompt that a conversation becomes, by the model's own template."""
+    if not isinstance(messages, Sequence) or not messages or not all(isinstance(one, Mapping) for one in messages):
+        raise RequestError(
+            "a conversation is a list of messages such as {'role': 'user', 'content': 'Hello'}; "
+            f"this is {'an empty list' if isinstance(messages, list) and not messages else f'a {type(messages).__name__}'}"
+        )
+    if tokenizer is None:
+        raise RequestError(f"this model has no tokenizer, so it has no chat template either; {GIVE_IDS}")
+    return ChatPrompt(tokenizer.apply_chat_template(messages))
 
 
 def as_prompts(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:

@@ -43,6 +43,13 @@ class Limits:
     num_blocks: int
     block_size: int
     has_tokenizer: bool
+    is_whole_model: bool = False  # positions are all that the model was made for, so that no setting allows more
+
+    def admit(self, ids: list[int], params: SamplingParams) -> int:
+        """The most tokens of its answer, for a request that can be served."""
+        max_tokens = self.positions - len(ids) if params.max_tokens is None else params.max_tokens
+        self.check(ids, max_tokens, params)
+        return max_tokens
 
     def check(self, ids: list[int], max_tokens: int, params: SamplingParams) -> None:
         """Refuse, with the numbers, what could never be served."""
@@ -53,9 +60,9 @@ class Limits:
             raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}; use 0 to {self.vocab_size - 1}")
         if len(ids) + max(max_tokens, 0) > self.positions or (max_tokens <= 0 and params.max_tokens is None):
             wanted = f"{len(ids)} prompt tokens and max_tokens {params.max_tokens}"
+            remedy = "" if self.is_whole_model else ", or raise max_model_len if the model allows it"
             raise RequestError(
-                f"{wanted} exceed the limit of {self.positions} positions; shorten the prompt, lower max_tokens, "
-                "or raise max_model_len if the model allows it"
+                f"{wanted} exceed the limit of {self.positions} positions; shorten the prompt or lower max_tokens{remedy}"
             )
         blocks = -(-most_positions(len(ids), max_tokens) // self.block_size)
         if blocks > self.num_blocks:
@@ -76,8 +83,6 @@ class Limits:
             return
         if len(delivered) != params.n:
             raise RequestError(f"delivered has {len(delivered)} entries, but n is {params.n}; give one for each sample")
-        if params.max_tokens is None:
-            raise RequestError("a request that goes on needs the max_tokens that it began with; give max_tokens")
         if params.seed is None and not params.is_greedy:
             raise RequestError("a sampled request that goes on needs the seed that it began with; give seed")
         for index, one in enumerate(delivered):

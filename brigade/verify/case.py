@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from brigade.engine.sampling.params import SamplingParams
+from brigade.engine.sampling.params import PARAMETERS, SamplingParams
 from brigade.errors import ConfigError, UserError
 from brigade.verify.compare import Terms
 from brigade.verify.layout import ONE_RANK, Layout
@@ -25,7 +25,6 @@ from brigade.verify.run import Arrivals, Bounds, Change, Run
 CASE, GOLDEN = "case.yaml", "golden.json"
 SHIPPED = Path(__file__).resolve().parent / "cases"
 PROMPTS = ("text", "token_ids", "chat")
-SAMPLING = tuple(one.name for one in dataclasses.fields(SamplingParams) if one.init)
 RUN = ("layout", "engine", "settings", "arrivals", "passes", "threads", "kills", "at_most", "at_least")
 MODEL = ("random_weights", "dtype", "quant", "skip_layers", "backend", "device", "numerics", "max_model_len")
 
@@ -122,12 +121,13 @@ def _read(path: Path) -> Written:
         problem, _, place = str(error).partition(" - at `$")
         where = f" at {place.strip('`.')}" if place.strip("`.") else ""
         known = f"; known: {', '.join(Written.__struct_fields__)}" if "unknown field" in problem and not where else ""
-        raise ConfigError(f"{path}{where}: {problem[:1].lower()}{problem[1:]}{known}") from error
+        remedy = "; add it, as docs/verify.md shows" if "missing required field" in problem else ""
+        raise ConfigError(f"{path}{where}: {problem[:1].lower()}{problem[1:]}{known}{remedy}") from error
 
 
 def _settle(folder: Path, written: Written) -> Case:
     if not written.prompts:
-        raise ConfigError("prompts is empty; give at least one")
+        raise ConfigError('prompts is empty; list at least one, such as `prompts: ["def f("]`')
     if "ids" not in written.metrics or len(set(written.metrics)) < len(written.metrics):
         raise ConfigError(f"metrics is {', '.join(written.metrics) or 'empty'}; name ids, and each of the others once at most")
     if written.tolerance is not None and not 0 < written.tolerance < math.inf:
@@ -184,9 +184,9 @@ def _prompt(kind: str, content: Any) -> str | list[int] | list[dict[str, Any]]:
 def checked_params(given: Mapping[str, Any], metrics: tuple[str, ...]) -> dict[str, Any]:
     """Sampling parameters that give the same tokens each time, and what the metrics need. They stay a mapping, because the model's
     own defaults come under them."""
-    unknown = sorted(set(given) - set(SAMPLING))
+    unknown = sorted(set(given) - set(PARAMETERS))
     if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r}; known: {', '.join((*PROMPTS, *SAMPLING))}")
+        raise ConfigError(f"unknown key {unknown[0]!r}; known: {', '.join((*PROMPTS, *PARAMETERS))}")
     params = {**given, **({"logprobs": 0} if "logprobs" in metrics else {})}
     if "logprobs" in given:
         raise ConfigError("logprobs is a metric: name it under metrics, and not among the parameters")

@@ -171,6 +171,7 @@ def test_the_command(capsys, tmp_path: Path, ceilings: Ceilings, engine: str) ->
     text = capsys.readouterr().out
     first = text.splitlines()[0]
     assert "weights: bfloat16" in first and "arithmetic: float32" in first and "cache: bfloat16" in first
+    assert "other processes took " in text
     assert code == 0 and "ceilings: memory read 1.0 GB/s" in text and text.splitlines()[-1].split()[0] == "3"
     facts = json.loads(out.read_text())
     assert [row["batch"] for row in facts["rows"]] == [1, 3] and facts["ceilings"]["bandwidth"] == 1e9

@@ -19,9 +19,8 @@ from benchmarks.peers.bars import Bar, bars, judge
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
 from benchmarks.peers.grid import Grid
-from benchmarks.peers.others import Others, busy_seconds
 from benchmarks.peers.protocol import Answer, answer_all
-from benchmarks.peers.report import as_json, company, grids
+from benchmarks.peers.report import as_json, grids
 from benchmarks.peers.worker import Worker, WorkerError, WorkerLost, last_line
 from benchmarks.peers.works import WORKS, Cell, cells, make_prompts
 from brigade.cli import bench_peers
@@ -61,18 +60,6 @@ def test_an_answer_of_the_wrong_length_is_no_answer(capsys) -> None:
     answer_all(lambda setup: Two(), io.StringIO("".join(json.dumps(one) + "\n" for one in asked)), replies)
     _, wrong, right = map(json.loads, replies.getvalue().splitlines())
     assert "asked 1 requests for 9 tokens each, got [2]" in wrong["error"] and right["ids"] == [[1, 1]]
-
-
-def test_what_others_took_is_what_the_machine_did_less_our_own(monkeypatch) -> None:
-    line = "cpu  100 20 30 900 50 6 7 8 40 1"
-    assert busy_seconds(line, 100) == pytest.approx(1.71)  # neither idle, nor waiting, nor guests twice
-    reads = iter([(0.0, 10.0, 1.0), (2.0, 13.0, 3.0)])
-    monkeypatch.setattr(Others, "_read", staticmethod(lambda: next(reads)))
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert Others().share() == pytest.approx(0.25)
-    reads = iter([None, None])
-    monkeypatch.setattr(Others, "_read", staticmethod(lambda: next(reads)))
-    assert Others().share() is None
 
 
 # A worker process
@@ -318,9 +305,8 @@ def test_a_grid_is_aligned() -> None:
     assert grid.markdown()[2:] == ["| engine | ms |", "| --- | --- |", "| a/b | 5 |", "| long/name | 1234 |"]
 
 
-def test_a_busy_machine_is_named(figures: Figures) -> None:
-    assert company(figures).endswith("is not known")
-    for shares, words in (((0.0, 0.01, 0.5), "took 1% of the machine"), ((0.2, 0.3), "it was busy")):
-        found = Measured()
-        found.samples[ONE] = [Sample(1.0, None, ((1,),), share) for share in shares]
-        assert words in company(Figures({"x": {"x/bf16": found}}, {"x/bf16": 16}))
+def test_shares_of_others_are_those_of_every_sample(figures: Figures) -> None:
+    assert figures.others() == []
+    found = Measured()
+    found.samples[ONE] = [Sample(1.0, None, ((1,),), share) for share in (0.2, None, 0.3)]
+    assert Figures({"x": {"x/bf16": found}}, {"x/bf16": 16}).others() == [0.2, 0.3]

@@ -81,8 +81,9 @@ def test_chat_through_a_pipe(capsys, monkeypatch) -> None:
 
 def test_a_chat_too_long_is_refused_and_goes_on(capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("word " * 3000 + "\nhello\n"))
-    code, _, errors = run(capsys, "chat", "--max-tokens", "2", *SMALL)
-    assert code == 0 and "exceed the limit of 1024" in errors
+    code, said, errors = run(capsys, "chat", "--max-tokens", "2", *SMALL)
+    assert code == 1 and "exceed the limit of 1024" in errors and said.strip()
+    assert "raise" not in errors and "--drop-oldest" not in errors, "neither would help"
 
 
 @pytest.mark.parametrize("name", ["gpt-345m", "175b", "12b"])
@@ -132,7 +133,15 @@ def words(*argv: str):
 BAD = {
     "invalid UTF-8": (bad_utf8, "bad.jsonl:2 is not UTF-8 (byte 0xff"),
     "invalid JSON": (lines("{"), "p.jsonl:1 is not valid JSON"),
-    "unknown key": (lines('{"text": "a", "colour": 1}'), "colour"),
+    "unknown key": (lines('{"text": "a", "colour": 1}'), "has the unknown key 'colour'"),
+    "no object": (lines('[1, 2]'), "is [1, 2], which is no object"),
+    "a folder of prompts": (words("generate", "--prompts-file", "@/"), "give a file of prompts"),
+    "output into the system": (words("generate", "x", "--json", "/proc/x.json"), "cannot write /proc/x.json: "),
+    "output is open": (words("generate", "x", "--json", "/proc/self/fd/77"), "cannot write /proc/self/fd/77: it is a file that is"),
+    "no such backend": (words("generate", "x", "--backend", "gpu"), "known: auto, cpu, reference"),
+    "bits without kernels": (
+        words("generate", "x", "--backend", "reference", "--numerics", "bf16-fma"), "drop numerics, or take backend cpu"),
+    "more than the model has": (words("generate", "x", "--max-tokens", "2000"), "shorten the prompt or lower max_tokens"),
     "two prompts in a line": (lines('{"text": "a", "token_ids": [1]}'), "exactly one"),
     "empty file": (lines("\n"), "holds no prompt"),
     "too many threads": (words("generate", "x", "--threads", "4096"), "threads is 4096; this process may use"),
@@ -187,6 +196,24 @@ def _recipe(folder: Path) -> str:
         "max_positions: 64\nrope: {rotary_dim: 8}\n"
     )
     return str(file)
+
+
+REFUSED_EARLY = {
+    "a text": (["generate", "hi"], "no tokenizer, so a text prompt cannot be read; give a prompt as token ids"),
+    "an id outside": (["generate", "--token-ids", "40"], "token id 40 is outside the vocabulary of 40"),
+    "one of two": (["generate", "--token-ids", "1", "--token-ids", "40"], "prompt 1: token id 40 is outside"),
+    "too many tokens": (["generate", "--token-ids", "1", "--max-tokens", "64"], "exceed the limit of 64 positions"),
+    "a chat": (["chat"], "no chat template either"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_EARLY)
+def test_what_a_model_cannot_serve_is_refused_before_its_weights_are_made(case: str, capsys, tmp_path, monkeypatch) -> None:
+    """Those of a large recipe take minutes."""
+    argv, expected = REFUSED_EARLY[case]
+    monkeypatch.setattr("brigade.assembly.line.fill", lambda *_: pytest.fail("weights were made"))
+    code, _, errors = run(capsys, *argv, "--model", _recipe(tmp_path), "--random-weights", "1")
+    assert code == 2 and expected in errors
 
 
 @pytest.mark.parametrize("case", BAD)

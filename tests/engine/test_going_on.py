@@ -97,7 +97,6 @@ def test_a_request_goes_on_more_than_once(llm: LLM) -> None:
 BAD = {
     "too few samples": ({"n": 2, "seed": 1}, [Delivered((1,))], "delivered has 1 entries, but n is 2"),
     "no seed": ({"temperature": 1.0}, [Delivered((1,))], "needs the seed"),
-    "no max_tokens": ({"max_tokens": None, "seed": 1}, [Delivered((1,))], "needs the max_tokens"),
     "too many tokens": ({"max_tokens": 2, "seed": 1}, [Delivered((1, 2, 3))], "3 tokens delivered, but max_tokens is 2"),
     "no such token": ({"seed": 1}, [Delivered((4096,))], "token 4096 delivered, which is outside the vocabulary of 4096"),
     "no integer": ({"seed": 1}, [Delivered((5.0,))], "token id 0 of a prompt is 5.0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from brigade.engine.sampling.registry import check_extra
@@ -131,6 +131,9 @@ class SamplingParams:
             for token in ids:
                 if token >= vocab_size:
                     raise RequestError(f"{name} names token {token}; this model's ids go from 0 to {vocab_size - 1}")
+
+
+PARAMETERS = tuple(one.name for one in fields(SamplingParams) if one.init)  # what a request may name
 
 
 def _is_integer(value: object) -> bool:

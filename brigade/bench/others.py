@@ -1,14 +1,18 @@
-"""How much of the machine other processes took while a sample was made. Standard library alone: it runs in the workers."""
+"""How much of the machine other processes took while a sample was made. Standard library alone: it also runs in the environments
+of other engines."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 STAT = Path("/proc/stat")
 IDLE = (3, 4)  # of the columns of its first line: idle, and waiting for a disk
 GUESTS = 8  # columns from here on are counted in others already
+QUIET = 0.05  # of the machine: where others took more, figures are not this machine's
 
 
 def busy_seconds(line: str, ticks: int) -> float:
@@ -37,3 +41,12 @@ class Others:
             return None
         line = STAT.read_text(encoding="ascii").splitlines()[0]
         return time.perf_counter(), busy_seconds(line, os.sysconf("SC_CLK_TCK")), time.process_time()
+
+
+def company(shares: Sequence[float], of: str) -> str:
+    """Whether the machine was ours. `of`: what was measured, such as runs."""
+    if not shares:
+        return "how much other processes took meanwhile is not known"
+    middle = statistics.median(shares)
+    said = f"other processes took {middle:.0%} of the machine (median of all {of}; at most {max(shares):.0%})"
+    return said + (": it was busy, so read neither times nor ratios as this machine's" if middle > QUIET else "")
