@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import psutil  # noqa: E402
 import zmq  # noqa: E402
 
-from benchmarks.chaos import Coordinator, Nest  # noqa: E402
+from benchmarks.processes import Coordinator, fleet  # noqa: E402
 from brigade.coordinator.messages import (  # noqa: E402
     PROTOCOL,
     Abort,
@@ -277,54 +277,42 @@ def journal(rounds: int) -> None:
 
 
 def failover(rounds: int) -> None:
-    from brigade.client import Client
     from brigade.engine.sampling.params import SamplingParams
 
-    with tempfile.TemporaryDirectory() as folder:
-        coordinator = Coordinator(Path(folder) / "journal", [])
-        nest = Nest(f"tcp://127.0.0.1:{coordinator.ports[1]}")
-        client = Client(f"tcp://127.0.0.1:{coordinator.ports[0]}", "mini")
-        try:
-            for _ in range(2):
-                nest.start()
-            gaps, more = [], []
-            params = SamplingParams(max_tokens=200, temperature=0.0, ignore_eos=True)
-            for _ in range(rounds):
-                while len(client.status().replicas) < 2:
-                    time.sleep(0.05)
-                stream, heard = client.stream("def fibonacci(n):", params), []
-                for delta in stream:
-                    heard += delta.token_ids
-                    if len(heard) >= 64:
-                        break
-                (victim,) = [one.name for one in client.status().replicas if one.running]
-                killed = time.perf_counter()
-                nest.send(nest.names[victim], 9)
-                known = time.perf_counter()
-                for _ in stream:  # what was said before the kill is no answer to it
-                    now = time.perf_counter()
-                    if now - known > 0.02:
-                        break
-                    known = now
-                gap = now - killed
-                stream.close()
-                begun = time.perf_counter()
-                ids = [5] * (8 + len(heard))
-                next(client.stream([ids], SamplingParams(max_tokens=1, temperature=0.0)))
-                again = time.perf_counter() - begun
-                gaps.append(gap)
-                more.append(gap - again)
-                nest.start()
-            print(
-                f"failover: {1e3 * statistics.median(gaps):.0f} ms from the kill to the next token, "
-                f"{1e3 * statistics.median(more):.0f} ms (at most {1e3 * max(more):.0f}) beyond the prompt's time, {rounds} kills, "
-                f"bar 300 ms: {verdict(max(more) <= 0.3)}",
-                flush=True,
-            )
-        finally:
-            client.close()
-            nest.close()
-            coordinator.kill()
+    with fleet(2) as made:
+        gaps, more = [], []
+        params = SamplingParams(max_tokens=200, temperature=0.0, ignore_eos=True)
+        for _ in range(rounds):
+            made.wait_for(2)
+            stream, heard = made.client.stream("def fibonacci(n):", params), []
+            for delta in stream:
+                heard += delta.token_ids
+                if len(heard) >= 64:
+                    break
+            (victim,) = [one.name for one in made.client.status().replicas if one.running]
+            killed = time.perf_counter()
+            made.nest.kill(made.nest.named(victim))
+            known = time.perf_counter()
+            for _ in stream:  # what was said before the kill is no answer to it
+                now = time.perf_counter()
+                if now - known > 0.02:
+                    break
+                known = now
+            gap = now - killed
+            stream.close()
+            begun = time.perf_counter()
+            ids = [5] * (8 + len(heard))
+            next(made.client.stream([ids], SamplingParams(max_tokens=1, temperature=0.0)))
+            again = time.perf_counter() - begun
+            gaps.append(gap)
+            more.append(gap - again)
+            made.nest.start()
+        print(
+            f"failover: {1e3 * statistics.median(gaps):.0f} ms from the kill to the next token, "
+            f"{1e3 * statistics.median(more):.0f} ms (at most {1e3 * max(more):.0f}) beyond the prompt's time, {rounds} kills, "
+            f"bar 300 ms: {verdict(max(more) <= 0.3)}",
+            flush=True,
+        )
 
 
 PARTS: dict[str, tuple[Callable[[int], None], int]] = {

@@ -10,7 +10,6 @@ import argparse
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
-from benchmarks.chaos import STREAMS, Coordinator, Nest, requests
+from benchmarks.chaos import STREAMS, requests
+from benchmarks.processes import fleet
 
 GROWTH, SLACK = 1.05, 16e6  # how much more memory the last fifth may have than the second one: a share, and bytes
 HANDLES = 2
@@ -47,39 +47,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     args = parser.parse_args()
-    from brigade.client import Client
 
     chance, rounds, tokens = random.Random(0), 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        coordinator = Coordinator(Path(folder) / "journal", [])
-        nest = Nest(f"tcp://127.0.0.1:{coordinator.ports[1]}")
-        client = Client(f"tcp://127.0.0.1:{coordinator.ports[0]}", "mini")
-        try:
-            for _ in range(2):
-                nest.start()
-            while len(client.status().replicas) < 2:
-                time.sleep(0.1)
-            numbers = {"coordinator": coordinator.process.pid, "client": psutil.Process().pid}
-            watched = {name: psutil.Process(number) for name, number in (numbers | nest.names).items()}
-            seen: dict[str, list[tuple[int, int]]] = {name: [] for name in watched}
-            until = time.monotonic() + 60 * args.minutes
-            while time.monotonic() < until:
-                prompts, params = requests(STREAMS, chance)
-                tokens += sum(len(sample.token_ids) for output in client.generate(prompts, params) for sample in output.samples)
-                rounds += 1
-                for name, process in watched.items():
-                    seen[name].append(look(process))
-            failed = False
-            for name, found in seen.items():
-                memory, handles = zip(*found, strict=True)
-                wrong = grown(memory, handles)
-                failed |= bool(wrong)
-                print(f"{name}: {memory[-1] / 1e6:.0f} MB, {handles[-1]} file handles; {'; '.join(wrong) or 'flat'}")
-            print(f"{rounds} rounds of {STREAMS} streams, {tokens} tokens in {args.minutes:g} minutes")
-        finally:
-            client.close()
-            nest.close()
-            coordinator.kill()
+    with fleet(2) as made:
+        made.wait_for(2)
+        numbers = {"coordinator": made.coordinator.process.pid, "client": psutil.Process().pid}
+        numbers |= {one.name: one.number for one in made.nest.replicas}
+        watched = {name: psutil.Process(number) for name, number in numbers.items()}
+        seen: dict[str, list[tuple[int, int]]] = {name: [] for name in watched}
+        until = time.monotonic() + 60 * args.minutes
+        while time.monotonic() < until:
+            prompts, params = requests(STREAMS, chance)
+            tokens += sum(len(sample.token_ids) for output in made.client.generate(prompts, params) for sample in output.samples)
+            rounds += 1
+            for name, process in watched.items():
+                seen[name].append(look(process))
+        failed = False
+        for name, found in seen.items():
+            memory, handles = zip(*found, strict=True)
+            wrong = grown(memory, handles)
+            failed |= bool(wrong)
+            print(f"{name}: {memory[-1] / 1e6:.0f} MB, {handles[-1]} file handles; {'; '.join(wrong) or 'flat'}")
+        print(f"{rounds} rounds of {STREAMS} streams, {tokens} tokens in {args.minutes:g} minutes")
     raise SystemExit(1 if failed else 0)
 
 

@@ -90,11 +90,9 @@ class Asked:
         if rest.prompt_token_ids is not None:
             self.prompt_token_ids = rest.prompt_token_ids
         of_prompt = None
-        if rest.prompt_logprobs is not None:
+        if rest.prompt_logprobs is not None and self.prompt_logprobs is None:  # a replica that goes on tells them again
             of_prompt = [None if row is None else logprobs_of(row) for row in rest.prompt_logprobs]
-        if of_prompt is not None and self.prompt_logprobs is not None:
-            of_prompt = None  # a replica that went on told them again
-        self.prompt_logprobs = of_prompt if self.prompt_logprobs is None else self.prompt_logprobs
+            self.prompt_logprobs = of_prompt
         logprobs = None if rest.logprobs is None else [logprobs_of(row) for row in rest.logprobs]
         now = clock()
         sample.token_ids += piece.token_ids

@@ -5,7 +5,6 @@ Replicas may die and the coordinator be started again while a request runs: its 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,17 +18,18 @@ from brigade.coordinator.connect import connect
 from brigade.coordinator.keys import Keys
 from brigade.coordinator.messages import MAX_MESSAGE, Ask, Control, Look, Refused, Status, decode_to_client, encode
 from brigade.engine.prompt import ChatPrompt, Prompt, read_ids
-from brigade.engine.sampling.params import SamplingParams
+from brigade.engine.sampling.params import PARAMETERS, SamplingParams
 from brigade.errors import ConfigError, RequestError
 
 LEAST_PATIENCE = 3.0  # seconds: several signs of life
 APART = ("n", "seed", "priority")  # what a coordinator reads itself
-SENT = tuple(one.name for one in dataclasses.fields(SamplingParams) if one.init and one.name not in APART)
 
 
 class _Asking:
     """What both kinds of client are. `model`: the name under which it is served; it may be left out where there is one. `patience`:
-    seconds without a word of the coordinator after which calls end with an `EngineStopped`. `keys`: a folder of `brigade keys`."""
+    seconds without a word of the coordinator after which calls end with an `EngineStopped`. `keys`: a folder of `brigade keys`.
+    Any number of requests may be asked at once: those beyond what the coordinator takes of one client wait here, and are sent as
+    earlier ones end."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ def _given(params: Params) -> dict[str, Any]:
     if params is None:
         return {}
     if isinstance(params, SamplingParams):
-        return {name: getattr(params, name) for name in (*APART, *SENT)}
+        return {name: getattr(params, name) for name in PARAMETERS}
     if not isinstance(params, Mapping):
         raise RequestError(f"params is a {type(params).__name__}; give SamplingParams(...), a mapping, or None for the defaults")
     named_params(SamplingParams, params)

@@ -3,10 +3,15 @@
 The coordinator may die and come back, and so may the connection; nobody here notices but `Conversation`. It says hello whenever
 the coordinator does not know it, names what it has of each open request, and hears the rest. A piece that is not the next one
 (some were lost with a connection) is not delivered: hello is said on a new connection instead.
+
+A coordinator takes a bounded number of requests of one client, says how many, and refuses more. So no more are ever open than that;
+the others wait here, and are submitted as earlier ones end: by priority, and within one priority in the order in which they were
+asked.
 """
 
 from __future__ import annotations
 
+import heapq
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -48,9 +53,12 @@ class Conversation:
         self.key = secrets.token_bytes(16)
         self.address, self.patience = address, patience
         self.is_known = False  # the coordinator has said welcome on this connection
+        self.most_open = 0  # what it takes of one client: known with the welcome
         self.is_broken = False  # something was lost on it: there must be another
         self.refused: str | None = None  # why it will not
-        self._asked: dict[int, Asked] = {}
+        self._open: dict[int, Asked] = {}  # those that were submitted, by number
+        self._waiting: dict[int, Asked] = {}  # those that were not yet
+        self._turns: list[tuple[int, int]] = []  # a heap of their priorities and numbers, with some that were aborted since
         self._looks: list[Callable[[Status | Exception], None]] = []
         self._sends: list[Message] = []
         self._heard, self._greeted, self._alive = now, now, now
@@ -59,12 +67,16 @@ class Conversation:
     # What callers ask.
 
     def submit(self, asked: Asked) -> None:
-        self._asked[asked.number] = asked
-        if self.is_known:
-            self._sends.append(Submit(asked.number, asked.ask))
+        self._waiting[asked.number] = asked
+        heapq.heappush(self._turns, (asked.ask.priority, asked.number))
+        self._submit_waiting()
 
     def abort(self, number: int) -> None:
-        if self._asked.pop(number, None) is not None and self.is_known:
+        """The place that becomes free is given away by `take`: whoever aborts many wants none of them to be submitted for it."""
+        if self._waiting.pop(number, None) is not None and len(self._turns) > 2 * len(self._waiting):
+            self._turns = [turn for turn in self._turns if turn[1] in self._waiting]
+            heapq.heapify(self._turns)
+        if self._open.pop(number, None) is not None and self.is_known:
             self._sends.append(Abort(number))  # else the welcome finds that it is not wanted any more
 
     def look(self, reader: Callable[[Status | Exception], None]) -> None:
@@ -85,7 +97,7 @@ class Conversation:
         self._heard = now
         if isinstance(message, Said):
             for piece in message.pieces:
-                asked = self._asked.get(piece.number)
+                asked = self._open.get(piece.number)
                 if asked is None:  # it was aborted, or its end was heard
                     if piece.finish is not None:
                         self._sends.append(Abort(piece.number))
@@ -102,11 +114,11 @@ class Conversation:
             if self.is_known or now - self._greeted >= AGAIN:
                 self._greet(now)
         elif isinstance(message, Accepted):
-            if message.number in self._asked:
-                self._asked[message.number].accept(message.seed)
+            if message.number in self._open:
+                self._open[message.number].accept(message.seed)
         elif isinstance(message, Begun):
-            if message.number in self._asked:
-                self._asked[message.number].began_as = message.identity
+            if message.number in self._open:
+                self._open[message.number].began_as = message.identity
         elif isinstance(message, Refused):
             self._refuse(message)
         elif isinstance(message, Status):
@@ -117,9 +129,9 @@ class Conversation:
             assert isinstance(message, Alive)
 
     def _welcome(self, message: Welcome) -> None:
-        self.is_known = True
-        self._sends += [Abort(number) for number in message.known if number not in self._asked]
-        for number, asked in self._asked.items():
+        self.is_known, self.most_open = True, message.most_open
+        self._sends += [Abort(number) for number in message.known if number not in self._open]
+        for number, asked in self._open.items():
             if number in message.known:
                 asked.accept(message.known[number])
             else:
@@ -132,14 +144,14 @@ class Conversation:
             if not self.is_known:
                 self.refused = message.error
             return
-        asked = self._asked.pop(message.number, None)
+        asked = self._open.pop(message.number, None)
         if asked is not None:
             _hand(asked.reader, RequestError(message.error))
 
     def _tell(self, asked: Asked, delta: Delta) -> None:
         good = not asked.deltas or _hand(asked.reader, delta)
         if asked.is_over:
-            del self._asked[asked.number]
+            del self._open[asked.number]
             self._sends.append(Acknowledge(asked.number))
             if good:
                 _hand(asked.reader, asked.output())
@@ -157,27 +169,39 @@ class Conversation:
         if not self.is_known and now - self._greeted >= AGAIN:
             self._greet(now)
         if now - self._heard >= self.patience:
-            self._sends += [Abort(number) for number in self._asked]
+            self._sends += [Abort(number) for number in self._open]
             self.stop(EngineStopped(f"the coordinator at {self.address} has said nothing for {self.patience:g} s; is it there?"))
             self._heard = now
 
     def stop(self, why: EngineStopped) -> None:
         """Everybody who waits is told; nothing is open any more."""
-        while self._asked:
-            _, asked = self._asked.popitem()
-            _hand(asked.reader, why)
+        for those in (self._open, self._waiting):
+            while those:
+                _, asked = those.popitem()
+                _hand(asked.reader, why)
+        self._turns.clear()
         while self._looks:
             _hand(self._looks.pop(), why)
 
     def take(self) -> list[Message]:
         """What is to be sent now."""
+        self._submit_waiting()
         sends, self._sends = self._sends, []
         return sends
+
+    def _submit_waiting(self) -> None:
+        """As many as there is room for. The coordinator hears of an end before it hears of what takes its place."""
+        while self.is_known and self._waiting and len(self._open) < self.most_open:
+            number = heapq.heappop(self._turns)[1]
+            asked = self._waiting.pop(number, None)
+            if asked is not None:
+                self._open[number] = asked
+                self._sends.append(Submit(number, asked.ask))
 
     def _greet(self, now: float) -> None:
         """What was to be said before is said by the open requests."""
         self.is_known, self._greeted = False, now
-        opened = [Open(number, asked.heard(), asked.began_as) for number, asked in self._asked.items()]
+        opened = [Open(number, asked.heard(), asked.began_as) for number, asked in self._open.items()]
         self._sends = [one for one in self._sends if isinstance(one, (Look, Acknowledge))] + [Hello(PROTOCOL, self.key, opened)]
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import threading
 import time
 import weakref
@@ -24,6 +23,7 @@ from brigade.client.conversation import Conversation
 from brigade.coordinator.connect import connect
 from brigade.coordinator.keys import Keys
 from brigade.coordinator.messages import MAX_MESSAGE, Ask, Status, decode_to_client, encode
+from brigade.coordinator.wake import Waker
 from brigade.errors import ConfigError, EngineStopped
 
 TICK = 0.25  # seconds
@@ -41,7 +41,8 @@ class Wish:
 
 
 class ClientThread:
-    """The callers' side. Every method may be called from any thread."""
+    """The callers' side. Every method may be called from any thread. Of what is submitted, no more is open at the
+    coordinator at a time than it takes of one client, however many callers there are; the rest waits here."""
 
     def __init__(self, address: str, patience: float, keys: Keys | None) -> None:
         self._work = _Work(address, patience, keys)
@@ -87,16 +88,18 @@ class _Work:
         self._orders: deque[tuple[str, Any]] = deque()
         self._numbers = itertools.count(1)
         self._process = os.getpid()
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
-        self._context = zmq.Context()
         self._keys = keys
-        self._socket = self._connect()
         self._unsent: deque[bytes] = deque()
         self._conversation = Conversation(address, patience, time.monotonic())
         self._thread = threading.Thread(target=self._run, name="brigade-client", daemon=True)
-        self._thread.start()
+        self._context, self._waker = zmq.Context(), Waker()
+        try:
+            self._socket = self._connect()
+            self._thread.start()
+        except BaseException:
+            self._waker.close()
+            self._context.destroy(linger=0)
+            raise
 
     def _connect(self) -> zmq.Socket:
         return connect(self._context, self.address, "clients", self._keys, HIGH_WATER)
@@ -115,8 +118,7 @@ class _Work:
         if self._process != os.getpid():
             raise EngineStopped("this client belongs to the process that made it; make another one in the forked process")
         self._orders.append(order)
-        with suppress(OSError):  # full: it is about to look anyway; closed: nobody looks any more
-            self._wake.send(b"\0")
+        self._waker.wake()
 
     def check_open(self) -> None:
         if self.stopped is not None:
@@ -135,13 +137,7 @@ class _Work:
         try:
             while self.stopped is None:
                 self._send()
-                poller = zmq.Poller()
-                poller.register(self._socket, zmq.POLLIN)
-                poller.register(self._woken, zmq.POLLIN)
-                poller.poll(max(next_tick - time.monotonic(), 0) * 1000)
-                with suppress(BlockingIOError):
-                    while len(self._woken.recv(4096)) == 4096:
-                        pass
+                self._waker.wait(self._socket, next_tick - time.monotonic())
                 self._take_orders()
                 self._hear()
                 if time.monotonic() >= next_tick:
@@ -163,8 +159,7 @@ class _Work:
         with suppress(zmq.ZMQError, ValueError):
             self._send()
         self._context.destroy(linger=500)
-        self._wake.close()
-        self._woken.close()
+        self._waker.close()
 
     def _take_orders(self) -> None:
         while self._orders:

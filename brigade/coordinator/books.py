@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from brigade.coordinator.control import ControlState
 from brigade.coordinator.fleet import Fleet
 from brigade.coordinator.job import Job, JobState
-from brigade.coordinator.messages import Ask, Begun, Heard, Message, Piece, Refused, Withdraw
+from brigade.coordinator.messages import MOST_WORDS, Ask, Begun, Heard, Message, Piece, Refused, Withdraw
 from brigade.coordinator.records import Acceptance, Ending, Pinned, Record
 from brigade.coordinator.replica import Replica
 from brigade.coordinator.settings import CoordinatorSettings
@@ -30,9 +30,6 @@ class Client:
     away_until: float = 0.0
     jobs: dict[int, Job] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)  # of this round
-
-
-MOST_WORDS = 1000  # characters of an error; it goes to every sample
 
 
 def too_late(job: Job) -> str:

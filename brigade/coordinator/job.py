@@ -78,10 +78,6 @@ class Job:
             self.samples = [SampleSoFar() for _ in range(self.ask.n)]
 
     @property
-    def key(self) -> tuple[bytes, int]:
-        return self.client, self.number
-
-    @property
     def is_open(self) -> bool:
         """Whether more is to come."""
         return self.state in (JobState.PARKED, JobState.WAITING, JobState.PLACED)

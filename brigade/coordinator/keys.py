@@ -63,7 +63,8 @@ class Keys:
     folder: Path
 
     def serve(self, socket: zmq.Socket, role: Role) -> None:
-        """The coordinator's socket for those of a role. An authenticator of `authenticator` decides who they are."""
+        """The coordinator's socket for those of a role. Who is heard there is for the authenticator of `Loop` to say: it finds
+        their public keys by the domain, which is the role."""
         public, secret = _load(self.folder / f"{SERVER}.key_secret")
         socket.curve_publickey, socket.curve_secretkey, socket.curve_server = public, secret, True
         socket.zap_domain = role.encode()

@@ -8,11 +8,9 @@ too large, of a broken encoding) is counted and dropped; one line a second at mo
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import zmq
@@ -33,6 +31,7 @@ from brigade.coordinator.messages import (
 )
 from brigade.coordinator.process_watch import ProcessWatch
 from brigade.coordinator.settings import CoordinatorSettings
+from brigade.coordinator.wake import Waker
 from brigade.coordinator.words import say
 from brigade.errors import ConfigError
 
@@ -69,7 +68,7 @@ class Loop:
         # Placements are numbered by lives, of which no two may be equal: also where no journal counts them.
         kept = (secrets.randbits(22),) if journal is None else (journal.life, journal.kept(), journal.pinned())
         self.machine = Coordinator(settings, self._now(), *kept)
-        self._context = zmq.Context()
+        self._context, self._waker = zmq.Context(), Waker()
         self._guard: ThreadAuthenticator | None = None
         try:
             if keys is not None:
@@ -85,14 +84,11 @@ class Loop:
             if self._guard is not None:
                 self._guard.stop()
             self._context.destroy(linger=0)
+            self._waker.close()
             raise
         self._poller = zmq.Poller()
         self._processes = ProcessWatch(self._poller)
-        self._wake, self._woken = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
-        name = f"inproc://{id(self)}"
-        self._woken.bind(name)
-        self._wake.connect(name)
-        self._ended = threading.Event()
+        self._is_ended = False
         self._dropped: Counter[str] = Counter()
         self._told = 0.0
 
@@ -105,12 +101,13 @@ class Loop:
     def run(self) -> None:
         """Until `end` is called or the machine is stopped. What the journal cannot take is raised, and nothing of that round is
         sent."""
-        for socket in (*self._sockets.values(), self._woken):
+        for socket in (*self._sockets.values(), self._waker):
             self._poller.register(socket, zmq.POLLIN)
         next_tick = self._now()
         try:
-            while not self._ended.is_set():
+            while not self._is_ended:
                 ready = self._poller.poll(max(0.0, next_tick - self._now()) * 1000)
+                self._waker.drain()
                 for kind in self._sockets:
                     self._read(kind)
                 for handle, _ in ready:  # after its last words were read
@@ -129,9 +126,8 @@ class Loop:
 
     def end(self) -> None:
         """From another thread or a signal's handler: as a kill would, at the end of a round."""
-        self._ended.set()
-        with suppress(zmq.ZMQError):  # it is closed, or will wake by itself
-            self._wake.send(b"", zmq.NOBLOCK)
+        self._is_ended = True
+        self._waker.wake()
 
     def _bind(self, address: str, role: Role) -> zmq.Socket:
         socket = self._context.socket(zmq.ROUTER)
@@ -225,8 +221,7 @@ class Loop:
     def _close(self) -> None:
         for socket in self._sockets.values():
             socket.close(1000)
-        self._wake.close(0)
-        self._woken.close(0)
+        self._waker.close()
         self._processes.close()
         if self._guard is not None:
             self._guard.stop()

@@ -25,6 +25,7 @@ Nothing = msgspec.Raw(b"\xc0")  # msgpack's nil
 MAX_MESSAGE = 64 << 20  # bytes; a longer one ends its connection
 MOST_DEPTH = 8  # of lists and mappings in each other
 MOST_NAME = 200  # characters
+MOST_WORDS = 1000  # characters of an error, which goes to every sample
 
 
 def is_deeper(value: Any, most: int = MOST_DEPTH) -> bool:
@@ -157,10 +158,12 @@ OperatorMessage = Look | Control
 
 
 class Welcome(Message, tag="welcome"):
-    """`known`: of the requests that the client named, those that go on, and their seeds. It submits the others again."""
+    """`known`: of the requests that the client named, those that go on, and their seeds. It submits the others again. `most_open`:
+    how many requests of one client may be open."""
 
     protocol: int
     known: dict[int, int]
+    most_open: int
 
 
 class Stranger(Message, tag="stranger"):

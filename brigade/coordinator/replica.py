@@ -57,7 +57,7 @@ class Replica:
         """It says how much of a prompt it had, in ids. What it should have had and had not is gone, and what is older is gone too:
         its memory holds less than it seemed, since running requests need some. What it had shows that it reaches further."""
         keys, expected = job.keys or (), len(job.ages)
-        if not keys or not expected or not cached >= 0 or total <= 0:
+        if not keys or not expected or cached < 0 or total <= 0:
             return
         held = min(len(keys) * cached // total, len(keys))
         if held + 1 < expected:  # the last of them may be cut by a block's border

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from brigade.coordinator.words import say
@@ -114,7 +114,7 @@ class _Place:
     ends: int = 0  # one shortly after the other
     again_at: float = 0.0
     given_up: bool = False
-    reasons: list[str] = field(default_factory=list)
+    reason: str = ""  # how it ended last
 
 
 class Keeper:
@@ -167,7 +167,7 @@ class Keeper:
             for place in self._places:
                 self._look(place, time.monotonic())
             if all(place.given_up for place in self._places) and self.failure is None:
-                self.failure = f"every replica ended {self.most_ends} times in a row; the last one: {self._places[-1].reasons[-1]}"
+                self.failure = f"every replica ended {self.most_ends} times in a row; the last one: {self._places[-1].reason}"
 
     def _look(self, place: _Place, now: float) -> None:
         if place.given_up or self._over.is_set():
@@ -187,7 +187,7 @@ class Keeper:
             return
         place.running = None
         place.ends = 1 if now - place.begun >= GOOD_LIFE else place.ends + 1
-        place.reasons = [*place.reasons[-4:], how]
+        place.reason = how
         if place.ends >= self.most_ends:
             place.given_up = True
             self.say(f"launcher: replica {place.number}: {how}, {place.ends} times in a row; it is not started again")

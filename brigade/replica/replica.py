@@ -13,7 +13,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +38,7 @@ from brigade.coordinator.messages import (
     encode,
 )
 from brigade.coordinator.process_watch import this_machine
+from brigade.coordinator.wake import Waker
 from brigade.coordinator.words import say
 from brigade.errors import ConfigError, EngineStopped
 from brigade.replica.works import Works
@@ -91,12 +91,14 @@ class Replica:
         self._beat, self._tries = 0.0, 0
         self._register_at: float | None = 0.0
         self._leave = False
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
-        self._context = zmq.Context()
-        self._socket = self._connect()
-        llm.thread.after_each_step(self._signal)
+        self._context, self._waker = zmq.Context(), Waker()
+        try:
+            self._socket = self._connect()
+        except BaseException:
+            self._waker.close()
+            self._context.destroy(linger=0)
+            raise
+        llm.thread.after_each_step(self._waker.wake)
 
     @property
     def name(self) -> str:
@@ -117,31 +119,19 @@ class Replica:
         finally:
             self.works.clear()
             self._context.destroy(linger=500)
-            self._wake.close()
-            self._woken.close()
+            self._waker.close()
 
     def leave(self) -> None:
         """From another thread or a signal's handler: its requests go on elsewhere."""
         self._leave = True
-        self._signal()
-
-    def _signal(self) -> None:
-        with suppress(OSError):  # full: it is about to look anyway; closed: nobody looks any more
-            self._wake.send(b"\0")
+        self._waker.wake()
 
     def _connect(self) -> zmq.Socket:
         return connect(self._context, self.address, "replicas", self.keys, HIGH_WATER)
 
     def _wait(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._woken, zmq.POLLIN)
-        now = time.monotonic()
         until = self._beat + BEAT if self._register_at is None else self._register_at
-        poller.poll(max(until - now, 0) * 1000)
-        with suppress(BlockingIOError):
-            while len(self._woken.recv(4096)) == 4096:
-                pass
+        self._waker.wait(self._socket, until - time.monotonic())
 
     def _speak(self, now: float) -> None:
         pieces, cached = self.works.take(), self.works.cached

@@ -13,14 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from brigade.coordinator.messages import MAX_MESSAGE, Ask, Heard, Identity, Nothing, Piece, Place, Rejected, Rest, Row, encode
+from brigade.coordinator.messages import (
+    MAX_MESSAGE,
+    MOST_WORDS,
+    Ask,
+    Heard,
+    Identity,
+    Nothing,
+    Piece,
+    Place,
+    Rejected,
+    Rest,
+    Row,
+    encode,
+)
 from brigade.engine.outputs import Delta
-from brigade.engine.prompt import ChatPrompt, encode_prompt
+from brigade.engine.prompt import ChatPrompt
 from brigade.engine.sampling.registry import names
 from brigade.engine.submission import Delivered, Submission
 from brigade.errors import EngineStopped, RequestError, in_one_line
-
-MOST_WORDS = 1000  # characters of an error
 
 if TYPE_CHECKING:
     from brigade.api.llm import LLM
@@ -86,9 +97,6 @@ class Works:
         self._check_length(ask.prompt)
         prompt = ChatPrompt(ask.prompt) if ask.is_templated and isinstance(ask.prompt, str) else ask.prompt
         goes_on = any(one.token_ids or one.characters or one.is_ended for one in heard)
-        if goes_on and params.max_tokens is None:  # all replicas have the same limit
-            room = llm.engine.limit - len(encode_prompt(prompt, llm.tokenizer).token_ids)
-            params = llm.params(**{**ask.params, "n": ask.n, "seed": ask.seed, "priority": ask.priority, "max_tokens": room})
         delivered = [Delivered(one.token_ids, one.characters) for one in heard] if goes_on else ()
         return llm.engine.prepare(prompt, params, delivered=delivered)
 

@@ -106,14 +106,13 @@ def _check_run(
 ) -> Outcome:
     if run.layout.dp > 1:
         models.close()  # its memory is the replicas' now
-        records = play_fleet(case.model, models.options, run, case.asks, tokenizer, progress)
-        records = [record.keeping(case.metrics_of(run)) for record in records]
-        return Outcome(
-            case.name, run.name, compare_passes(expected.keeping(case.metrics_of(run)), records, case.terms(run)), records[-1]
-        )  # fmt: skip
-    loaded = models.get(run)
-    is_exact(expected.numerics_id, loaded.llm.numerics_id, case.tolerance)  # refused before the long work
-    records = play(loaded, run, case.asks, case.metrics, tokenizer, progress)
+        metrics = case.metrics_of(run)
+        records = play_fleet(case.model, models.options, run, case.asks, metrics, tokenizer, progress)
+        expected = expected.keeping(metrics)
+    else:
+        loaded = models.get(run)
+        is_exact(expected.numerics_id, loaded.llm.numerics_id, case.tolerance)  # refused before the long work
+        records = play(loaded, run, case.asks, case.metrics, tokenizer, progress)
     return Outcome(case.name, run.name, compare_passes(expected, records, case.terms(run)), records[-1])
 
 

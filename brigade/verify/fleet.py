@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,15 @@ from brigade.coordinator.journal import Journal
 from brigade.coordinator.loop import Loop
 from brigade.coordinator.messages import ReplicaState
 from brigade.coordinator.settings import CoordinatorSettings
-from brigade.engine.outputs import RequestOutput
-from brigade.engine.prompt import ChatPrompt
+from brigade.engine.prompt import ChatPrompt, write_chat
 from brigade.errors import ConfigError
 from brigade.replica.launcher import Keeper, LocalLauncher, LocalProcess, clean_environment, replica_command, share_of_processors
 from brigade.tokenizer import Tokenizer
 from brigade.verify.models import ModelChoice, RankOptions
-from brigade.verify.play import Ask, versions
-from brigade.verify.record import MEASURES, Record, RequestRecord, SampleRecord
+from brigade.verify.play import Ask, read_prompt, request_record, versions
+from brigade.verify.record import MEASURES, Record
 from brigade.verify.run import Run
 
-METRICS = ("ids", "logprobs")  # what comes over the wire; logits stay with the replica
 START = 600.0  # seconds in which replicas must be there
 NAME = "verified"
 
@@ -59,12 +58,13 @@ def play_fleet(
     options: RankOptions,
     run: Run,
     asks: Sequence[Ask],
+    metrics: Sequence[str],
     tokenizer: Tokenizer | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Record]:
-    """One record for each pass, as `play` makes them of one engine."""
-    own = open_model(chosen.model).tokenizer_path
-    prompts = [_prompt(ask.prompt, tokenizer, None if own is None else Tokenizer.from_folder(own)) for ask in asks]
+    """One record for each pass, as `play` makes them of one engine. `metrics`: no digests; logits stay with the replicas."""
+    chat = _chat_writer(chosen)
+    prompts = [read_prompt(ask.prompt, tokenizer, chat) for ask in asks]
     params: list[Any] = [dict(ask.params) for ask in asks]
     records, measured = [], dict.fromkeys((name for name in MEASURES if name != "steps"), 0.0)  # of which each replica has its own
     with running(chosen, options, run) as fleet:
@@ -79,13 +79,16 @@ def play_fleet(
                 measured["preemptions"] += sample.metrics.preemptions
                 measured["cached_tokens"] += sample.metrics.cached_tokens
             settings = {"layout": str(run.layout), "engine": run.engine, **run.settings, "kills": run.kills, "passes": run.passes}
-            requests = {ask.name: _request(output) for ask, output in zip(asks, stream.outputs, strict=True)}
+            requests = {
+                ask.name: request_record(output, metrics).keeping(metrics)  # of the prompt too, as of the golden record
+                for ask, output in zip(asks, stream.outputs, strict=True)
+            }  # fmt: skip
             records.append(
                 Record(
                     model=chosen.model or "mini",
                     numerics_id=identity.numerics_id,
                     fingerprint=identity.fingerprint,
-                    metrics=METRICS,
+                    metrics=tuple(metrics),
                     versions=versions(),
                     settings=settings,
                     measured=dict(measured),
@@ -162,20 +165,8 @@ def _most(params: Mapping[str, Any]) -> tuple[int, int]:
     return 64 if given is None else given, params.get("n", 1)
 
 
-def _prompt(prompt: Any, tokenizer: Tokenizer | None, own: Tokenizer | None) -> Any:
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], Mapping):
-        if own is None:
-            raise ConfigError("a chat needs the model's own template, and this model has no tokenizer; give a text or ids")
-        return ChatPrompt(own.apply_chat_template(prompt))
-    return tokenizer.encode(prompt) if tokenizer is not None and isinstance(prompt, str) else prompt
-
-
-def _request(output: RequestOutput) -> RequestRecord:
-    samples = tuple(
-        SampleRecord(
-            tuple(one.token_ids), one.finish_reason, None if one.logprobs is None else tuple(row.logprob for row in one.logprobs)
-        )  # fmt: skip
-        for one in output.samples
-    )
-    told = None if output.prompt_logprobs is None else tuple(None if row is None else row.logprob for row in output.prompt_logprobs)
-    return RequestRecord(tuple(output.prompt_token_ids), samples, told)
+def _chat_writer(chosen: ModelChoice) -> Callable[[Any], ChatPrompt]:
+    """By the model's own template. Its tokenizer is read once, when the first chat comes."""
+    path = open_model(chosen.model).tokenizer_path
+    own = cache(lambda: None if path is None else Tokenizer.from_folder(path))
+    return lambda messages: write_chat(messages, own())

@@ -9,6 +9,7 @@ from typing import Any
 
 from brigade.engine.engine import Engine
 from brigade.engine.outputs import RequestOutput, Sample
+from brigade.engine.prompt import ChatPrompt
 from brigade.engine.sampling import Sampler
 from brigade.tokenizer import Tokenizer
 from brigade.verify.digests import DigestingSampler
@@ -38,7 +39,7 @@ def play(
 ) -> list[Record]:
     """One record for each pass; what was measured adds up over them. `tokenizer` makes ids of texts in place of the model's own."""
     llm = loaded.llm
-    prompts = [_prompt(llm, ask.prompt, tokenizer) for ask in asks]
+    prompts = [read_prompt(ask.prompt, tokenizer, llm.chat_prompt) for ask in asks]
     params = [llm.params(**ask.params) for ask in asks]
     engine = llm.make_engine(run.engine, Sampler() if run.plain else None, **run.settings)
     records, measured = [], dict.fromkeys(MEASURES, 0.0)
@@ -78,9 +79,10 @@ def _arriving(
             progress(done, count)
 
 
-def _prompt(llm: Any, prompt: Any, tokenizer: Tokenizer | None) -> Any:
-    if isinstance(prompt, list) and isinstance(prompt[0], dict):
-        return llm.chat_prompt(prompt)
+def read_prompt(prompt: Any, tokenizer: Tokenizer | None, write_chat: Callable[[Any], ChatPrompt]) -> Any:
+    """An ask's as an engine or a client takes it: `write_chat` makes one of a chat, `tokenizer`, if it is there, ids of a text."""
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], Mapping):
+        return write_chat(prompt)
     return tokenizer.encode(prompt) if tokenizer is not None and isinstance(prompt, str) else prompt
 
 
@@ -92,25 +94,28 @@ def _record(
         "layout": str(run.layout), "engine": run.engine, **run.settings, "arrivals": run.arrivals, "passes": run.passes,
         "threads": llm.backend.threads, "formats": str(llm.number_formats),
     }  # fmt: skip
-    requests = {output.request_id: _request(loaded.sampler, metrics, output) for output in outputs}
+    requests = {output.request_id: request_record(output, metrics, loaded.sampler) for output in outputs}
     return Record(
         model=llm.name, numerics_id=llm.numerics_id, fingerprint=llm.fingerprint, metrics=tuple(metrics), versions=versions(),
         settings=settings, measured=measured, requests=requests,
     )  # fmt: skip
 
 
-def _request(sampler: DigestingSampler, metrics: Sequence[str], output: RequestOutput) -> RequestRecord:
+def request_record(output: RequestOutput, metrics: Sequence[str], sampler: DigestingSampler | None = None) -> RequestRecord:
+    """`sampler`: the one that saw the logits; without it there are no digests."""
     prompt, logprobs = output.prompt_token_ids, output.prompt_logprobs
-    samples = tuple(_sample(sampler, metrics, output.request_id, len(prompt), sample) for sample in output.samples)
+    samples = tuple(_sample(sample, output.request_id, len(prompt), metrics, sampler) for sample in output.samples)
     told = None if logprobs is None else tuple(None if one is None else one.logprob for one in logprobs)
     return RequestRecord(tuple(prompt), samples, told)
 
 
-def _sample(sampler: DigestingSampler, metrics: Sequence[str], name: str, start: int, sample: Sample) -> SampleRecord:
+def _sample(
+    sample: Sample, name: str, start: int, metrics: Sequence[str], sampler: DigestingSampler | None
+) -> SampleRecord:  # fmt: skip
     logprobs = digests = None
     if "logprobs" in metrics and sample.logprobs is not None:
         logprobs = tuple(one.logprob for one in sample.logprobs)
-    if "digests" in metrics:
+    if sampler is not None and "digests" in metrics:
         keys = [(name, sample.index, place) for place in range(start, start + len(sample.token_ids))]
         digests = tuple(sampler.seen[key] for key in keys if key in sampler.seen)  # one that is missing is a difference
     return SampleRecord(tuple(sample.token_ids), sample.finish_reason, logprobs, digests)

@@ -37,6 +37,17 @@ class RequestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: tuple[SampleRecord, ...]
     prompt_logprobs: tuple[float | None, ...] | None = None  # where the prompt asks for them; the first id has none
 
+    def keeping(self, metrics: Sequence[str]) -> RequestRecord:
+        """The same with these metrics alone. Log-probabilities of the prompt belong to those of the answers."""
+        told = "logprobs" in metrics
+        samples = tuple(
+            msgspec.structs.replace(
+                sample, logprobs=sample.logprobs if told else None, digests=sample.digests if "digests" in metrics else None
+            )
+            for sample in self.samples
+        )
+        return msgspec.structs.replace(self, samples=samples, prompt_logprobs=self.prompt_logprobs if told else None)
+
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`versions`, `settings` and `measured` decide nothing: they are for whoever reads a record. What was measured is held against
@@ -54,21 +65,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def keeping(self, metrics: Sequence[str], names: Sequence[str] | None = None) -> Record:
         """The same with these metrics alone, and these requests."""
-
-        def bare(request: RequestRecord) -> RequestRecord:
-            samples = tuple(
-                msgspec.structs.replace(
-                    sample,
-                    logprobs=sample.logprobs if "logprobs" in metrics else None,
-                    digests=sample.digests if "digests" in metrics else None,
-                )  # fmt: skip
-                for sample in request.samples
-            )
-            return msgspec.structs.replace(
-                request, samples=samples, prompt_logprobs=request.prompt_logprobs if "logprobs" in metrics else None
-            )
-
-        requests = {name: bare(self.requests[name]) for name in (self.requests if names is None else names)}
+        requests = {name: self.requests[name].keeping(metrics) for name in (self.requests if names is None else names)}
         kept = tuple(metric for metric in self.metrics if metric in metrics)
         return msgspec.structs.replace(self, metrics=kept, requests=requests)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -195,6 +196,56 @@ def test_a_full_coordinator_refuses_at_once(pair) -> None:
             assert client.generate("c", SamplingParams(max_tokens=2, temperature=0.0))[0].finish_reason == "length"
     finally:
         here.close()
+
+
+@pytest.fixture
+def narrow() -> Iterator[Here]:
+    """A coordinator that takes three requests of one client."""
+    made = Here(max_requests_of_client=3)
+    yield made
+    made.close()
+
+
+def test_more_than_the_coordinator_takes_of_one_client_are_served_in_turns(narrow: Here, pair, asked, whole) -> None:
+    """By `generate`, by `stream`, and by two threads that share the client; without the bound they are refused in words."""
+    narrow.replica(pair[0], "one")
+    prompts, params = [one.prompt for one in asked[:30]], [one.params for one in asked[:30]]
+    steps: list[tuple[int, int]] = []
+    found: list = []
+    with narrow.client() as client:
+        other = threading.Thread(target=lambda: found.append(generate(client, asked[30:])))
+        other.start()
+        assert plain(client.generate(prompts, params, lambda *step: steps.append(step))) == whole[:30]
+        stream = client.stream(prompts, params)
+        assert list(stream) and plain(stream.outputs) == whole[:30]
+        other.join(60)
+    assert [one[1:] for one in found[0]] == [one[1:] for one in whole[30:]]
+    assert steps == [(done, 30) for done in range(1, 31)]
+    assert narrow.loop.machine.counts["refused"] == 0
+
+
+def test_many_tasks_ask_more_than_the_coordinator_takes_of_one_client(narrow: Here, pair, asked, whole) -> None:
+    narrow.replica(pair[0], "one")
+
+    async def main() -> list[RequestOutput]:
+        client = AsyncClient(narrow.ports[0], "small")
+        found = await asyncio.gather(*(client.generate(one.prompt, one.params) for one in asked[:20]))
+        client.close()
+        return [replace(output, request_id=str(number)) for number, output in enumerate(found)]
+
+    assert plain(asyncio.run(main())) == whole[:20] and narrow.loop.machine.counts["refused"] == 0
+
+
+def test_who_gives_up_frees_the_room_that_others_wait_for(narrow: Here, pair) -> None:
+    counts = narrow.loop.machine.counts
+    with narrow.client() as client:
+        stream = client.stream(["a"] * 100, LONG)
+        until(lambda: counts["accepted"] == 3)
+        stream.close()
+        narrow.replica(pair[0], "one")
+        outputs = client.generate(["b"] * 5, SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True))
+    assert [one.finish_reason for one in outputs] == ["length"] * 5
+    assert counts["accepted"] == 8, "of those that waited when they were given up none was asked"
 
 
 def test_without_a_coordinator_it_says_so_in_time() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from brigade.client.asked import Asked
@@ -20,11 +21,13 @@ from brigade.coordinator.messages import (
     Look,
     Piece,
     Refused,
+    Rest,
     Said,
     Status,
     Stranger,
     Submit,
     Welcome,
+    encode,
 )
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.errors import EngineStopped, RequestError
@@ -37,11 +40,15 @@ class Told(list):
         self.append(said)
 
 
-def talk(known: bool = True) -> Conversation:
+def welcome(known: dict[int, int] | None = None, most_open: int = 100) -> Welcome:
+    return Welcome(1, known or {}, most_open)
+
+
+def talk(known: bool = True, most_open: int = 100) -> Conversation:
     made = Conversation("tcp://there", 60.0, 0.0)
     assert [type(one) for one in made.take()] == [Hello]
     if known:
-        made.hear(Welcome(1, {}), 0.0)
+        made.hear(welcome(most_open=most_open), 0.0)
     return made
 
 
@@ -74,7 +81,7 @@ def test_what_is_asked_before_the_welcome_is_said_after_it() -> None:
     made = talk(known=False)
     made.submit(asked())
     assert made.take() == []
-    made.hear(Welcome(1, {}), 0.0)
+    made.hear(welcome(), 0.0)
     assert [type(one) for one in made.take()] == [Submit]
 
 
@@ -92,7 +99,7 @@ def test_a_stranger_says_hello_and_names_what_it_has() -> None:
     ]
     made.hear(Stranger(), 1.0)
     assert made.take() == [], "the answer to an older word: the hello is on its way"
-    made.hear(Welcome(1, {1: 5}), 1.0)
+    made.hear(welcome({1: 5}), 1.0)
     assert made.take() == [], "it goes on"
 
 
@@ -105,7 +112,7 @@ def test_what_the_coordinator_has_forgotten_goes_on_from_here() -> None:
     made.hear(Said([Piece(1, 0, 0, [4], "x")]), 0.0)
     made.hear(Stranger(), 3.0)
     made.take()
-    made.hear(Welcome(1, {}), 3.0)
+    made.hear(welcome(), 3.0)
     one, two = made.take()
     assert (one.number, one.ask.seed, one.heard, one.began_as) == (1, 5, [Heard([4], 1, False)], "identity")
     assert (two.number, two.ask.seed, two.heard) == (2, None, []), "it was never accepted, and begins"
@@ -141,7 +148,7 @@ def test_what_was_aborted_while_a_hello_that_named_it_was_under_way_is_aborted_t
     made.hear(Stranger(), 5.0)
     made.abort(1)
     made.take()
-    made.hear(Welcome(1, {1: 7}), 5.0)
+    made.hear(welcome({1: 7}), 5.0)
     assert made.take() == [Abort(1)]
 
 
@@ -207,9 +214,97 @@ def test_a_look_is_said_again_until_it_is_answered() -> None:
     assert made.take() == [Alive()]
 
 
+def said(made: Conversation) -> list[tuple[str, int]]:
+    """What it says of requests."""
+    return [(type(one).__name__, one.number) for one in made.take()]
+
+
+def end(number: int) -> Said:
+    return Said([Piece(number, 0, 0, [], "", "length")])
+
+
+def test_no_more_are_open_than_the_coordinator_takes_and_the_rest_follow_as_earlier_ones_end() -> None:
+    made, told = talk(most_open=2), Told()
+    for number in range(1, 6):
+        made.submit(asked(number, told, priority=-1 if number == 5 else 0))
+    assert said(made) == [("Submit", 1), ("Submit", 2)]
+    made.hear(end(2), 0.0)
+    assert said(made) == [("Acknowledge", 2), ("Submit", 5)], "the end is heard first, or there would be no room"
+    made.hear(Refused(1, "no"), 0.0)
+    assert said(made) == [("Submit", 3)]
+    for number in (3, 5):
+        made.hear(end(number), 0.0)
+    assert said(made) == [("Acknowledge", 3), ("Acknowledge", 5), ("Submit", 4)]
+    made.hear(end(4), 0.0)
+    assert said(made) == [("Acknowledge", 4)] and sum(isinstance(one, RequestOutput) for one in told) == 4
+
+
+def test_of_what_waits_for_room_and_is_aborted_nothing_is_said() -> None:
+    made = talk(most_open=2)
+    for number in range(1, 7):
+        made.submit(asked(number))
+    assert len(said(made)) == 2
+    made.abort(3)
+    made.hear(end(1), 0.0)
+    assert said(made) == [("Acknowledge", 1), ("Submit", 4)]
+    for number in range(1, 7):
+        made.abort(number)
+    assert said(made) == [("Abort", 2), ("Abort", 4)]
+    made.submit(asked(7))
+    assert said(made) == [("Submit", 7)]
+
+
+def test_those_that_were_aborted_while_they_waited_leave_nothing_behind() -> None:
+    made = talk(most_open=1)
+    made.submit(asked(1))
+    made.submit(asked(2))
+    for number in range(3, 1000):
+        made.submit(asked(number))
+        made.abort(number)
+    assert len(made._turns) <= 4
+    made.abort(1)
+    assert said(made) == [("Submit", 1), ("Abort", 1), ("Submit", 2)]
+
+
+def test_what_waits_for_room_waits_on_when_the_coordinator_is_another_one() -> None:
+    made = talk(known=False)
+    for number in range(1, 5):
+        made.submit(asked(number))
+    made.hear(welcome(most_open=2), 0.0)
+    assert said(made) == [("Submit", 1), ("Submit", 2)]
+    made.hear(Stranger(), 3.0)
+    (hello,) = made.take()
+    assert [one.number for one in hello.open] == [1, 2]
+    made.hear(welcome({2: 7}, 2), 3.0)
+    assert said(made) == [("Submit", 1)]
+    made.hear(Stranger(), 6.0)
+    made.abort(2)
+    made.take()
+    made.hear(welcome({2: 7}, 2), 6.0)
+    assert said(made) == [("Abort", 2), ("Submit", 1), ("Submit", 3)]
+
+
+def test_who_waits_for_room_is_told_that_the_coordinator_is_gone() -> None:
+    made, told = talk(most_open=1), Told()
+    for number in range(1, 4):
+        made.submit(asked(number, told))
+    made.take()
+    made.tick(60.0)
+    assert [type(one) for one in told] == [EngineStopped] * 3
+    assert [one for one in made.take() if not isinstance(one, Alive)] == [Abort(1)]
+
+
 @pytest.mark.parametrize("prompt", ["a", [1, 2]])
 def test_the_prompts_ids_are_known_from_the_start_or_from_the_first_piece(prompt) -> None:
     made, told = talk(), Told()
     made.submit(asked(1, told, prompt=prompt))
     made.hear(Said([Piece(1, 0, 0, [], "", "error", "it failed")]), 0.0)
     assert told[-1].prompt_token_ids == ([] if prompt == "a" else [1, 2]) and told[-1].error == "it failed"
+
+
+def test_log_probabilities_of_the_prompt_that_are_told_again_are_heard_once() -> None:
+    one, rest = asked(), msgspec.Raw(encode(Rest(prompt_logprobs=[None, (5, -1.5, 1, [])])))
+    first = one.take(Piece(1, 0, 0, [1], "a", rest=rest))
+    again = one.take(Piece(1, 0, 1, [2], "b", rest=rest))
+    assert again.prompt_logprobs is None and first.prompt_logprobs == one.prompt_logprobs is not None
+    assert [told and told.logprob for told in one.prompt_logprobs] == [None, -1.5]

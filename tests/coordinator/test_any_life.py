@@ -117,7 +117,8 @@ def bounds(world: World) -> None:
                 assert not job.runs_alone or job.lost >= 3, "a request that makes progress runs alone"
         waiting = [job for job in jobs if job.state.value == "waiting" and job.ask.model == fleet.model]
         assert fleet.waiting.count + len(fleet.suspects) == len(waiting)
-        assert sorted(job.key for job in (*fleet.suspects, *fleet.waiting.everyone())) == sorted(job.key for job in waiting)
+        kept = sorted((job.client, job.number) for job in (*fleet.suspects, *fleet.waiting.everyone()))
+        assert kept == sorted((job.client, job.number) for job in waiting)
     placed = [job for job in jobs if job.state.value == "placed"]
     assert sum(len(one.jobs) for fleet in coordinator._fleets.values() for one in fleet.replicas.values()) == len(placed)
 

@@ -14,10 +14,23 @@ import zmq
 
 from brigade.coordinator.journal import Journal
 from brigade.coordinator.loop import Loop
-from brigade.coordinator.messages import Ask, Control, Hello, Identity, Look, Register, Status, Submit, decode_to_client, encode
+from brigade.coordinator.messages import (
+    Ask,
+    Control,
+    Frame,
+    Hello,
+    Identity,
+    Look,
+    Register,
+    Status,
+    Submit,
+    decode_to_client,
+    encode,
+)
 from brigade.coordinator.settings import CoordinatorSettings
 from brigade.errors import ConfigError
 from tests.coordinator.wires import Wires
+from tests.coordinator.world import SimReplica
 
 
 @pytest.fixture
@@ -127,6 +140,53 @@ def test_a_message_that_is_too_large_ends_its_connection_alone(wires: Wires, mon
     wires.until(wires.all_over)
     wires.check()
     stranger.close(0)
+
+
+LARGE = msgspec.Raw(msgspec.msgpack.encode(bytes(400_000)))
+
+
+class WordyReplica(SimReplica):
+    """Says so much with each token that no buffer on the way takes many of them."""
+
+    def say(self, message) -> None:
+        if isinstance(message, Frame):
+            pieces = [msgspec.structs.replace(piece, rest=LARGE) for piece in message.pieces]
+            message = msgspec.structs.replace(message, pieces=pieces)
+        super().say(message)
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_goes_on_when_it_reads_again(monkeypatch) -> None:
+    """What waits for it is bounded: 20 messages here, and what the wire itself holds. Nobody else notices."""
+    monkeypatch.setattr("brigade.coordinator.loop.HIGH_WATER", 20)
+    wires = Wires(client_timeout=3600, client_grace=3600)  # so that it is not its silence
+    try:
+        slow = b"client 0 1"  # its address: it has little room on its own side
+        wires.sockets[slow] = wires.context.socket(zmq.DEALER)
+        wires.sockets[slow].setsockopt(zmq.RCVHWM, 10)
+        wires.sockets[slow].setsockopt(zmq.RCVBUF, 1 << 16)
+        wires.sockets[slow].connect(wires.ports[0])
+        wires.replicas.append(WordyReplica(wires, "wordy", 4))
+        client, other = wires.new_client(), wires.new_client()
+        assert client.address == slow
+        client.submit(ask(0, 300))
+        wires.until(lambda: bool(client.asked[1].tokens[0]))
+        machine, unread = wires.loop.machine, wires.sockets.pop(slow)
+        wires.clients.remove(client)
+        known, asked = machine._clients[client.key], client.asked[1]
+        wires.until(lambda: not any(one.jobs for _, one in machine._members.values()))
+        said = machine.counts["tokens"]
+        assert known.address is None and known.jobs, "it ended, and all that it said lies here"
+        assert len(asked.tokens[0]) + 20 < said < 250, "it was cut off too early, or after too much"
+        other.submit(ask(1, 20))
+        wires.until(lambda: other.asked[1].is_over)
+        assert known.address is None and machine.counts["tokens"] == said + 2 * 20, "nothing more is computed for it"
+        wires.sockets[slow] = unread
+        wires.clients.append(client)
+        wires.until(wires.all_over)
+        wires.check()
+        assert len(asked.tokens[0]) == 300 and client.connections == 1
+    finally:
+        wires.close()
 
 
 def test_it_says_how_it_is_and_stops_when_it_is_told(wires: Wires) -> None:

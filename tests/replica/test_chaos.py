@@ -3,12 +3,17 @@ benchmarks that do so are run as commands; what they look for is shown to be fou
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import Nest
 from benchmarks.soak import grown
 from docs.rooms import PACKAGE
 
@@ -30,6 +35,33 @@ def test_a_minute_of_chaos_changes_no_token(seed: int) -> None:
 def test_ten_minutes_of_load_leave_nothing_behind() -> None:
     done = run("benchmarks/soak.py", "--minutes", "10")
     assert done.returncode == 0 and done.stdout.count("; flat") == 4, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no handles of processes")
+def test_a_nest_signals_its_own_processes_alone_and_leaves_none() -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    nest = Nest("tcp://127.0.0.1:9")
+    try:
+        for _ in range(3):
+            nest.start()
+        made = list(nest.replicas)
+        killed, ended, _ = made
+        nest.kill(killed)
+        os.kill(ended.number, signal.SIGKILL)  # as if it had ended by itself
+        nest.start()  # from here on the numbers of those two may be anybody's
+        made.append(nest.replicas[-1])
+        nest.replicas[:] = [replace(one, number=bystander.pid) for one in nest.replicas]
+        nest.replicas[0].send(signal.SIGTERM)
+        nest.close()
+        assert bystander.poll() is None and nest.process.returncode == 0 and nest.replicas == []
+        assert not any(Path(f"/proc/{one.number}").exists() for one in made), "one of them is left"
+        for one in made:
+            with pytest.raises(OSError):
+                os.fstat(one.handle)
+    finally:
+        nest.close()
+        bystander.kill()
+        bystander.wait()
 
 
 def test_what_grows_is_found() -> None:

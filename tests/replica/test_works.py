@@ -95,8 +95,10 @@ def test_it_goes_on_from_where_the_client_stands(llm: LLM, cut: int) -> None:
     assert not [piece for piece in rest if piece.index in ended], "what has ended says nothing more"
 
 
-def test_max_tokens_that_nobody_named_are_those_of_the_start(llm: LLM) -> None:
-    works, asked = Works(llm), ask([5] * 500, max_tokens=None)
+@pytest.mark.parametrize("least", [0, 50])
+def test_max_tokens_that_nobody_named_are_those_of_the_start(llm: LLM, least: int) -> None:
+    """Also where more is the least than there is room for."""
+    works, asked = Works(llm), ask([5] * 500, max_tokens=None, min_tokens=least)
     whole = run(works, 1, asked)
     ids, _ = said(whole)
     assert len(ids) == 12

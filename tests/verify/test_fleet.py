@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from brigade.errors import ConfigError
+from brigade.tokenizer import Tokenizer
+from brigade.verify import fleet
 from brigade.verify.case import read_case
 from brigade.verify.check import check_case, record_case, runs_of
 from brigade.verify.layout import Layout
+from brigade.verify.models import NO_OPTIONS, ModelChoice
+from brigade.verify.play import Ask
 from brigade.verify.run import Change, Run
 
 CASE = """
@@ -51,6 +55,21 @@ def test_other_tokens_and_a_kill_that_did_not_happen_are_found(folder: Path, tmp
     (outcome,) = check_case(case, runs_of(case))
     assert outcome.differences is not None and {one.request for one in outcome.differences.found} == {None, "1"}
     assert "replicas_lost is 0" in str(outcome.differences.found[0])
+
+
+@pytest.mark.parametrize(("prompt", "reads"), [("import ", 0), ([{"role": "user", "content": "Hello"}], 1)])
+def test_a_tokenizer_is_read_once_and_for_chats_alone(prompt: str | list, reads: int, monkeypatch) -> None:
+    read, seen = Tokenizer.from_folder, []
+
+    def far_enough(*_: object) -> None:
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(fleet, "running", far_enough)
+    monkeypatch.setattr(Tokenizer, "from_folder", lambda path: seen.append(path) or read(path))
+    asks = [Ask(str(number), prompt, {}) for number in range(3)]
+    with pytest.raises(ConfigError, match="far enough"):
+        fleet.play_fleet(ModelChoice(), NO_OPTIONS, Run(layout=Layout(dp=2)), asks, ("ids",))
+    assert len(seen) == reads
 
 
 @pytest.mark.parametrize(
