@@ -55,6 +55,8 @@ class Proxy:
                     one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # wakes the one who accepts
         self._listening.close()
         self.cut()
 
@@ -184,13 +186,14 @@ class Coordinator:
             command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent
         )  # fmt: skip
         assert self.process.stderr is not None
+        line = "it said nothing"
         for line in self.process.stderr:
             if "operators at" in line:
                 threading.Thread(target=self._listen, args=(self.process.stderr,), daemon=True).start()
                 return
         self.process.stderr.close()
         self.kill()
-        raise SystemExit("the coordinator did not start")
+        raise SystemExit(f"the coordinator did not start: {line.strip()}")
 
     @staticmethod
     def _listen(errors: Any) -> None:

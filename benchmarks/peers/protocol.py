@@ -1,5 +1,5 @@
-"""What a worker understands: one JSON object a line in, one out. Standard library alone, as what it imports of Brigade,
-since it runs in every peer's environment.
+"""What a worker understands: one JSON object a line in, one out. It runs in every peer's environment, so it
+imports the standard library only, and `brigade.bench.others`, which does the same.
 
     {"do": "load", "folder": ..., "settings": {...}, "threads": 2} -> {"about": "engine 1.2"}
     {"do": "generate", "prompts": [[ids]], "new_tokens": 8} -> {"seconds": ..., "first": ..., "others": ..., "ids": [[ids]]}

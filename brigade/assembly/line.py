@@ -95,11 +95,8 @@ class Blueprint:
 
     def limits(self, plan: MemoryPlan) -> Limits:
         """What an engine of this plan can serve at most."""
-        config = self.engine_config
-        return Limits(
-            plan.max_model_len, self.source.config.vocab_size, plan.num_blocks, config.block_size, self.tokenizer is not None,
-            config.max_model_len is None,
-        )  # fmt: skip
+        vocabulary, has_tokenizer = self.source.config.vocab_size, self.tokenizer is not None
+        return Limits.of(self.engine_config, plan.max_model_len, vocabulary, plan.num_blocks, has_tokenizer)
 
     def params(self, **given: Any) -> SamplingParams:
         """Sampling parameters, and the checkpoint's own defaults where `given` is silent."""

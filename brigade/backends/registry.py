@@ -69,7 +69,7 @@ def get_backend(name: str, device: str = "cpu", exact: bool = True, numerics: st
     if numerics is not None and "/" not in numerics:  # a kind of the kernels' bits; a whole id is held against the model
         raise ConfigError(
             f"numerics is {numerics!r}, which only the cpu backend can choose; the {name} backend computes as {made.numerics_id} "
-            "here: drop numerics, or take backend cpu"
+            "here: drop numerics, or take backend cpu where its kernels are"
         )
     return made
 

@@ -128,9 +128,10 @@ def run_batch(engine: Engine, prompts: Sequence[Sequence[int]], output_length: i
 
 def measure_latency(
     engine: Engine, config: LatencyConfig, vocab_size: int, progress: Callable[[int, int], None] | None = None,
-    gauge: Callable[[], Reading] | None = None,
+    gauge: Callable[[], Reading] | None = None, is_alone: bool = True,
 ) -> list[Latency]:  # fmt: skip
-    """`gauge` reads the machine before and after each repetition."""
+    """`gauge` reads the machine before and after each repetition. `is_alone`: all that is computed is computed by this process, so
+    that what others took of the machine can be told."""
     rounds = config.warmup + config.repeats
     found = []
     for place, batch in enumerate(config.batch_sizes):
@@ -145,7 +146,7 @@ def measure_latency(
                 readings.append(gauge())
             if progress is not None:
                 progress(place * rounds + number + 1, len(config.batch_sizes) * rounds)
-        share, better = others.share(), tuple(map(Reading.better, readings, readings[1:]))
+        share, better = others.share() if is_alone else None, tuple(map(Reading.better, readings, readings[1:]))
         found.append(Latency(batch, tuple(samples[config.warmup :]), better, share))
     return found
 

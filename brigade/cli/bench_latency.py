@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     progress = Progress("runs")
     alone_on_cpu = llm.backend.device.type == "cpu" and ranks == 1  # a gauge reads with the threads of this process
     gauge = make_gauge(weights.arithmetic, threads, llm.backend.name == "cpu") if alone_on_cpu else None
-    found = measure_latency(llm.engine, config, llm.config.vocab_size, progress, gauge)
+    found = measure_latency(llm.engine, config, llm.config.vocab_size, progress, gauge, ranks == 1)
     progress.close()
     llm.engine.check()
     ceilings = before.better(measure_ceilings(threads, llm.backend.device.type))
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     note = f"{weights.arithmetic} arithmetic, layers {weights.layers / 1e6:.0f} MB, head {weights.head / 1e6:.0f} MB"
     print(f"ceilings: {ceilings}")
     print(f"floor: {note}; each step the longer of operations / rate and bytes / GB/s, as read beside each run")
-    if ranks == 1:  # what other ranks do would count as others' work
+    if ranks == 1:
         print(company([one.others for one in found if one.others is not None], "batch sizes"))
     print("\n".join(table(rows)))
     if args.svg is not None:

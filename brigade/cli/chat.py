@@ -64,17 +64,16 @@ def _check(blueprint: Any, plan: Any, settings: dict[str, Any]) -> None:
 
 def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop_oldest: bool) -> bool:
     """One question and its streamed answer, and whether there was one; a refused question leaves the history as it was."""
-    messages.append({"role": "user", "content": line})
+    asked = [*messages, {"role": "user", "content": line}]
     while True:
         try:
-            stream = llm.stream(llm.chat_prompt(messages), params)
+            stream = llm.stream(llm.chat_prompt(asked), params)
             break
         except RequestError as error:
-            oldest = next((i for i, m in enumerate(messages[:-1]) if m["role"] != "system"), None)
+            oldest = next((i for i, m in enumerate(asked[:-1]) if m["role"] != "system"), None)
             if drop_oldest and oldest is not None:
-                del messages[oldest]
+                del asked[oldest]
                 continue
-            messages.pop()
             remedy = "" if oldest is None else " (or /reset, or start with --drop-oldest)"  # there is nothing to forget
             print(f"{error}{remedy}", file=sys.stderr)
             return False
@@ -88,8 +87,7 @@ def _turn(llm: Any, messages: list[dict[str, str]], line: str, params: Any, drop
         stream.close()
     print()
     if error is not None:
-        messages.pop()
         print(f"{error} (the question is forgotten)", file=sys.stderr)
         return False
-    messages.append({"role": "assistant", "content": "".join(said)})
+    messages[:] = [*asked, {"role": "assistant", "content": "".join(said)}]
     return True

@@ -149,10 +149,13 @@ def admits(prompts: Sequence[Any], settings: Sequence[Mapping[str, Any]]) -> Cal
     def check(blueprint: Any, plan: Any) -> None:
         from brigade.engine.prompt import encode_prompt, named
 
-        limits = blueprint.limits(plan)
+        limits, count = blueprint.limits(plan), 0
         for number, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
+            params = blueprint.params(**one)
+            count += params.n
             with named(number, len(prompts)):
-                limits.admit(encode_prompt(prompt, blueprint.tokenizer).token_ids, blueprint.params(**one))
+                limits.admit(encode_prompt(prompt, blueprint.tokenizer).token_ids, params)
+        limits.check_count(count)
 
     return check
 

@@ -27,9 +27,7 @@ APART = ("n", "seed", "priority")  # what a coordinator reads itself
 
 class _Asking:
     """What both kinds of client are. `model`: the name under which it is served; it may be left out where there is one. `patience`:
-    seconds without a word of the coordinator after which calls end with an `EngineStopped`. `keys`: a folder of `brigade keys`.
-    Any number of requests may be asked at once: those beyond what the coordinator takes of one client wait here, and are sent as
-    earlier ones end."""
+    seconds without a word of the coordinator after which calls end with an `EngineStopped`. `keys`: a folder of `brigade keys`."""
 
     def __init__(
         self,

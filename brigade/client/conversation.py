@@ -69,10 +69,10 @@ class Conversation:
     def submit(self, asked: Asked) -> None:
         self._waiting[asked.number] = asked
         heapq.heappush(self._turns, (asked.ask.priority, asked.number))
-        self._submit_waiting()
 
     def abort(self, number: int) -> None:
-        """The place that becomes free is given away by `take`: whoever aborts many wants none of them to be submitted for it."""
+        """Its place is filled in `take` and not here: of many that are aborted one after the other, none is submitted before its
+        turn to be aborted comes."""
         if self._waiting.pop(number, None) is not None and len(self._turns) > 2 * len(self._waiting):
             self._turns = [turn for turn in self._turns if turn[1] in self._waiting]
             heapq.heapify(self._turns)
@@ -80,6 +80,7 @@ class Conversation:
             self._sends.append(Abort(number))  # else the welcome finds that it is not wanted any more
 
     def look(self, reader: Callable[[Status | Exception], None]) -> None:
+        self._submit_waiting()  # so that it tells of what was asked before it
         self._looks.append(reader)
         self._sends.append(Look())
 
@@ -131,13 +132,12 @@ class Conversation:
     def _welcome(self, message: Welcome) -> None:
         self.is_known, self.most_open = True, message.most_open
         self._sends += [Abort(number) for number in message.known if number not in self._open]
+        lost = [number for number in self._open if number not in message.known]
         for number, asked in self._open.items():
             if number in message.known:
                 asked.accept(message.known[number])
-            else:
-                ask = msgspec.structs.replace(asked.ask, seed=asked.seed)
-                heard = asked.heard() if asked.is_accepted else []
-                self._sends.append(Submit(number, ask, heard, asked.began_as))
+        for number in lost:  # to be submitted again, as many as there is room for: this coordinator may take fewer
+            self.submit(self._open.pop(number))
 
     def _refuse(self, message: Refused) -> None:
         if message.number is None:
@@ -196,13 +196,21 @@ class Conversation:
             asked = self._waiting.pop(number, None)
             if asked is not None:
                 self._open[number] = asked
-                self._sends.append(Submit(number, asked.ask))
+                self._sends.append(_submission(asked))
 
     def _greet(self, now: float) -> None:
         """What was to be said before is said by the open requests."""
         self.is_known, self._greeted = False, now
         opened = [Open(number, asked.heard(), asked.began_as) for number, asked in self._open.items()]
         self._sends = [one for one in self._sends if isinstance(one, (Look, Acknowledge))] + [Hello(PROTOCOL, self.key, opened)]
+
+
+def _submission(asked: Asked) -> Submit:
+    """For the first time, or with what was heard of it."""
+    if not asked.is_accepted:
+        return Submit(asked.number, asked.ask)
+    ask = msgspec.structs.replace(asked.ask, seed=asked.seed)
+    return Submit(asked.number, ask, asked.heard(), asked.began_as)
 
 
 def _hand(reader: Callable[[Any], None], said: Any) -> bool:

@@ -41,8 +41,7 @@ class Wish:
 
 
 class ClientThread:
-    """The callers' side. Every method may be called from any thread. Of what is submitted, no more is open at the
-    coordinator at a time than it takes of one client, however many callers there are; the rest waits here."""
+    """The callers' side. Every method may be called from any thread."""
 
     def __init__(self, address: str, patience: float, keys: Keys | None) -> None:
         self._work = _Work(address, patience, keys)
@@ -92,7 +91,7 @@ class _Work:
         self._unsent: deque[bytes] = deque()
         self._conversation = Conversation(address, patience, time.monotonic())
         self._thread = threading.Thread(target=self._run, name="brigade-client", daemon=True)
-        self._context, self._waker = zmq.Context(), Waker()
+        self._waker, self._context = Waker(), zmq.Context()
         try:
             self._socket = self._connect()
             self._thread.start()

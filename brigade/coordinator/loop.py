@@ -68,7 +68,7 @@ class Loop:
         # Placements are numbered by lives, of which no two may be equal: also where no journal counts them.
         kept = (secrets.randbits(22),) if journal is None else (journal.life, journal.kept(), journal.pinned())
         self.machine = Coordinator(settings, self._now(), *kept)
-        self._context, self._waker = zmq.Context(), Waker()
+        self._waker, self._context = Waker(), zmq.Context()
         self._guard: ThreadAuthenticator | None = None
         try:
             if keys is not None:

@@ -143,7 +143,7 @@ class Coordinator(Books):
 
     def _welcome(self, address: bytes, client: Client) -> None:
         seeds = {number: job.ask.seed for number, job in client.jobs.items() if job.ask.seed is not None}
-        self._send(address, Welcome(PROTOCOL, seeds, self.settings.max_requests_of_client))
+        self._send(address, Welcome(PROTOCOL, seeds, self.settings.most_of_client))
 
     def _submit(self, client: Client, message: Submit, entropy: int) -> None:
         known = client.jobs.get(message.number)

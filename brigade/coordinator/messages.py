@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 Finish = Literal["stop", "length", "abort", "error"]
 Prompt = str | list[int]

@@ -25,6 +25,11 @@ class CoordinatorSettings:
     max_clients: int = 1_000
     max_samples: int = 1_024  # of one request
 
+    @property
+    def most_of_client(self) -> int:
+        """Open requests of one client, where it is the only one."""
+        return min(self.max_requests, self.max_requests_of_client)
+
     def __post_init__(self) -> None:
         if self.routing not in ROUTINGS:
             raise ConfigError(f"routing is {self.routing!r}; it must be one of {', '.join(ROUTINGS)}")

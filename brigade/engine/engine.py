@@ -60,8 +60,7 @@ class Engine:
         self._prompts: dict[str, str | None] = {}
         self._numbers = itertools.count()
         self._unsent: deque[Delta] = deque()
-        has_tokenizer, is_whole = controller.tokenizer is not None, config.max_model_len is None
-        self._limits = Limits(limit, vocab_size, num_blocks, config.block_size, has_tokenizer, is_whole)
+        self.limits = Limits.of(config, limit, vocab_size, num_blocks, controller.tokenizer is not None)
         self._ended: str | None = None  # why no step can be computed any more
         self._closing = threading.Lock()  # taken once, by the first who closes
 
@@ -111,11 +110,11 @@ class Engine:
         ids = encoded.token_ids
         if collect_logits:
             max_tokens = 0
-            self._limits.check(ids, max_tokens, params)
+            self.limits.check(ids, max_tokens, params)
         else:
-            max_tokens = self._limits.admit(ids, params)
+            max_tokens = self.limits.admit(ids, params)
         delivered = tuple(Delivered(read_ids(one.token_ids), one.characters) for one in delivered)
-        self._limits.check_delivered(delivered, max_tokens, params)
+        self.limits.check_delivered(delivered, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
         arrival = clock() if arrival is None else arrival
         return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits, delivered)
@@ -123,8 +122,7 @@ class Engine:
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
         most, waiting = self.config.max_waiting, self.num_waiting + coming
-        if count > most:
-            raise RequestError(f"{count} requests came at once, but max_waiting is {most}; give fewer at once, or raise it")
+        self.limits.check_count(count)
         if waiting + count > most:
             raise RequestError(f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it")
 

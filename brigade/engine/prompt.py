@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from brigade.tokenizer import Tokenizer
 
 KINDS = "a text, a ChatPrompt, or a list of token ids"
-GIVE_IDS = 'give a prompt as token ids: a list in Python, --token-ids "1 2 3" on the command line'
+GIVE_IDS = 'give token ids: a list in Python, generate --token-ids "1 2 3" on the command line'
 
 
 @dataclass(frozen=True, slots=True)

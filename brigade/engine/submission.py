@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from brigade.engine.config import EngineConfig
 from brigade.engine.request import most_positions
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import RequestError
@@ -43,7 +44,20 @@ class Limits:
     num_blocks: int
     block_size: int
     has_tokenizer: bool
-    is_whole_model: bool = False  # positions are all that the model was made for, so that no setting allows more
+    is_whole_model: bool  # positions are all that the model was made for, so that no setting allows more
+    max_waiting: int
+
+    @classmethod
+    def of(cls, config: EngineConfig, positions: int, vocab_size: int | None, num_blocks: int, has_tokenizer: bool) -> Limits:
+        is_whole_model = config.max_model_len is None
+        return cls(positions, vocab_size, num_blocks, config.block_size, has_tokenizer, is_whole_model, config.max_waiting)
+
+    def check_count(self, count: int) -> None:
+        """Of samples that come at once."""
+        if count > self.max_waiting:
+            raise RequestError(
+                f"{count} requests came at once, but max_waiting is {self.max_waiting}; give fewer at once, or raise it"
+            )
 
     def admit(self, ids: list[int], params: SamplingParams) -> int:
         """The most tokens of its answer, for a request that can be served."""

@@ -91,7 +91,7 @@ class Replica:
         self._beat, self._tries = 0.0, 0
         self._register_at: float | None = 0.0
         self._leave = False
-        self._context, self._waker = zmq.Context(), Waker()
+        self._waker, self._context = Waker(), zmq.Context()
         try:
             self._socket = self._connect()
         except BaseException:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from brigade import LLM
 from brigade.assembly.choices import Choices
 from brigade.assembly.line import draw
 from brigade.backends.base import Backend
@@ -29,3 +30,11 @@ def test_mapped_weights_count_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     blueprint = draw(Choices(export("mini", tmp_path / "out"), engine_settings={"kv_blocks": 8}))
     first, second = blueprint.plan(), blueprint.plan(is_loaded=True)
     assert first.weights > 0 and second.available == FREE + first.tables
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("settings", [{}, {"max_model_len": 64, "max_waiting": 3}])
+def test_what_is_refused_before_loading_is_what_the_engine_refuses(kind: str, settings: dict) -> None:
+    seen = []
+    with LLM(engine=kind, kv_blocks=8, check=lambda blueprint, plan: seen.append(blueprint.limits(plan)), **settings) as llm:
+        assert seen == [llm.engine.limits]

@@ -81,6 +81,13 @@ def test_the_machine_is_read_beside_every_repetition() -> None:
     assert measure_latency(counting_engine(), LatencyConfig(8, 3, (1,), 1, 0), 97)[0].readings == ()
 
 
+def test_what_others_took_is_not_told_where_other_ranks_compute(monkeypatch) -> None:
+    monkeypatch.setattr("brigade.bench.latency.Others.share", lambda self: 0.25)
+    config = LatencyConfig(8, 3, (1,), 1, 0)
+    assert measure_latency(counting_engine(), config, 97)[0].others == 0.25
+    assert measure_latency(counting_engine(), config, 97, is_alone=False)[0].others is None
+
+
 def test_a_spread() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, pytest.approx(2.8), pytest.approx(2.98))
 

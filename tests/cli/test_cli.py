@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from brigade import LLM
 from brigade.backends.cpu.library import default_path, find_kernels
 from brigade.cli.main import main
 
@@ -86,6 +87,15 @@ def test_a_chat_too_long_is_refused_and_goes_on(capsys, monkeypatch) -> None:
     assert "raise" not in errors and "--drop-oldest" not in errors, "neither would help"
 
 
+def test_a_question_that_is_too_long_forgets_no_older_one(capsys, monkeypatch) -> None:
+    """Also where the oldest may be dropped: without them it was too long as well."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("sort a list\n" + "word " * 3000 + "\nagain\n"))
+    asked, write = [], LLM.chat_prompt
+    monkeypatch.setattr(LLM, "chat_prompt", lambda self, messages: asked.append(len(messages)) or write(self, messages))
+    code, _, errors = run(capsys, "chat", "--max-tokens", "2", "--drop-oldest", "--temperature", "0", *SMALL)
+    assert code == 1 and errors.count("exceed the limit") == 1 and asked == [1, 3, 2, 1, 3]
+
+
 @pytest.mark.parametrize("name", ["gpt-345m", "175b", "12b"])
 def test_inspect_shows_a_recipe_without_its_weights(capsys, name: str) -> None:
     code, text, _ = run(capsys, "inspect", name)
@@ -138,7 +148,7 @@ BAD = {
     "a folder of prompts": (words("generate", "--prompts-file", "@/"), "give a file of prompts"),
     "output into the system": (words("generate", "x", "--json", "/proc/x.json"), "cannot write /proc/x.json: "),
     "output is open": (words("generate", "x", "--json", "/proc/self/fd/77"), "cannot write /proc/self/fd/77: it is a file that is"),
-    "no such backend": (words("generate", "x", "--backend", "gpu"), "known: auto, cpu, reference"),
+    "no such backend": (words("generate", "x", "--backend", "gpu"), "unknown backend 'gpu'; known: auto, "),
     "bits without kernels": (
         words("generate", "x", "--backend", "reference", "--numerics", "bf16-fma"), "drop numerics, or take backend cpu"),
     "more than the model has": (words("generate", "x", "--max-tokens", "2000"), "shorten the prompt or lower max_tokens"),
@@ -199,11 +209,12 @@ def _recipe(folder: Path) -> str:
 
 
 REFUSED_EARLY = {
-    "a text": (["generate", "hi"], "no tokenizer, so a text prompt cannot be read; give a prompt as token ids"),
+    "a text": (["generate", "hi"], "no tokenizer, so a text prompt cannot be read; give token ids"),
     "an id outside": (["generate", "--token-ids", "40"], "token id 40 is outside the vocabulary of 40"),
     "one of two": (["generate", "--token-ids", "1", "--token-ids", "40"], "prompt 1: token id 40 is outside"),
     "too many tokens": (["generate", "--token-ids", "1", "--max-tokens", "64"], "exceed the limit of 64 positions"),
     "a chat": (["chat"], "no chat template either"),
+    "more at once than may wait": (["generate", "--token-ids", "1", "--n", "3", "--max-waiting", "2"], "3 requests came at once"),
 }
 
 

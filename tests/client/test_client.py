@@ -186,11 +186,11 @@ def test_what_cannot_be_said_is_refused_here(here: Here, prompt, params, words: 
 def test_a_full_coordinator_refuses_at_once(pair) -> None:
     here = Here(max_requests=2)
     try:
-        with here.client() as client:
-            waiting = client.stream(["a", "b"], LONG)
+        with here.client() as client, here.client() as other:
+            waiting = client.stream(["a", "b", "c"], LONG)  # of which one waits here
             client.status()
             with pytest.raises(RequestError, match="2 requests are open; max_requests takes no more"):
-                client.generate("c", LONG)
+                other.generate("c", LONG)
             waiting.close()
             here.replica(pair[0], "one")
             assert client.generate("c", SamplingParams(max_tokens=2, temperature=0.0))[0].finish_reason == "length"

@@ -10,6 +10,7 @@ import pytest
 from brigade.client.asked import Asked
 from brigade.client.conversation import AGAIN, BEAT, Conversation
 from brigade.coordinator.messages import (
+    PROTOCOL,
     Abort,
     Accepted,
     Acknowledge,
@@ -41,7 +42,7 @@ class Told(list):
 
 
 def welcome(known: dict[int, int] | None = None, most_open: int = 100) -> Welcome:
-    return Welcome(1, known or {}, most_open)
+    return Welcome(PROTOCOL, known or {}, most_open)
 
 
 def talk(known: bool = True, most_open: int = 100) -> Conversation:
@@ -73,6 +74,7 @@ def test_a_request_from_its_submission_to_its_end() -> None:
 def test_who_wants_no_deltas_hears_the_output_alone() -> None:
     made, told = talk(), Told()
     made.submit(asked(1, told, deltas=False))
+    made.take()
     made.hear(Said([Piece(1, 0, 0, [1], "a"), Piece(1, 0, 1, [2], "b", "stop")]), 0.0)
     assert [type(one) for one in told] == [RequestOutput]
 
@@ -88,6 +90,7 @@ def test_what_is_asked_before_the_welcome_is_said_after_it() -> None:
 def test_a_stranger_says_hello_and_names_what_it_has() -> None:
     made = talk()
     made.submit(asked(1, n=2))
+    made.take()
     made.hear(Accepted(1, 5), 0.0)
     made.hear(Begun(1, "identity"), 0.0)
     made.hear(Said([Piece(1, 1, 0, [4, 5], "xyz"), Piece(1, 0, 0, [], "", "error", "no")]), 0.0)
@@ -107,6 +110,7 @@ def test_what_the_coordinator_has_forgotten_goes_on_from_here() -> None:
     made = talk()
     made.submit(asked(1, seed=None))
     made.submit(asked(2))
+    made.take()
     made.hear(Accepted(1, 5), 0.0)
     made.hear(Begun(1, "identity"), 0.0)
     made.hear(Said([Piece(1, 0, 0, [4], "x")]), 0.0)
@@ -133,8 +137,9 @@ def test_a_piece_that_is_not_the_next_one_is_not_delivered() -> None:
 def test_of_an_aborted_request_nothing_is_heard() -> None:
     made, told = talk(), Told()
     made.submit(asked(1, told))
+    assert [type(one) for one in made.take()] == [Submit]
     made.abort(1)
-    assert [type(one) for one in made.take()] == [Submit, Abort]
+    assert made.take() == [Abort(1)]
     made.hear(Said([Piece(1, 0, 0, [1])]), 0.0)
     made.abort(1)
     assert told == [] and made.take() == []
@@ -145,6 +150,7 @@ def test_of_an_aborted_request_nothing_is_heard() -> None:
 def test_what_was_aborted_while_a_hello_that_named_it_was_under_way_is_aborted_then() -> None:
     made = talk()
     made.submit(asked(1))
+    made.take()
     made.hear(Stranger(), 5.0)
     made.abort(1)
     made.take()
@@ -168,6 +174,7 @@ def test_a_refusal_is_its_requests_own() -> None:
     made, told, other = talk(), Told(), Told()
     made.submit(asked(1, told))
     made.submit(asked(2, other))
+    made.take()
     made.hear(Refused(1, "too many"), 0.0)
     made.hear(Refused(9, "nobody's"), 0.0)
     assert isinstance(told[0], RequestError) and str(told[0]) == "too many" and other == [] and made.refused is None
@@ -202,6 +209,13 @@ def test_when_the_coordinator_says_nothing_everybody_who_waits_is_told() -> None
     )
 
 
+def test_a_look_tells_of_what_was_asked_before_it() -> None:
+    made = talk()
+    made.submit(asked())
+    made.look(Told())
+    assert [type(one) for one in made.take()] == [Submit, Look]
+
+
 def test_a_look_is_said_again_until_it_is_answered() -> None:
     made, told = talk(), Told()
     made.look(told)
@@ -227,10 +241,10 @@ def test_no_more_are_open_than_the_coordinator_takes_and_the_rest_follow_as_earl
     made, told = talk(most_open=2), Told()
     for number in range(1, 6):
         made.submit(asked(number, told, priority=-1 if number == 5 else 0))
-    assert said(made) == [("Submit", 1), ("Submit", 2)]
-    made.hear(end(2), 0.0)
-    assert said(made) == [("Acknowledge", 2), ("Submit", 5)], "the end is heard first, or there would be no room"
-    made.hear(Refused(1, "no"), 0.0)
+    assert said(made) == [("Submit", 5), ("Submit", 1)], "the most urgent first"
+    made.hear(end(1), 0.0)
+    assert said(made) == [("Acknowledge", 1), ("Submit", 2)], "the end is heard first, or there would be no room"
+    made.hear(Refused(2, "no"), 0.0)
     assert said(made) == [("Submit", 3)]
     for number in (3, 5):
         made.hear(end(number), 0.0)
@@ -257,13 +271,14 @@ def test_of_what_waits_for_room_and_is_aborted_nothing_is_said() -> None:
 def test_those_that_were_aborted_while_they_waited_leave_nothing_behind() -> None:
     made = talk(most_open=1)
     made.submit(asked(1))
+    assert said(made) == [("Submit", 1)]
     made.submit(asked(2))
     for number in range(3, 1000):
         made.submit(asked(number))
         made.abort(number)
     assert len(made._turns) <= 4
     made.abort(1)
-    assert said(made) == [("Submit", 1), ("Abort", 1), ("Submit", 2)]
+    assert said(made) == [("Abort", 1), ("Submit", 2)]
 
 
 def test_what_waits_for_room_waits_on_when_the_coordinator_is_another_one() -> None:
@@ -284,6 +299,25 @@ def test_what_waits_for_room_waits_on_when_the_coordinator_is_another_one() -> N
     assert said(made) == [("Abort", 2), ("Submit", 1), ("Submit", 3)]
 
 
+def test_where_the_next_coordinator_takes_fewer_what_has_begun_waits_for_room_too() -> None:
+    """And goes on from what was heard of it."""
+    made, told = talk(most_open=3), Told()
+    for number in (1, 2, 3):
+        made.submit(asked(number, told))
+    made.take()
+    for number in (1, 2, 3):
+        made.hear(Accepted(number, 70 + number), 0.0)
+    made.hear(Said([Piece(3, 0, 0, [5], "x")]), 0.0)
+    made.hear(Stranger(), 3.0)
+    made.take()
+    made.hear(welcome({2: 72}, 2), 3.0)
+    assert said(made) == [("Submit", 1)]
+    made.hear(end(2), 4.0)
+    acknowledged, submit = made.take()
+    assert acknowledged == Acknowledge(2) and submit.number == 3 and submit.ask.seed == 73
+    assert [list(one.token_ids) for one in submit.heard] == [[5]] and told
+
+
 def test_who_waits_for_room_is_told_that_the_coordinator_is_gone() -> None:
     made, told = talk(most_open=1), Told()
     for number in range(1, 4):
@@ -298,6 +332,7 @@ def test_who_waits_for_room_is_told_that_the_coordinator_is_gone() -> None:
 def test_the_prompts_ids_are_known_from_the_start_or_from_the_first_piece(prompt) -> None:
     made, told = talk(), Told()
     made.submit(asked(1, told, prompt=prompt))
+    made.take()
     made.hear(Said([Piece(1, 0, 0, [], "", "error", "it failed")]), 0.0)
     assert told[-1].prompt_token_ids == ([] if prompt == "a" else [1, 2]) and told[-1].error == "it failed"
 

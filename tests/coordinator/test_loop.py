@@ -15,6 +15,7 @@ import zmq
 from brigade.coordinator.journal import Journal
 from brigade.coordinator.loop import Loop
 from brigade.coordinator.messages import (
+    PROTOCOL,
     Ask,
     Control,
     Frame,
@@ -94,7 +95,7 @@ MALFORMED = [
     encode({"type": "hello"}),
     encode({"type": "place"}),
     encode({"type": "hello", "protocol": "1", "key": b"x"}),
-    encode({"type": "hello", "protocol": 1, "key": b"x", "more": 1}),
+    encode({"type": "hello", "protocol": PROTOCOL, "key": b"x", "more": 1}),
     encode({"type": "frame", "layers": 2**63, "pieces": [[1, 2]]}),
 ]
 
@@ -235,16 +236,17 @@ def test_an_address_in_use_is_refused(wires: Wires) -> None:
         Loop(CoordinatorSettings(), wires.ports[0], "tcp://127.0.0.1:*")
 
 
-def test_every_message_crosses_the_wire_whole() -> None:
-    said = Hello(1, b"key", [])
-    assert msgspec.msgpack.decode(encode(said)) == {"type": "hello", "protocol": 1, "key": b"key", "open": []}
+def test_a_message_is_msgpack_with_its_tag() -> None:
+    said = Hello(PROTOCOL, b"key", [])
+    assert msgspec.msgpack.decode(encode(said)) == {"type": "hello", "protocol": PROTOCOL, "key": b"key", "open": []}
 
 
 @pytest.mark.parametrize("place", ["params", "defaults"])
 def test_a_key_that_is_a_mapping_ends_nobody_but_its_message(wires: Wires, place: str) -> None:
     """Which the decoder tells by an error of Python's own."""
     inner = {"key": 1}
-    said = Submit(1, Ask("", "a", params=inner)) if place == "params" else Register(1, "x", "", Identity("n", "f", 9, inner), 4)
+    card = Register(PROTOCOL, "x", "", Identity("n", "f", 9, inner), 4)
+    said = Submit(1, Ask("", "a", params=inner)) if place == "params" else card
     bad = encode(said).replace(msgspec.msgpack.encode(inner), b"\x81\x80\x01")
     socket = wires.context.socket(zmq.DEALER)
     socket.connect(wires.ports[0 if place == "params" else 1])

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from brigade.coordinator.messages import (
+    PROTOCOL,
     Abort,
     Accepted,
     Alive,
@@ -69,7 +70,7 @@ def test_it_waits_for_a_replica_and_is_told_when_none_comes() -> None:
     client.submit(ask())
     made.deliver(10)
     made.tick(4)
-    client.say(Hello(1, client.key, []))  # the same client, which has nothing open any more
+    client.say(Hello(PROTOCOL, client.key, []))  # the same client, which has nothing open any more
     made.deliver(10)
     client.submit(ask())
     made.deliver(10)
@@ -182,13 +183,13 @@ def test_another_numerics_id_or_model_is_turned_away_with_both_ids() -> None:
         Identity("numerics", "another", 1000),
         Identity("numerics", "fingerprint", 9),
     ):
-        made.coordinator.replica_says(b"replica x", Register(1, "x", "", other, 1), made.now)
+        made.coordinator.replica_says(b"replica x", Register(PROTOCOL, "x", "", other, 1), made.now)
         ((_, said),) = made.coordinator.take().sends
         assert isinstance(said, TurnedAway)
         for name in (name for name in other.__struct_fields__ if getattr(other, name) != getattr(IDENTITY, name)):
             word = str(getattr(other, name))
             assert word in said.error and "replica x" in said.error
-    made.coordinator.replica_says(b"replica x", Register(1, "x", "second model", other, 1), made.now)
+    made.coordinator.replica_says(b"replica x", Register(PROTOCOL, "x", "second model", other, 1), made.now)
     assert [type(said).__name__ for _, said in made.coordinator.take().sends] == ["Enrolled"]
 
 
@@ -299,9 +300,9 @@ def test_a_deadline_ends_a_request_with_an_error_that_says_so() -> None:
         (Submit(1, msgspec.structs.replace(ask(), model="m" * 300)), "more than 200 characters"),
         (Submit(1, ask(params={"x": json.loads("[" * 20 + "]" * 20)})), "nested more than 8 deep"),
         (Submit(1, ask(), began_as="x" * 300), "began_as has 300 characters"),
-        (Hello(2, b"x"), "speaks protocol 2, the coordinator 1"),
-        (Hello(1, b""), "has 0 bytes; give 1 to 64"),
-        (Hello(1, b"x" * 65), "has 65 bytes; give 1 to 64"),
+        (Hello(PROTOCOL + 1, b"x"), f"speaks protocol {PROTOCOL + 1}, the coordinator {PROTOCOL}"),
+        (Hello(PROTOCOL, b""), "has 0 bytes; give 1 to 64"),
+        (Hello(PROTOCOL, b"x" * 65), "has 65 bytes; give 1 to 64"),
     ],
     ids=str,
 )
@@ -333,7 +334,7 @@ def test_a_client_that_is_known_hears_a_sign_of_life_in_return() -> None:
 
 def test_a_replica_whose_connection_was_lost_takes_its_own_name_again_and_another_does_not() -> None:
     made = world()
-    card = Register(1, "one", "", IDENTITY, 4, life=b"a")
+    card = Register(PROTOCOL, "one", "", IDENTITY, 4, life=b"a")
     made.coordinator.replica_says(b"first", card, 0.0)
     made.coordinator.take()
     made.coordinator.replica_says(b"other", msgspec.structs.replace(card, life=b"b"), 0.0)
@@ -372,10 +373,10 @@ def test_a_replica_that_leaves_says_whether_something_was_to_blame(error: str | 
 )
 def test_a_replica_that_would_say_something_else_is_turned_away_for_good(other: dict) -> None:
     made = world()
-    made.coordinator.replica_says(b"first", Register(1, "one", "", IDENTITY, 4), 0.0)
+    made.coordinator.replica_says(b"first", Register(PROTOCOL, "one", "", IDENTITY, 4), 0.0)
     made.coordinator.take()
     unlike = msgspec.structs.replace(IDENTITY, **other)
-    made.coordinator.replica_says(b"second", Register(1, "two", "", unlike, 4), 0.0)
+    made.coordinator.replica_says(b"second", Register(PROTOCOL, "two", "", unlike, 4), 0.0)
     ((_, answer),) = made.coordinator.take().sends
     (name, value), *_ = other.items()
     assert isinstance(answer, TurnedAway) and answer.then == "end"
@@ -390,8 +391,8 @@ def test_what_runs_may_come_back_where_newcomers_may_not() -> None:
     goes_on = Submit(9, ask(seed=1), [Heard([1], 0)])
     made.coordinator.client_says(client.address, Submit(8, ask()), 0.0)
     made.coordinator.client_says(client.address, goes_on, 0.0)
-    made.coordinator.client_says(b"other", Hello(1, b"other"), 0.0)
-    made.coordinator.client_says(b"known", Hello(1, b"known", [Open(1, [Heard([1], 0)])]), 0.0)
+    made.coordinator.client_says(b"other", Hello(PROTOCOL, b"other"), 0.0)
+    made.coordinator.client_says(b"known", Hello(PROTOCOL, b"known", [Open(1, [Heard([1], 0)])]), 0.0)
     answers = [message for _, message in made.coordinator.take().sends]
     assert [type(one) for one in answers] == [Refused, Accepted, Refused, Welcome]
 
@@ -496,7 +497,7 @@ def test_a_number_that_is_used_again_hears_nothing_of_the_old_request() -> None:
 def test_a_name_that_is_taken_is_turned_away_and_its_owner_works_on() -> None:
     made = world()
     _, replica = half_done(made, ask(9))
-    made.coordinator.replica_says(b"another", Register(1, replica.name, "", IDENTITY, 1), made.now)
+    made.coordinator.replica_says(b"another", Register(PROTOCOL, replica.name, "", IDENTITY, 1), made.now)
     ((address, said),) = made.coordinator.take().sends
     assert address == b"another" and "there is a replica of the name replica 1 already" in said.error
     made.settle()
@@ -525,7 +526,7 @@ def test_a_request_never_goes_on_with_another_model_than_it_began_with() -> None
     made.kill(made.replicas[0])
     made.disk.clear()
     made.restart()  # and the journal is lost
-    made.coordinator.replica_says(b"other", Register(1, "other", "", Identity("numerics", "another", 1000), 4), made.now)
+    made.coordinator.replica_says(b"other", Register(PROTOCOL, "other", "", Identity("numerics", "another", 1000), 4), made.now)
     made.flush()
     for _ in range(3):
         made.deliver(10)
@@ -540,7 +541,7 @@ def test_what_a_model_name_stands_for_survives_a_restart_and_no_longer_than_its_
     client, _ = half_done(made, ask(9))
     made.kill(made.replicas[0])
     made.restart()
-    other = Register(1, "other", "", Identity("numerics", "another", 1000), 4)
+    other = Register(PROTOCOL, "other", "", Identity("numerics", "another", 1000), 4)
     made.coordinator.replica_says(b"other", other, made.now)
     ((_, said),) = made.coordinator.take().sends
     assert isinstance(said, TurnedAway)

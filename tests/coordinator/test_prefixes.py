@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brigade.coordinator.job import Job
-from brigade.coordinator.messages import Ask, Frame, Identity, Piece, Register
+from brigade.coordinator.messages import PROTOCOL, Ask, Frame, Identity, Piece, Register
 from brigade.coordinator.replica import CHUNK, Replica, Router, prompt_keys
 from tests.coordinator.test_machine import ask, world
 
@@ -76,7 +76,7 @@ def test_words_about_what_was_not_expected_change_nothing() -> None:
 
 def test_the_words_come_with_the_frame_of_an_end() -> None:
     made = world(routing="prefix")
-    card = Register(1, "one", "", Identity("n", "f", 10**6), 4, cache=64 * LENGTH)
+    card = Register(PROTOCOL, "one", "", Identity("n", "f", 10**6), 4, cache=64 * LENGTH)
     made.coordinator.replica_says(b"replica", card, 0.0)
     client = made.new_client()
     for _ in range(2):

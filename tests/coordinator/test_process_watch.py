@@ -11,7 +11,7 @@ from collections import deque
 import pytest
 import zmq
 
-from brigade.coordinator.messages import Register, encode
+from brigade.coordinator.messages import PROTOCOL, Register, encode
 from brigade.coordinator.process_watch import ProcessWatch, this_machine
 from tests.coordinator.wires import Wires
 from tests.coordinator.world import IDENTITY
@@ -63,7 +63,7 @@ def test_no_handle_is_left(process) -> None:
 def test_a_killed_replica_is_lost_long_before_it_would_be_missed(process) -> None:
     wires = Wires(replica_timeout=60)
     try:
-        card = Register(1, "one", "", IDENTITY, 4, machine=this_machine(), process=process.pid)
+        card = Register(PROTOCOL, "one", "", IDENTITY, 4, machine=this_machine(), process=process.pid)
         wires.inboxes[b"replica"] = deque()
         wires.append((b"replica", encode(card)))
         wires.until(lambda: len(wires.loop.machine.status().replicas) == 1)
