@@ -1,4 +1,4 @@
-"""What the coordinator knows, and the only functions that change it.
+"""What the coordinator knows of clients, requests and replicas, and the steps that more than one message takes.
 
 Whoever changes a request's state takes it out of the queue or off its replica first (`_take_off`); from then on what that replica
 says of it is dropped. Every change that must survive is a record, and every word to somebody else is a message; `machine.py` hands
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from brigade.coordinator.control import ControlState
 from brigade.coordinator.fleet import Fleet
 from brigade.coordinator.job import Job, JobState
-from brigade.coordinator.messages import MOST_WORDS, Ask, Begun, Heard, Message, Piece, Refused, Withdraw
+from brigade.coordinator.messages import MOST_ERROR, Ask, Begun, Heard, Message, Piece, Refused, Withdraw
 from brigade.coordinator.records import Acceptance, Ending, Pinned, Record
 from brigade.coordinator.replica import Replica
 from brigade.coordinator.settings import CoordinatorSettings
@@ -67,7 +67,7 @@ class Books:
             client = self._clients.get(one.client)
             if client is None:
                 client = self._clients[one.client] = Client(one.client, None, now, now + settings.restart_grace)
-            self._open_job(client, one.number, one.ask, one.due).state = JobState.PARKED
+            self._open_job(client, one.number, one.ask, one.due).move("given back by the journal")
 
     def _open_job(self, client: Client, number: int, ask: Ask, due: float | None) -> Job:
         fleet = self._fleets.get(ask.model)
@@ -92,16 +92,19 @@ class Books:
             assert job.placement is not None
             self._send(fleet.take_off(job).address, Withdraw(job.placement))
 
-    def _return(self, fleet: Fleet, job: Job) -> None:
-        """To the head of the queue."""
+    def _return(self, fleet: Fleet, job: Job, is_suspicious: bool) -> None:
+        """From a replica that works on it no more to the head of the queue. `is_suspicious`: the request may be the reason."""
+        error = job.lose() if is_suspicious else None
         job.move("replica lost")
         job.waits_since = self.now
         fleet.wait(job, returned=True)
+        if error is not None:
+            self._fail(fleet, job, error)
 
     def _fail(self, fleet: Fleet, job: Job, error: str) -> None:
         self.counts["failed"] += 1
         self._take_off(fleet, job)
-        self._tell(self._clients[job.client], job.fail(error[:MOST_WORDS]))
+        self._tell(self._clients[job.client], job.fail(error[:MOST_ERROR]))
         self._close(job, "cannot go on")
 
     def _close(self, job: Job, event: str) -> None:
@@ -172,10 +175,7 @@ class Books:
         if why is not None:
             self.counts["replicas lost"] += 1
         for job in fleet.remove(replica, self.now):
-            error = job.lose() if why is not None else None
-            self._return(fleet, job)
-            if error is not None:
-                self._fail(fleet, job, error)
+            self._return(fleet, job, is_suspicious=why is not None)
 
     def _next_placement(self) -> int:
         self._placements += 1

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from brigade.coordinator.job import Job, JobState
 from brigade.coordinator.messages import Identity, Register
-from brigade.coordinator.replica import CHUNK, MOST_PREFIXES, Replica, Router
+from brigade.coordinator.prefixes import CHUNK, MOST_PREFIXES, Prefixes
+from brigade.coordinator.replica import Replica, Router
 from brigade.coordinator.waiting_jobs import WaitingJobs
 
 
@@ -64,7 +65,7 @@ class Fleet:
 
     def enroll(self, register: Register, address: bytes, now: float) -> Replica:
         self.identity, self._digest = register.identity, register.identity.digest
-        prefixes = min(max(register.cache // CHUNK[list], 0), MOST_PREFIXES)
+        prefixes = Prefixes(min(max(register.cache // CHUNK[list], 0), MOST_PREFIXES))
         replica = Replica(register.name, address, register.capacity, prefixes, now, now, life=register.life)
         self.replicas[register.name] = replica
         return replica
@@ -84,26 +85,26 @@ class Fleet:
             self.waiting.add(job, returned)
 
     def stop_waiting(self, job: Job) -> None:
-        """Before its state changes to anything but PLACED."""
+        """To be called before `job.move`, for anything but placing it."""
         if job in self.suspects:
             del self.suspects[job]
-            self._clear_none_for(job)
+            self._end_reservation(job)
         else:
             self.waiting.left()
 
     def take_off(self, job: Job) -> Replica:
-        """Its replica works on it no more; before its state changes."""
+        """Its replica works on it no more. To be called before `job.move`."""
         assert job.state is JobState.PLACED and job.replica is not None and job.placement is not None
         replica = self.replicas[job.replica]
         replica.drop(job.placement)
-        self._clear_none_for(job)
+        self._end_reservation(job)
         return replica
 
     def made_progress(self, job: Job) -> None:
         """A request that says a new token is no suspect: its replica is open to others again."""
         if job.runs_alone:
             job.runs_alone = False
-            self._clear_none_for(job)
+            self._end_reservation(job)
 
     def dispatch(self, next_placement: Callable[[], int], now: float) -> Iterator[Placed]:
         """Everything that can be placed now. What is yielded is placed already."""
@@ -129,7 +130,7 @@ class Fleet:
         return Placed(replica, placement, job)
 
     def _cleared_for(self, job: Job) -> Replica | None:
-        """The replica that is kept for this request. Only one of a fleet is kept for anybody, the least loaded."""
+        """The replica that is reserved for this request. At most one of a fleet is reserved at a time: the least loaded."""
         for replica in self.replicas.values():
             if replica.cleared_for is not None:
                 return replica if replica.cleared_for is job else None
@@ -139,7 +140,7 @@ class Fleet:
         chosen.cleared_for = job
         return chosen
 
-    def _clear_none_for(self, job: Job) -> None:
+    def _end_reservation(self, job: Job) -> None:
         for replica in self.replicas.values():
             if replica.cleared_for is job:
                 replica.cleared_for = None

@@ -11,7 +11,7 @@ from enum import Enum
 
 from brigade.coordinator.messages import Ask, Heard, Piece
 
-LOSSES = 3  # replicas lost in a row without a new token: from then on it runs alone. As many while it ran alone end it.
+LOSSES = 3  # replicas lost in a row without a new token: from then on it runs alone. Three more losses while it runs alone end it.
 
 
 class JobState(Enum):
@@ -23,6 +23,7 @@ class JobState(Enum):
 
 
 STEPS: dict[tuple[JobState, str], JobState] = {
+    (JobState.WAITING, "given back by the journal"): JobState.PARKED,
     (JobState.WAITING, "placed on a replica"): JobState.PLACED,
     (JobState.PLACED, "replica lost"): JobState.WAITING,
     (JobState.PLACED, "last sample ended"): JobState.ENDED,
@@ -71,7 +72,7 @@ class Job:
     ticket: int = 0  # of its present place in the queue
     waits_since: float = 0.0
     keys: list[bytes] | None = None  # of its prompt's beginnings, worked out once
-    ages: list[int] = field(default_factory=list)  # of those that its replica was thought to have: prefixes sent there since
+    ages: list[int] = field(default_factory=list)  # what `Prefixes.send` said when it was placed
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -107,8 +108,8 @@ class Job:
         return [each.heard() for each in self.samples] == list(heard)
 
     def take(self, piece: Piece) -> Piece | None:
-        """A replica's piece as the client's; None if the client has it already: a sample that ended elsewhere tells its end again.
-        Raises `ValueError` on a piece that is none of this request's."""
+        """A replica's piece as the client's; None if the client has it already: a sample that ended before this placement
+        says so once more. Raises `ValueError` on a piece that is none of this request's."""
         if not 0 <= piece.index < len(self.samples):
             raise ValueError(f"sample {piece.index} of {len(self.samples)}")
         sample = self.samples[piece.index]

@@ -1,9 +1,10 @@
 """What a coordinator must know after it was killed: which requests it has accepted and not yet seen the end of.
 
-Nothing else is kept. Tokens that were delivered need no journal: a client that comes back says where it stands, and what it has not
-seen is computed again, with the same bits. The file is SQLite with a write-ahead log, written once a round, before anything of that
-round is sent. `sync="normal"` is safe against a killed process, `"full"` against a power cut as well, for one flush of the disk a
-round. What cannot be written is an error that ends the coordinator: it never goes on with a journal that has gaps.
+It also keeps what each model name stands for, and counts how often it was opened. Tokens that were delivered need no journal: a
+client that comes back says where it stands, and what it has not seen is computed again, with the same bits. The file is SQLite with
+a write-ahead log, written once a round, before anything of that round is sent. `sync="normal"` is safe against a killed process,
+`"full"` against a power cut as well, for one flush of the disk a round. What cannot be written is an error that ends the
+coordinator: it never goes on with a journal that has gaps.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Journal:
         return otherwise if row is None else row[0]
 
     def kept(self) -> list[Acceptance]:
-        """Accepted requests whose ends no client has acknowledged."""
+        """Accepted requests that were not forgotten: no client has acknowledged their ends, or given them up."""
         try:
             rows = self._file.execute("SELECT client, number, ask, due FROM accepted").fetchall()
             return [Acceptance(client, _number(number), _ask(ask), due) for client, number, ask, due in rows]

@@ -48,7 +48,7 @@ def make_keys(folder: Path, name: str = "default", roles: tuple[Role, ...] = ROL
 
 def _pair(folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    before = os.umask(0o077)  # a secret is nobody else's for no moment
+    before = os.umask(0o077)  # others can never read a secret, not even briefly
     try:
         _, secret = zmq.auth.create_certificates(folder, name)
     finally:

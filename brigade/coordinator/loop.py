@@ -1,8 +1,9 @@
-"""The thin loop around the coordinator's logic: sockets, the clock, the journal, and nothing that decides anything.
+"""The thin loop around the coordinator's logic: sockets, the clock and the journal. It knows nothing of requests.
 
 One round reads what has come, hands it to the machine, writes the records, and only then sends. Clients, replicas and operators
-have a socket each, so what a client says is never taken for a replica's word. Whatever cannot be read (a frame of the wrong kind,
-too large, of a broken encoding) is counted and dropped; one line a second at most says so.
+have a socket each, so what a client says is never taken for a replica's word. A message that cannot be read (of the wrong kind, of
+a broken encoding) is counted and dropped, and one line a second at most says so; ZeroMQ ends the connection of one that is too
+large.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ ANY_PORT = "tcp://127.0.0.1:*"
 
 class Loop:
     """`clients`, `replicas` and `operators`: ZeroMQ addresses to listen on, such as tcp://127.0.0.1:6500; port `*` takes a free
-    one. `keys`: who may speak there; without them everybody who gets there. `is_over`: whether no replica is to be waited for any
-    more; the loop ends then, once there is none."""
+    one. `keys`: who may speak there; without them everybody who gets there. `is_over`: true when the launcher has given up all its
+    replicas; the loop ends then, once no other replica is there."""
 
     def __init__(
         self,
@@ -65,7 +66,8 @@ class Loop:
         self._is_over = is_over
         self._journal, self._say, self._keys = journal, say, keys
         self._base = time.time() - time.monotonic()  # so the clock goes on through a restart, and never jumps within a life
-        # Placements are numbered by lives, of which no two may be equal: also where no journal counts them.
+        # Every start of a coordinator numbers its placements from another place. Without a journal, which counts the starts, it
+        # is drawn: two of four million are hardly ever equal.
         kept = (secrets.randbits(22),) if journal is None else (journal.life, journal.kept(), journal.pinned())
         self.machine = Coordinator(settings, self._now(), *kept)
         self._waker, self._context = Waker(), zmq.Context()
@@ -99,8 +101,8 @@ class Loop:
         return first, second, third
 
     def run(self) -> None:
-        """Until `end` is called or the machine is stopped. What the journal cannot take is raised, and nothing of that round is
-        sent."""
+        """Until `end` is called, the machine is stopped, or `is_over`. What the journal cannot take is raised, and nothing of that
+        round is sent."""
         for socket in (*self._sockets.values(), self._waker):
             self._poller.register(socket, zmq.POLLIN)
         next_tick = self._now()

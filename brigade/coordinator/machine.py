@@ -4,9 +4,10 @@ Three rules hold this file together.
 
 - There is no socket, clock, random number or file here: whoever calls says who spoke, what, and when; `take` returns what is to be
   written first, and then what is to be sent. So a test can feed it any order of events, as fast as it likes.
-- Nothing that a client or a replica says raises an error. What makes no sense is refused or dropped, and counted.
-- A token reaches a client only through the placement that the request has now; `books.py` sees to that, and it alone changes the
-  state of a request.
+- Nothing that a client or a replica says raises an error. A client's nonsense is refused in words or dropped; a replica that makes
+  no sense is given up.
+- A token reaches a client only through the placement that the request has now. Before the state of a request changes, it is taken
+  out of the queue or off its replica.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ from brigade.coordinator.records import Acceptance, Pinned, Record, Unpinned
 from brigade.coordinator.replica import Replica
 
 MOST_KEY = 64  # bytes of a client's key
-COMING_BACK = 2  # times as many may be here, of those that were here before
+COMING_BACK = 2  # those that come back may exceed the bounds up to this factor
 
 
 def can_be(heard: Sequence[Heard], samples: int) -> bool:
-    """Whether a client can have heard that of so many samples."""
+    """Whether this is a possible report on so many samples."""
     return len(heard) == samples and all(
         one.characters >= 0 and all(0 <= token < 2**31 for token in one.token_ids) for one in heard
     )  # fmt: skip
@@ -78,7 +79,7 @@ class Batch:
 
 
 class Coordinator(Books):
-    """Of the books' names, those without an underscore are for callers: `state`, `counts`, `now`."""
+    """Callers may read `state`, `counts` and `now` of `Books`; the rest of it is private."""
 
     # What clients say.
 
@@ -268,7 +269,8 @@ class Coordinator(Books):
     def _frame(self, fleet: Fleet, replica: Replica, frame: Frame) -> None:
         for placement, cached, total in frame.cached:
             if placement in replica.jobs:
-                replica.learn(replica.jobs[placement], cached, total)
+                job = replica.jobs[placement]
+                replica.prefixes.learn(job.keys or (), job.ages, cached, total)
         for piece in frame.pieces:
             job = replica.jobs.get(piece.number)
             if job is None:
@@ -276,7 +278,7 @@ class Coordinator(Books):
                 continue
             if piece.finish == "abort":  # by the replica itself: the request goes on elsewhere
                 fleet.take_off(job)
-                self._return(fleet, job)
+                self._return(fleet, job, is_suspicious=True)
                 continue
             try:
                 given = job.take(piece)

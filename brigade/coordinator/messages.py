@@ -25,11 +25,11 @@ Nothing = msgspec.Raw(b"\xc0")  # msgpack's nil
 MAX_MESSAGE = 64 << 20  # bytes; a longer one ends its connection
 MOST_DEPTH = 8  # of lists and mappings in each other
 MOST_NAME = 200  # characters
-MOST_WORDS = 1000  # characters of an error, which goes to every sample
+MOST_ERROR = 1000  # characters of an error, which goes to every sample
 
 
 def is_deeper(value: Any, most: int = MOST_DEPTH) -> bool:
-    """Whether lists and mappings lie in each other more often than that: nobody needs it, and it is long to write and to show."""
+    """Whether lists and mappings nest deeper than `most`: nobody needs it, and it is long to write and to show."""
     if not isinstance(value, (dict, list)):
         return False
     inner = value.values() if isinstance(value, dict) else value
@@ -113,8 +113,8 @@ class Hello(Message, tag="hello"):
 
 
 class Submit(Message, tag="submit"):
-    """A client never uses a number twice. `heard`: where a client that comes back to a coordinator which has never heard of the
-    request stands."""
+    """A client never uses a number twice. `heard` and `began_as`: what the client has of a request that this coordinator does not
+    know, and another one had begun."""
 
     number: int
     ask: Ask
@@ -199,9 +199,9 @@ class Said(Message, tag="said"):
 
 
 class Identity(Message):
-    """What must be equal for two replicas to say the same: how they compute, what they compute with, the longest request, and the
-    model's own sampling parameters, for those that a request does not name. `has_tokenizer`: they read and say text.
-    `vocab_size`: their ids are below that; `parameters`: the names of sampling parameters that were registered beside the
+    """What must be equal for two replicas to produce the same tokens: how they compute, what they compute with, the longest
+    request, and the model's own sampling parameters, for those that a request does not name. `has_tokenizer`: they read and say
+    text. `vocab_size`: their ids are below that; `parameters`: the names of sampling parameters that were registered beside the
     built-in ones."""
 
     numerics_id: str

@@ -12,7 +12,8 @@ import zmq
 
 @cache
 def this_machine() -> str:
-    """Where a process number means the same process: this boot, and this room of process numbers. Empty where that is not known."""
+    """Where a process number means the same process: this boot, and this namespace of process numbers. Empty where that is not
+    known."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

@@ -27,7 +27,7 @@ class CoordinatorSettings:
 
     @property
     def most_of_client(self) -> int:
-        """Open requests of one client, where it is the only one."""
+        """What one client may have open while no other has anything."""
         return min(self.max_requests, self.max_requests_of_client)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Requests that wait for a replica: the lowest priority number first, and within it each client in turn.
 
 A client with 10,000 requests has one turn where a client with one has one turn. A request that comes back, because its replica is
-gone, goes before all others of its priority: it had its turn. Whatever changes here takes a time that does not grow with the queue.
+gone, goes before all others of its priority: it had its turn. On average no change here takes a time that grows with the queue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from brigade.coordinator.job import Job, JobState
 
-SLACK = 1000  # entries of those that left, beyond as many as are still there, before all are looked at
+SLACK = 1000  # the queue is cleaned up when its stale entries outnumber the others by more than this
 
 
 class Level:
@@ -77,16 +77,16 @@ class WaitingJobs:
         self._levels: dict[int, Level] = {}
         self._order: list[int] = []  # a heap of the levels' priorities
         self._tickets = 0
-        self._entries = 0  # with those that left meanwhile
-        self.count = 0  # kept by those who change a job's state: `add` and `left`
+        self._entries = 0  # stale ones included; those that `first` drops are counted until the next clean-up
+        self.count = 0  # callers must call `left` when a request stops waiting
 
     def add(self, job: Job, returned: bool = False) -> None:
+        if self._entries > 2 * self.count + SLACK:
+            self._drop_those_that_left()  # which deletes empty levels: before this one is made
         level = self._levels.get(job.ask.priority)
         if level is None:
             level = self._levels[job.ask.priority] = Level()
             heapq.heappush(self._order, job.ask.priority)
-        if self._entries > 2 * self.count + SLACK:
-            self._drop_those_that_left()
         self._tickets += 1
         self._entries += 1
         job.ticket = self._tickets
@@ -114,8 +114,8 @@ class WaitingJobs:
         self._entries -= 1
 
     def _drop_those_that_left(self) -> None:
-        """A client that submits and aborts without end must not fill the memory: now and then all entries are looked at, which
-        costs each of them that were added since then a bounded time."""
+        """A client that submits and aborts without end must not fill the memory. Looking at all entries now and then costs a
+        bounded time for each entry that was added since the last time."""
         for priority, level in list(self._levels.items()):
             level.compact()
             if level.is_empty:

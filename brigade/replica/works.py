@@ -15,7 +15,7 @@ import msgspec
 
 from brigade.coordinator.messages import (
     MAX_MESSAGE,
-    MOST_WORDS,
+    MOST_ERROR,
     Ask,
     Heard,
     Identity,
@@ -85,7 +85,7 @@ class Works:
             return None
         except Exception as error:  # its own, whatever it is: a parameter's check that raises, too
             del self._works[order.placement]
-            return Rejected(order.placement, in_one_line(error)[:MOST_WORDS])
+            return Rejected(order.placement, in_one_line(error)[:MOST_ERROR])
         return None
 
     def _prepare(self, ask: Ask, heard: list[Heard]) -> Submission:

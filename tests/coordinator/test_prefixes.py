@@ -4,73 +4,64 @@ from __future__ import annotations
 
 from brigade.coordinator.job import Job
 from brigade.coordinator.messages import PROTOCOL, Ask, Frame, Identity, Piece, Register
-from brigade.coordinator.replica import CHUNK, Replica, Router, prompt_keys
+from brigade.coordinator.prefixes import CHUNK, Prefixes, prompt_keys
+from brigade.coordinator.replica import Replica, Router
 from tests.coordinator.test_machine import ask, world
 
 LENGTH = CHUNK[list]
 
 
-def replica(name: str = "one", most: int = 100) -> Replica:
-    return Replica(name, name.encode(), 4, most, 0.0, 0.0)
+def keys(first: int, chunks: int = 4) -> list[bytes]:
+    return prompt_keys([first] * (LENGTH * chunks))
 
 
-def job(first: int, chunks: int = 4, number: int = 1) -> Job:
-    made = Job(b"client", number, Ask("", [first] * (LENGTH * chunks)), None)
-    made.keys = prompt_keys(made.ask.prompt)
+def after(count: int) -> Prefixes:
+    """So many prompts were sent there, of four chunks each."""
+    made = Prefixes(100)
+    for first in range(count):
+        made.send(keys(first))
     return made
 
 
-def send(to: Replica, one: Job) -> None:
-    to.put(len(to.jobs), one, one.keys or (), 0.0)
-
-
 def test_who_was_sent_most_of_a_prompt_is_asked_again() -> None:
-    here, there = replica("here"), replica("there")
-    send(here, job(1))
-    send(there, job(2))
-    assert Router("prefix").choose([here, there], job(2)) is there and Router("prefix").choose([here, there], job(1)) is here
+    here, there = (Replica(name, name.encode(), 4, Prefixes(100), 0.0, 0.0) for name in ("here", "there"))
+    here.prefixes.send(keys(1))
+    there.prefixes.send(keys(2))
+    for first, chosen in ((1, here), (2, there)):
+        job = Job(b"client", 1, Ask("", [first] * (LENGTH * 4)), None)
+        assert Router("prefix").choose([here, there], job) is chosen
 
 
 def test_it_never_has_more_than_its_cache_can_hold() -> None:
-    one = replica(most=10)
+    one = Prefixes(10)
     for first in range(50):
-        send(one, job(first))
-    assert len(one.prefixes) == 10 and one.known(job(49).keys) == 4 and one.known(job(40).keys) == 0
+        one.send(keys(first))
+    assert len(one) == 10 and one.known(keys(49)) == 4 and one.known(keys(40)) == 0
 
 
 def test_what_it_did_not_have_any_more_is_forgotten_with_all_that_is_older() -> None:
-    one = replica()
-    for first in range(10):
-        send(one, job(first))
-    again = job(3)
-    send(one, again)
-    assert len(again.ages) == 4 and again.ages[0] > again.ages[3] == 24
-    one.learn(again, cached=0, total=4 * LENGTH)
-    assert one.known(job(0).keys) == one.known(job(1).keys) == 0 and one.known(job(9).keys) == 4
-    assert one.known(again.keys) == 4, "it has just computed that"
+    one = after(10)
+    ages = one.send(keys(3))
+    assert len(ages) == 4 and ages[0] > ages[3] == 24
+    one.learn(keys(3), ages, cached=0, total=4 * LENGTH)
+    assert one.known(keys(0)) == one.known(keys(1)) == 0 and one.known(keys(9)) == 4
+    assert one.known(keys(3)) == 4, "it has just computed that"
 
 
 def test_what_it_had_lets_it_be_trusted_further_again() -> None:
-    one = replica()
-    for first in range(10):
-        send(one, job(first))
-    again = job(3)
-    send(one, again)
-    one.learn(again, 0, 4 * LENGTH)
+    one = after(10)
+    one.learn(keys(3), one.send(keys(3)), 0, 4 * LENGTH)
     before = one.reach
     for _ in range(40):
-        again = job(3)
-        send(one, again)
-        one.learn(again, 4 * LENGTH - 10, 4 * LENGTH)  # all but the last, which a block's border cuts
-    assert before < one.reach == one.most_prefixes
+        one.learn(keys(3), one.send(keys(3)), 4 * LENGTH - 10, 4 * LENGTH)  # all but the last, which a block's border cuts
+    assert before < one.reach == one.most
 
 
 def test_words_about_what_was_not_expected_change_nothing() -> None:
-    one = replica()
-    send(one, job(4))
-    for word in ((job(1), 0, 4 * LENGTH), (job(2), 5, 0), (job(3), -5, -1), (job(4), -100, 1), (job(4), 10**30, 1)):
-        send(one, word[0])
-        one.learn(*word)
+    one = after(5)
+    for first, cached, total in ((11, 0, 4 * LENGTH), (12, 5, 0), (3, -5, -1), (4, -100, 1), (4, 10**30, 1)):
+        one.learn(keys(first), one.send(keys(first)), cached, total)
+    one.learn([], [], 0, 4 * LENGTH)
     assert one.reach == 100
 
 
@@ -87,4 +78,4 @@ def test_the_words_come_with_the_frame_of_an_end() -> None:
         frame = Frame(1, [Piece(placement, 0, 0, [1], "", "length")], [(placement, 0, 300), (10**9, 0, 300)])
         made.coordinator.replica_says(b"replica", frame, 0.0)
         made.coordinator.take()
-    assert one.reach < one.most_prefixes
+    assert one.prefixes.reach < one.prefixes.most
