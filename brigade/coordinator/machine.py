@@ -320,7 +320,10 @@ class Coordinator(Books):
             if now - replica.heard >= settings.replica_timeout:
                 self._lose(fleet, replica, f"it was silent for {settings.replica_timeout:g} s")
             elif replica.jobs and now - replica.moved >= settings.hang_timeout:
-                self._lose(fleet, replica, f"it finished no layer for {settings.hang_timeout:g} s")
+                # It would take the next requests as well: it has to end, and whoever started it starts another.
+                why = f"it finished no layer for {settings.hang_timeout:g} s"
+                self._send(replica.address, TurnedAway(f"{why}, and was given up", "end"))
+                self._lose(fleet, replica, why)
         for client in list(self._clients.values()):
             if client.address is None:
                 if now >= client.away_until:

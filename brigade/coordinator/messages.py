@@ -297,7 +297,7 @@ class Enrolled(Message, tag="enrolled"):
 
 class TurnedAway(Message, tag="turned away"):
     """`then`: whether to register again at once, for nobody is known on this connection; or later, for the name is another's still;
-    or never, for this replica does not fit."""
+    or never, for this replica does not fit, or hangs."""
 
     error: str
     then: Literal["register", "wait", "end"]

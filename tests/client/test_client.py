@@ -4,10 +4,12 @@ coordinator that is started again, and connections that are lost."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from brigade.client import AsyncClient, Client, Operator
 from brigade.coordinator.loop import ANY_PORT
 from brigade.engine.outputs import RequestOutput
 from brigade.errors import ConfigError, EngineStopped, RequestError
+from tests.api.small_model import ROOM
 from tests.client.here import Here
 from tests.engine.going_on import Asked, requests
 
@@ -300,6 +303,28 @@ def test_replicas_that_leave_one_after_the_other_change_nothing(here: Here, pair
             first = second
         thread.join(60)
     assert found == [long_whole]
+
+
+def test_a_replica_that_hangs_ends_and_its_requests_go_on(folder: Path, llm: LLM, pair) -> None:
+    """It gives signs of life for ever, and would take the next requests too."""
+    here, released = Here(hang_timeout=1.0), threading.Event()
+    try:
+        with LLM(folder, **ROOM) as hanging:
+            step, steps = hanging.engine.step, itertools.count()
+            hanging.engine.step = lambda: step() if next(steps) < 5 else released.wait(60) and []
+            replica = here.replica(hanging, "hangs")
+            with here.client() as client:
+                stream = client.stream("import ", LONG)
+                next(stream)
+                here.replica(pair[0], "other")
+                assert list(stream) and plain(stream.outputs) == plain(llm.generate("import ", LONG))
+            here.replicas[replica].join(10)
+            assert "it finished no layer for 1 s, and was given up" in str(here.errors["hangs"])
+            assert [one.name for one in here.loop.machine.status().replicas] == ["other"]
+            released.set()
+    finally:
+        released.set()
+        here.close()
 
 
 @pytest.mark.parametrize("journal", [True, False])

@@ -140,6 +140,11 @@ def test_one_that_finishes_no_layer_hangs_though_it_gives_signs_of_life() -> Non
     assert made.coordinator.counts["replicas lost"] == 0
     made.tick(1)
     assert made.coordinator.counts["replicas lost"] == 1
+    while made.inboxes.get(replica.address):
+        made.receive(replica)
+    assert replica not in made.replicas, "it has ended, and comes back for no other request"
+    made.settle()
+    check(made)
 
 
 def test_a_client_that_comes_back_goes_on_where_it_stands() -> None:

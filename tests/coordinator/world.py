@@ -204,6 +204,8 @@ class SimReplica:
             self.works.clear()
             self.is_enrolled = True
         elif isinstance(message, TurnedAway):
+            if message.then == "end":
+                return self.world.kill(self)
             self.works.clear()
             self.register()
         elif isinstance(message, Place):
