@@ -157,9 +157,11 @@ class LLM(BlockingFace):
 
     def close(self) -> None:
         """Stop the engine, and end the other ranks. Whoever waits for it, or comes later, is told by an `EngineStopped`."""
-        self.thread.close()
-        if self._assembled.ranks is not None:
-            self._assembled.ranks.close()
+        try:
+            self.thread.close()
+        finally:
+            if self._assembled.ranks is not None:
+                self._assembled.ranks.close()
 
     def __enter__(self) -> LLM:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
@@ -29,10 +30,13 @@ class Stream(Iterator[Delta]):
         self._thread, self._numbers, self._inbox = thread, numbers, inbox
         self._outputs: dict[int, RequestOutput] = {}
         self._is_closed = False
+        self._process = os.getpid()
         if not numbers:
             inbox.put(_END)
 
     def __next__(self) -> Delta:
+        if self._process != os.getpid():  # nobody would ever answer
+            raise EngineStopped("this stream belongs to the process that began it; begin another in the forked one")
         while not self._is_closed:
             said = received(self._inbox)
             if said is _END:

@@ -136,16 +136,28 @@ class TextGenerationController:
         """A token for each row, or why there is none. The sampler is asked for all rows at once; where that fails it is asked
         again row by row, which finds the same tokens for the others."""
         try:
-            return list(self.sampler.sample(logits_RV, readers))
+            return self._ask_sampler(logits_RV, readers)
         except Exception as error:
             if len(readers) == 1:
                 return [error]
         found: list[Sampled | Exception] = []
         for place, request in enumerate(readers):
             try:
-                found += self.sampler.sample(logits_RV[place : place + 1], [request])
+                found += self._ask_sampler(logits_RV[place : place + 1], [request])
             except Exception as error:
                 found.append(error)
+        return found
+
+    def _ask_sampler(self, logits_RV: Tensor, readers: Sequence[Request]) -> list[Sampled]:
+        """It may be somebody's own: what the model could not go on with would be everybody's failure in the next step."""
+        found = list(self.sampler.sample(logits_RV, readers))
+        if len(found) != len(readers):
+            raise ValueError(f"the sampler gave {len(found)} tokens for {len(readers)} rows")
+        for sampled, request in zip(found, readers, strict=True):
+            if not 0 <= sampled.token_id < logits_RV.shape[1]:
+                raise ValueError(f"the sampler gave token {sampled.token_id}; ids go from 0 to {logits_RV.shape[1] - 1}")
+            if request.logprobs is not None and sampled.logprobs is None:
+                raise ValueError("the sampler gave no log-probabilities, which were asked for")
         return found
 
     def _append(self, request: Request, sampled: Sampled | Exception, now: float) -> Delta:

@@ -110,6 +110,8 @@ class DynamicScheduler(Scheduler):
             start = len(request.known) * self.pool.block_size
             is_long, count = self._chunk(len(request.ids) - start, budget, long_budget)
             if count == 0:
+                if request.bypassed >= BYPASS_LIMIT:
+                    return
                 delayed += 1
                 continue
             victims = self._victims(request, start + count)

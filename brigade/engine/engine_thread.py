@@ -137,11 +137,15 @@ class _Work:
             if is_bounded:
                 self._engine.check_waiting(count, self._accepted - self._added)
             self._start()
-            self._accepted += count
             ids = [f"r-{next(self._numbers)}" for _ in submissions]
-            for name, submission in zip(ids, submissions, strict=True):
-                self._readers[name] = _Reader(call, deltas)
-                self._orders.put(_Add(name, submission))
+            try:
+                for name, submission in zip(ids, submissions, strict=True):
+                    self._readers[name] = _Reader(call, deltas)
+                    self._orders.put(_Add(name, submission))
+                    self._accepted += submission.params.n
+            except BaseException:  # Ctrl-C in the middle of many: nobody would ever ask for those
+                self.abort(ids)
+                raise
         if self.stopped is not None:  # perhaps before the readers were there to be told
             for name in ids:
                 self._readers.pop(name, None)
@@ -174,7 +178,7 @@ class _Work:
         thread = self._thread
         if thread is None:
             self._engine.close()
-        elif thread is not threading.current_thread():
+        elif thread.is_alive() and thread is not threading.current_thread():  # one that has not begun yet ends at once
             thread.join(PATIENCE)
 
     def check_open(self) -> None:
@@ -185,13 +189,24 @@ class _Work:
         if self._process != os.getpid():
             if self._thread is not None:  # which is not in this process
                 raise EngineStopped("this LLM belongs to the process that used it first; make another LLM in the forked one")
-            self._process = os.getpid()
+            self._adopt()
+
+    def _adopt(self) -> None:
+        """In this process nobody has asked for anything, and nobody holds the lock."""
+        self._process, self._submitting = os.getpid(), threading.Lock()
+        self._orders, self._readers = SimpleQueue(), {}
+        self._accepted = self._added = 0
 
     def _start(self) -> None:
+        """The thread is known before it runs, so that whoever closes in that moment, or is interrupted, makes no second one."""
         if self._thread is None:
-            made = threading.Thread(target=self._run, name="brigade-engine", daemon=True)
-            made.start()
-            self._thread = made
+            self._thread = threading.Thread(target=self._run, name="brigade-engine", daemon=True)
+            try:
+                self._thread.start()
+            except BaseException:
+                if not self._thread.is_alive():
+                    self._thread = None
+                raise
 
     def _stop(self, reason: EngineStopped) -> None:
         """The first reason stays. All who wait hear it now, even if a step is under way."""
@@ -224,15 +239,18 @@ class _Work:
             self._engine.close()
 
     def _take_orders(self) -> None:
-        """Carry out what was ordered; wait for an order where there is nothing else to do."""
+        """Carry out what was ordered by now; wait for an order where there is nothing else to do. What comes meanwhile has its turn
+        after a step, so that callers who order without end stop nobody's tokens."""
         tell: list[threading.Event] = []
+        count = self._orders.qsize()
         while self.stopped is None:
-            if self._orders.empty():
-                if self._engine.has_work:
-                    break
-                while tell:
-                    tell.pop().set()
+            if count <= 0 and self._engine.has_work:
+                break
+            waits = self._orders.empty()
+            while waits and tell:
+                tell.pop().set()
             order = self._orders.get()
+            count = self._orders.qsize() if waits else count - 1
             if isinstance(order, _Add):
                 if order.name in self._readers:  # else it was aborted meanwhile
                     self._engine.add(order.submission, order.name)

@@ -9,11 +9,13 @@ from typing import Any
 
 import tokenizers
 
-from brigade.errors import CheckpointError, RequestError
+from brigade.errors import CheckpointError, RequestError, in_one_line
 from brigade.tokenizer.chat_template import ChatTemplate
 from brigade.tokenizer.detokenizer import ByteDetokenizer, ByteFallbackDetokenizer, Detokenizer, WindowDetokenizer
 from brigade.tokenizer.folder import TokenizerFolder
 from brigade.tokenizer.pieces import Decoding, Pieces
+
+PANIC = "PanicException"  # of the tokenizers library: no Exception in Python, though it concerns one text alone
 
 
 class Tokenizer:
@@ -85,6 +87,10 @@ class Tokenizer:
             raise RequestError(
                 f"the text has U+{ord(text[at]):04X} at position {at}, half of a surrogate pair and no character; remove it"
             ) from error
+        except BaseException as error:
+            if type(error).__name__ != PANIC:
+                raise
+            raise RequestError(f"the tokenizer cannot read this text ({in_one_line(error)})") from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ids. Ids that the vocabulary does not hold (a model may be padded) are left out."""
@@ -93,6 +99,10 @@ class Tokenizer:
         except OverflowError as error:
             wrong = next(i for i in ids if not 0 <= i < 2**32)
             raise RequestError(f"token id {wrong} is out of range; ids go from 0 to {self.vocab_size - 1}") from error
+        except BaseException as error:
+            if type(error).__name__ != PANIC:
+                raise
+            raise RequestError(f"the tokenizer has no text for these tokens ({in_one_line(error)})") from error
 
     @cached_property
     def longest_token(self) -> int:

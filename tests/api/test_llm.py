@@ -142,13 +142,21 @@ def test_threads_of_every_backend_are_checked() -> None:
 
 
 FORKS = """
-import os
+import os, signal
 from brigade import LLM, SamplingParams
 from brigade.errors import EngineStopped
 used, fresh, params = LLM(kv_blocks=8), LLM(kv_blocks=8), SamplingParams(max_tokens=2, temperature=0.0)
 expected = used.generate("x = ", params)[0].token_ids
+stream = used.stream("x = ", params)
+next(stream)
 child = os.fork()
 if child == 0:
+    signal.alarm(60)
+    try:
+        next(stream)
+        os._exit(3)
+    except EngineStopped as error:
+        assert "began it" in str(error)
     try:
         used.generate("x = ", params)
     except EngineStopped as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from queue import SimpleQueue
@@ -10,6 +11,7 @@ from queue import SimpleQueue
 import pytest
 import torch
 
+from brigade.engine import engine_thread
 from brigade.engine.engine_thread import EngineThread, Logits
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.engine.sampling import SamplingParams
@@ -186,6 +188,92 @@ def test_the_queue_is_bounded_and_says_so(engine) -> None:
         own = counting_engine(max_waiting=1)
         own.submit([1], GREEDY)
         own.submit([2], GREEDY)
+
+
+def test_a_submission_that_is_interrupted_leaves_nothing_behind(monkeypatch) -> None:
+    """Ctrl-C in the middle of many prompts: neither requests that nobody waits for, nor places that nobody has."""
+    engine = counting_engine(max_waiting=5)
+    thread = EngineThread(engine)
+    work, puts = thread._work, itertools.count(1)
+
+    class Interrupted(SimpleQueue):
+        def put(self, order) -> None:
+            if next(puts) == 3:
+                raise KeyboardInterrupt
+            super().put(order)
+
+    work._orders = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        ask(thread, [1], [2], [3], [4], [5])
+    assert thread.wait_idle(BOUND) and not work._readers
+    _, inbox = ask(thread, [1], [2], [3], [4], [5])
+    assert sorted(inbox.get(timeout=BOUND).token_ids[0] for _ in range(5)) == [2, 3, 4, 5, 6]
+    thread.close()
+
+
+def test_close_while_the_thread_begins_ends_whoever_asked_for_it(engine, monkeypatch) -> None:
+    """Somebody closes after the thread has begun, and before the one who made it goes on."""
+    thread, start, raised = EngineThread(engine), threading.Thread.start, []
+
+    def close() -> None:
+        try:
+            thread.close()
+        except BaseException as error:
+            raised.append(error)
+
+    def starting(made: threading.Thread) -> None:
+        start(made)
+        if made.name == "brigade-engine":
+            while engine.owner is None:
+                time.sleep(0.001)
+            other = threading.Thread(target=close)
+            start(other)
+            other.join(BOUND)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    with pytest.raises(EngineStopped):
+        ask(thread, [1])[1].get(timeout=BOUND)
+        thread._work.check_open()
+    assert raised == []
+
+
+def test_an_interrupt_while_the_thread_begins_makes_no_second_one(thread: EngineThread, monkeypatch) -> None:
+    start = threading.Thread.start
+
+    def starting(made: threading.Thread) -> None:
+        start(made)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", starting)
+        with pytest.raises(KeyboardInterrupt):
+            ask(thread, [1])
+    for _ in range(20):
+        assert ask(thread, [50])[1].get(timeout=BOUND).token_ids[0] == 51
+    assert thread.is_open
+
+
+def test_who_orders_without_end_stops_nobodys_tokens(engine) -> None:
+    thread = EngineThread(engine)
+    taken, taken_at_the_end, over = itertools.count(), [], threading.Event()
+
+    class Endless(SimpleQueue):
+        """Whoever takes an order finds another one behind it."""
+
+        def get(self):
+            found = super().get()
+            if next(taken) < 5000:
+                self.put(engine_thread._Abort("nobody"))
+            return found
+
+    def read(said) -> None:
+        taken_at_the_end.append(next(taken))
+        over.set()
+
+    thread._work._orders = Endless()
+    thread.submit([engine.prepare([1], GREEDY)], read, deltas=False)
+    assert over.wait(BOUND) and taken_at_the_end[0] < 100
+    thread.close()
 
 
 def test_nobody_else_may_touch_an_engine_that_a_thread_steps(thread: EngineThread, engine) -> None:

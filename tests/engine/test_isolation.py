@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,27 @@ def test_a_rule_that_fails_is_asked_again_row_by_row(kind: str, words: str) -> N
     engine.controller.sampler = Sampler(rule)
     check(play(engine, None), play(counting_engine(), None), words)
     assert rule.sizes[:5] == [4, 1, 1, 1, 1] and rule.sizes[5] == 3  # once row by row, and then without the bad one
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("fewer", "gave 0 tokens for 1 rows"), ("alien", "gave token 97; ids go from 0 to 96"), ("silent", "no log-probabilities")],
+)
+def test_a_sampler_of_ones_own_that_answers_wrongly_fails_alone(kind: str, words: str) -> None:
+    class Wrong(Sampler):
+        def sample(self, logits_RV, rows):
+            found = super().sample(logits_RV, rows)
+            bad = next((place for place, row in enumerate(rows) if row.prompt_token_ids[0] == BAD), None)
+            if bad is not None:
+                wrong = {
+                    "fewer": [], "alien": [replace(found[bad], token_id=97)], "silent": [replace(found[bad], logprobs=None)],
+                }[kind]  # fmt: skip
+                found[bad : bad + 1] = wrong
+            return found
+
+    engine, other = counting_engine(), counting_engine()
+    engine.controller.sampler = Wrong()
+    check(play(engine, None), play(other, None), words)
 
 
 def test_text_that_cannot_be_made(monkeypatch) -> None:

@@ -202,6 +202,19 @@ def test_one_step_does_not_pass_a_request_too_often_either() -> None:
     assert order.index("narrow 0") < order.index("wide") < order.index("narrow 1"), order
 
 
+def test_a_long_prompt_that_was_passed_so_often_is_passed_by_no_more_where_its_share_is_taken() -> None:
+    """By another long one, more urgent: who came later may not take the blocks that it waits for."""
+    engine = counting_engine(num_blocks=64, max_batch_size=4, max_step_tokens=32, prefill_chunk=32, prefix_cache=False)
+    engine.submit([1] * 200, SamplingParams(max_tokens=1, priority=-1, **GREEDY), "urgent")
+    engine.step()
+    submit(engine, "wide", [2] * 200, max_tokens=1)
+    engine.scheduler.waiting.head.bypassed = BYPASS_LIMIT
+    submit(engine, "narrow", [3], max_tokens=1)
+    engine.step()
+    assert [one.request_id for one in engine.scheduler.running] == ["urgent"]
+    assert sorted(finishing_order(engine)) == ["narrow", "urgent", "wide"]
+
+
 @pytest.mark.parametrize("when", ["waiting", "prefilling", "decoding"])
 def test_abort_frees_its_blocks_at_once(when: str) -> None:
     engine = counting_engine(num_blocks=8, max_batch_size=1, prefix_cache=False)

@@ -267,3 +267,25 @@ def test_loading_needs_no_jinja() -> None:
     code = "import sys, brigade.tokenizer.tokenizer; print([m for m in ('jinja2', 'torch', 'transformers') if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("call", [lambda own: own.encode("x"), lambda own: own.decode([1])])
+def test_a_panic_of_the_library_is_the_texts_own_error(call) -> None:
+    """Else it would end the engine's thread, or a replica: it is no `Exception`."""
+
+    class PanicException(BaseException):
+        pass
+
+    class Panics:
+        def encode(self, *_, **__):
+            raise PanicException("index out of bounds")
+
+        decode = encode
+
+    own = Tokenizer(byte_level())
+    own._inner = Panics()
+    with pytest.raises(RequestError, match="PanicException: index out of bounds"):
+        call(own)
+    Panics.decode = Panics.encode = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call(own)
