@@ -18,8 +18,8 @@ from brigade.parallel.stage import Stage
 
 def main() -> None:
     """Of a process that the leader, torchrun or srun started. It ends when the leader is done: a wait is `SystemExit` then."""
-    _, rank, order, links = enter()
     try:
+        _, rank, order, links = enter()
         serve(Choices.decode(order), rank, links)
     except Exception as error:  # whoever called may catch everything, and go on as if this were the leader
         sys.excepthook(type(error), error, error.__traceback__)

@@ -119,8 +119,11 @@ class Operator:
 
     def __init__(self, address: str, keys: str | Path | None = None, timeout: float = 10.0) -> None:
         self.address, self.timeout = address, timeout
-        self._context = zmq.Context()
-        self._socket = connect(self._context, address, "operators", None if keys is None else Keys(Path(keys)))
+        self._context, self._keys = zmq.Context(), None if keys is None else Keys(Path(keys))
+        self._socket = self._connect()
+
+    def _connect(self) -> zmq.Socket:
+        return connect(self._context, self.address, "operators", self._keys)
 
     def status(self) -> Status:
         return self._ask(Look())
@@ -142,6 +145,8 @@ class Operator:
     def _ask(self, message: Look | Control) -> Status:
         self._socket.send(encode(message))
         if not self._socket.poll(self.timeout * 1000):
+            self._socket.close(0)  # an answer that comes late is none to the next question
+            self._socket = self._connect()
             raise ConfigError(
                 f"no coordinator answers at {self.address} ({self.timeout:g} s); give its address for operators, and its keys"
             )

@@ -130,6 +130,8 @@ class Conversation:
             assert isinstance(message, Alive)
 
     def _welcome(self, message: Welcome) -> None:
+        if self.is_known:  # the answer to a hello that was said twice: it knows nothing of what was submitted since
+            return
         self.is_known, self.most_open = True, message.most_open
         self._sends += [Abort(number) for number in message.known if number not in self._open]
         lost = [number for number in self._open if number not in message.known]

@@ -75,8 +75,9 @@ class Books:
             fleet = self._fleets[ask.model] = Fleet(ask.model, self.settings.routing, self.now)
         job = client.jobs[number] = Job(client.key, number, ask, due, waits_since=self.now)
         if due is not None:
-            if len(self._due) > 2 * self._open + SLACK:  # those that ended long before
-                self._due = [entry for entry in self._due if entry[2].is_open]
+            if len(self._due) > 2 * sum(one.kept for one in self._fleets.values()) + SLACK:
+                # Those that were forgotten. One that has ended may have to go on: its client may come back without the end.
+                self._due = [entry for entry in self._due if entry[2].state is not JobState.FORGOTTEN]
                 heapq.heapify(self._due)
             self._numbers += 1
             heapq.heappush(self._due, (due, self._numbers, job))

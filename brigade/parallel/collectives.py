@@ -110,8 +110,8 @@ class SharedExchange(CountedExchange):
         return [] if found is None else list(found)
 
     def gather_bytes(self, mine: bytes) -> list[bytes]:
-        lengths = (c.c_int64 * self.size)()
-        self._gather(c.addressof(c.c_int64(len(mine))), 8, c.addressof(lengths))
+        length, lengths = c.c_int64(len(mine)), (c.c_int64 * self.size)()  # held until they were read
+        self._gather(c.addressof(length), 8, c.addressof(lengths))
         most = max(lengths)
         given, found = c.create_string_buffer(mine, most + 1), c.create_string_buffer(most * self.size + 1)
         self._gather(c.addressof(given), most, c.addressof(found))

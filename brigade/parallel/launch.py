@@ -116,8 +116,9 @@ def start_ranks(
 ) -> Ranks:
     """Start `python -m module` for every rank but this one. `order` is the first that each receives. `max_rows_bytes`: of the rows
     that a step hands from stage to stage. `cores`: of every rank, the leader's own first; else they are shared out evenly."""
-    if not hasattr(os, "pidfd_open") or not sys.executable:
-        raise ConfigError("several ranks need Linux and a Python program that can be started again; use one rank here")
+    if not sys.executable:
+        raise ConfigError("several ranks need a Python program that can be started again; use one rank here")
+    _check_watchable()
     cores = cores or share_out(mesh.world)
     setup = Setup(
         mesh, (0,) * mesh.world, exchange, device, rank_timeout, max_rows_bytes,
@@ -157,6 +158,16 @@ def _environment(rank: int, world: int, cores: Cores) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path)} | {name: str(value) for name, value in counts.items()}
 
 
+def _check_watchable() -> None:
+    """The end of a rank is seen at its process; where that cannot be, everybody would wait for a dead one for ever."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        raise ConfigError(
+            f"several ranks need Linux 5.3 or newer, and pidfd_open allowed ({in_one_line(error)}); use one rank here"
+        ) from error
+
+
 def join_world(
     world: World,
     mesh: Mesh,
@@ -177,6 +188,7 @@ def join_world(
     _met_world = True
     store = open_store(world)
     try:
+        _check_watchable()
         check_world(world, mesh)
         hosts = all_hosts(store, world.size)
         spins = SPINS if hosts.count(0) <= len(usable()) else 0

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brigade.errors import RankFailed
+from brigade.errors import RankFailed, in_one_line
 from brigade.parallel.board import Board, Facts, State, Stop
 from brigade.parallel.rendezvous import MEETING
 from brigade.parallel.setup import Setup
@@ -105,11 +105,15 @@ class Watch:
         self._pidfds.clear()
 
     def _run(self) -> None:
-        while not self._closing.is_set() and self.failure is None:
-            self._look(LOOK)
-            found = self._evidence() or self._hang()
-            if found is not None and not self._closing.is_set():
-                return self._end(*self._settled(found))
+        """Whatever becomes of it, the ranks are ended: without this thread nobody would find out that they wait in vain."""
+        try:
+            while not self._closing.is_set() and self.failure is None:
+                self._look(LOOK)
+                found = self._evidence() or self._hang()
+                if found is not None and not self._closing.is_set():
+                    return self._end(*self._settled(found))
+        except BaseException as error:
+            self._end(0, f"could not watch the others ({in_one_line(error)})")
 
     def _look(self, seconds: float) -> None:
         """See who has died here, and hear how the others are."""
@@ -217,12 +221,14 @@ class Watch:
             self.failure = RankFailed(f"{self.setup.mesh.name(rank)} {first}; all ranks were ended")
             if rest:
                 self.failure.add_note(rest)
-            self.board.stop(Stop.FAILED)
-            self._tell_stop(Stop.FAILED)
-            for child in self.children.values():
-                child.kill()
-            self._reap(2 * LOOK if self.children else LEAVE)
-        self._over.set()
+            try:
+                self.board.stop(Stop.FAILED)
+                self._tell_stop(Stop.FAILED)
+                for child in self.children.values():
+                    child.kill()
+                self._reap(2 * LOOK if self.children else LEAVE)
+            finally:
+                self._over.set()  # who waits for the verdict waits no longer, whatever went wrong here
 
     def _tell_stop(self, why: Stop) -> None:
         if self.store is not None:

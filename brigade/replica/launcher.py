@@ -56,7 +56,12 @@ class LocalProcess:
         code = self.process.poll()
         if code is None:
             return None
-        return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with code {code}"
+        if code >= 0:
+            return f"it ended with code {code}"
+        try:
+            return f"it was killed by {signal.Signals(-code).name}"
+        except ValueError:  # one of those that have a number alone
+            return f"it was killed by signal {-code}"
 
     def stop(self) -> None:
         with suppress(ProcessLookupError):

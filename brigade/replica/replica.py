@@ -41,7 +41,7 @@ from brigade.coordinator.process_watch import this_machine
 from brigade.coordinator.wake import Waker
 from brigade.coordinator.words import say
 from brigade.errors import ConfigError, EngineStopped
-from brigade.replica.works import Works
+from brigade.replica.works import Works, weight
 
 if TYPE_CHECKING:
     from brigade.api.llm import LLM
@@ -221,14 +221,11 @@ def serve(replica: Replica) -> None:
 
 
 def _frames(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """In their order, in frames that a connection takes: nearly always one. A piece that alone is too large ends its sample."""
+    """In their order, in frames that a connection takes: nearly always one."""
     some: list[Piece] = []
     size = 0
     for piece in pieces:
-        own = len(piece.rest) + 4 * len(piece.text) + 6 * len(piece.token_ids) + len(piece.error or "") + 64
-        if own > MAX_MESSAGE // 2:
-            error = f"what it says at once has {own} bytes, above {MAX_MESSAGE // 2}: ask for fewer log-probabilities of the prompt"
-            piece = Piece(piece.number, piece.index, piece.start, [], "", "error", error)
+        own = weight(piece)
         if some and size + own > MOST_OF_A_FRAME:
             yield some
             some, size = [], 0

@@ -129,13 +129,26 @@ class Works:
                     self.cached.append((work.placement, said.metrics.cached_tokens, work.prompt))
                 piece = _piece(work, said)
                 if piece is not None:
-                    pieces.append(piece)
+                    pieces.append(piece if weight(piece) <= MAX_MESSAGE // 2 else self._end_of_one_too_large(work, piece))
             elif not isinstance(said, EngineStopped):
                 del self._works[work.placement]
         return pieces
 
+    def _end_of_one_too_large(self, work: Work, piece: Piece) -> Piece:
+        """No connection takes it. The sample ends there: what the engine says of it from now on is wanted no more."""
+        work.starts[piece.index] = None
+        if all(start is None for start in work.starts):
+            self.withdraw(work.placement)
+        error = f"what it says at once has {weight(piece)} bytes, above {MAX_MESSAGE // 2}: ask for fewer log-probabilities"
+        return Piece(piece.number, piece.index, piece.start, [], "", "error", error)
+
     def _hear(self, work: Work, said: Any) -> None:
         self._said.append((work, said))
+
+
+def weight(piece: Piece) -> int:
+    """Bytes on a connection, at most."""
+    return len(piece.rest) + 4 * len(piece.text) + 6 * len(piece.token_ids) + len(piece.error or "") + 64
 
 
 def _piece(work: Work, delta: Delta) -> Piece | None:

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import zmq
 
 from brigade import LLM, ChatPrompt, SamplingParams
 from brigade.client import AsyncClient, Client, Operator
 from brigade.coordinator.loop import ANY_PORT
+from brigade.coordinator.messages import Status, encode
 from brigade.engine.outputs import RequestOutput
 from brigade.errors import ConfigError, EngineStopped, RequestError
 from tests.api.small_model import ROOM
@@ -428,6 +430,29 @@ def test_an_operator_pauses_resumes_drains_and_stops(here: Here, pair) -> None:
         here.replicas.pop(replica).join(10)
         assert not here.thread.is_alive() and not here.errors
     operator.close()
+
+
+def test_an_answer_that_comes_late_is_none_to_the_next_question() -> None:
+    context, found = zmq.Context(), []
+    slow = context.socket(zmq.ROUTER)
+    operator = Operator(f"tcp://127.0.0.1:{slow.bind_to_random_port('tcp://127.0.0.1')}", timeout=0.5)
+
+    def answer(state: str) -> None:
+        address, _ = slow.recv_multipart()
+        slow.send_multipart([address, encode(Status(state, 0, 0, 0, [], {}))])
+
+    try:
+        with pytest.raises(ConfigError, match="no coordinator answers"):
+            operator.status()
+        answer("late")
+        thread = threading.Thread(target=lambda: found.append(operator.status()))
+        thread.start()
+        answer("right")
+        thread.join(10)
+        assert [one.state for one in found] == ["right"]
+    finally:
+        operator.close()
+        context.destroy(linger=0)
 
 
 def test_a_clients_address_is_no_operators(here: Here) -> None:

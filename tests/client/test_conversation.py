@@ -318,6 +318,17 @@ def test_where_the_next_coordinator_takes_fewer_what_has_begun_waits_for_room_to
     assert [list(one.token_ids) for one in submit.heard] == [[5]] and told
 
 
+def test_a_second_welcome_takes_nothing_for_lost_that_was_submitted_between_both() -> None:
+    """Hello was said twice, since nobody answered; the second answer was written before the first requests came."""
+    made = talk(most_open=2)
+    for number in (1, 2):
+        made.submit(asked(number))
+    assert len(said(made)) == 2
+    made.submit(asked(3, priority=-1))
+    made.hear(welcome(most_open=2), 2.0)
+    assert said(made) == []
+
+
 def test_who_waits_for_room_is_told_that_the_coordinator_is_gone() -> None:
     made, told = talk(most_open=1), Told()
     for number in range(1, 4):

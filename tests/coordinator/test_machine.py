@@ -592,6 +592,31 @@ def test_one_that_leaves_by_itself_blames_no_request() -> None:
     check(made)
 
 
+def test_a_deadline_holds_for_what_had_ended_and_has_to_go_on() -> None:
+    """Its client lost the end with its connection, and others came and went meanwhile."""
+    made = world(client_grace=100, client_timeout=100)
+    replica, client, other = made.new_replica(8), made.new_client(), made.new_client()
+    client.submit(ask(2, deadline=20))
+    made.deliver(10)
+    while made.inboxes[replica.address]:
+        made.receive(replica)
+    for _ in range(2):
+        replica.step()
+        made.deliver(10)
+    assert [job.state.value for job in made.coordinator._clients[client.key].jobs.values()] == ["ended"]
+    for number in range(1, 1201):
+        other.submit(ask(1000, deadline=1e6))
+        other.abort(number)
+        made.deliver(10)
+    made.operate("pause")
+    client.cut()
+    made.deliver(100)
+    made.tick(19)
+    assert made.coordinator.status().waiting == 1
+    made.tick(2)
+    assert made.coordinator.counts["failed"] == 1
+
+
 def test_deadlines_of_requests_that_are_gone_are_not_kept() -> None:
     made = world()
     client = made.new_client()

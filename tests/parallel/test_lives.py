@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -18,6 +19,7 @@ from brigade.backends.cpu.library import find_kernels
 from brigade.errors import ConfigError, RankFailed
 from brigade.mesh import Mesh
 from brigade.parallel.launch import Ranks
+from brigade.parallel.watch import Watch
 from tests.parallel.interruptible import interruptible
 from tests.parallel.leaders import expected, processes, start, step
 
@@ -186,6 +188,28 @@ def test_ranks_that_nobody_holds_are_closed() -> None:
     del ranks
     gc.collect()
     assert not is_there(found)
+
+
+def test_where_no_process_can_be_watched_nothing_is_started(monkeypatch) -> None:
+    """An older kernel, or a container that forbids it: a rank that died would be waited for without end."""
+
+    def refuse(process: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(ConfigError, match="several ranks need Linux 5.3 or newer.*Function not implemented"):
+        start(MESH)
+
+
+def test_a_watch_that_fails_ends_everybody(monkeypatch) -> None:
+    def fail(self) -> None:
+        raise MemoryError("none is left")
+
+    monkeypatch.setattr(Watch, "_hang", fail)
+    ranks = start(MESH)
+    failure, _ = run_until_failure(ranks)
+    assert "could not watch the others" in str(failure)
+    ranks.close()
 
 
 def test_without_a_python_program_nothing_is_started(monkeypatch) -> None:

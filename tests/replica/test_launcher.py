@@ -130,6 +130,13 @@ def test_closing_asks_first_and_then_kills(monkeypatch, tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGTERM]
 
 
+@pytest.mark.parametrize(("number", "how"), [(signal.SIGKILL, "killed by SIGKILL"), (40, "killed by signal 40")])
+def test_how_a_process_was_killed_is_told_also_where_the_signal_has_no_name(number: int, how: str) -> None:
+    made = launcher.LocalProcess([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(number)})"])
+    made.process.wait()
+    assert made.ended() == f"it was {how}"
+
+
 def test_a_child_notices_that_its_launcher_is_gone() -> None:
     """However it goes: its standard input ends."""
     child = "import sys, os; print(os.getpid(), flush=True); sys.stdin.read()"

@@ -129,6 +129,20 @@ def test_what_can_never_be_served_is_rejected_in_words(llm: LLM, asked: Ask, wor
     assert isinstance(answer, Rejected) and answer.placement == 3 and words in answer.error and len(works) == 0
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_what_no_connection_takes_ends_its_sample_and_no_more_is_said_of_it(llm: LLM, monkeypatch, samples: int) -> None:
+    """Else the next piece would stand behind tokens that nobody has, and the whole replica would be given up."""
+    monkeypatch.setattr("brigade.replica.works.MAX_MESSAGE", 20_000)
+    works = Works(llm)
+    pieces = run(works, 1, ask([5] * 300, n=samples, prompt_logprobs=20))
+    (first,) = [piece for piece in pieces if piece.index == 0]
+    assert first.finish == "error" and "ask for fewer log-probabilities" in first.error and not first.token_ids
+    if samples == 2:
+        other = [piece for piece in pieces if piece.index == 1]
+        assert len(said(pieces, 1)[0]) == 8 and other[-1].finish == "length"
+    assert llm.thread.wait_idle(10)
+
+
 def test_what_is_withdrawn_or_cleared_is_not_said_and_leaves_nothing(llm: LLM) -> None:
     works = Works(llm)
     for placement in (1, 2, 3):
