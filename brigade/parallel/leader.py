@@ -19,6 +19,7 @@ from brigade.backends.sums import TensorSum
 from brigade.batch import Batch
 from brigade.engine.runner import Answer
 from brigade.parallel.launch import Ranks
+from brigade.parallel.memory import MESSAGE_BYTES
 from brigade.parallel.messages import Count, DropCache, MakeCache, Measure, Order, Step, Times, decode_reply, encode
 from brigade.parallel.stage import Stage
 
@@ -27,7 +28,7 @@ class Leader:
     def __init__(self, stage: Stage, ranks: Ranks, depth: int) -> None:
         self.stage, self.ranks, self.depth = stage, ranks, depth
         self._lock = threading.Lock()
-        self._sent: deque[tuple[int, Batch]] = deque()
+        self._sent: deque[tuple[int, Batch, int]] = deque()  # whose step, and the bytes of its order
         self._answers: dict[int, deque[Answer]] = {}
         self._caches: dict[int, KVCache] = {}
         self._dropped: deque[int] = deque()
@@ -43,9 +44,15 @@ class Leader:
         return RankRunner(self, number)
 
     def send(self, number: int, batch: Batch) -> None:
-        with self._turn(), self._together():
-            self._order(Step.of(number, batch))
-            self._sent.append((number, batch))
+        """An order waits in a ring until a rank reads it, which it does only between two steps. So what does not surely fit beside
+        those of the steps under way waits for them: else the leader would wait for a rank that waits for the leader."""
+        order = encode(Step.of(number, batch))
+        with self._turn():
+            while self._sent and len(order) + sum(size for _, _, size in self._sent) > MESSAGE_BYTES // 2:
+                self._compute_oldest()
+            with self._together():
+                self.ranks.links.send_order(order)
+                self._sent.append((number, batch, len(order)))
 
     def receive(self, number: int) -> Answer:
         with self._turn():
@@ -102,7 +109,7 @@ class Leader:
             if number not in self._caches:
                 continue
             if self.ranks.is_open:
-                while any(owner == number for owner, _ in self._sent):
+                while any(owner == number for owner, _, _ in self._sent):
                     self._compute_oldest()
                 with self._together():
                     self._order(DropCache(number))
@@ -110,7 +117,7 @@ class Leader:
 
     def _compute_oldest(self) -> None:
         with self._together():
-            owner, batch = self._sent[0]
+            owner, batch, _ = self._sent[0]
             answer = self.stage.run(batch, self._caches[owner])
             assert answer is not None
             self._answers[owner].append(Answer(*answer))

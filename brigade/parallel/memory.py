@@ -17,7 +17,7 @@ from brigade.mesh import Mesh
 
 LINE, PAGE = 64, 4096
 SLOT_BYTES = 1 << 18  # of one slot: what is larger goes in pieces that stay in a cache
-MESSAGE_BYTES = 1 << 20  # of a stream of orders or replies
+MESSAGE_BYTES = 1 << 20  # of a stream of orders or replies; `Leader.send` keeps to half of it
 LARGEST_RING = 1 << 26
 
 

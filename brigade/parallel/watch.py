@@ -161,6 +161,8 @@ class Watch:
         for rank in self._elsewhere:
             if rank in self._heard and time.monotonic() > self._heard[rank][0] + self._silence:
                 self._gone.setdefault(rank, f"has not been heard of for {self._silence:.0f} s")
+            elif rank not in self._heard and time.monotonic() > self._begun + MEETING.total_seconds():
+                self._gone.setdefault(rank, f"did not begin within {MEETING}")
 
     def _facts(self, rank: int) -> Facts:
         if rank in self._elsewhere:

@@ -193,7 +193,7 @@ def test_a_full_coordinator_refuses_at_once(pair) -> None:
     try:
         with here.client() as client, here.client() as other:
             waiting = client.stream(["a", "b", "c"], LONG)  # of which one waits here
-            client.status()
+            until(lambda: here.loop.machine.counts["accepted"] == 2)
             with pytest.raises(RequestError, match="2 requests are open; max_requests takes no more"):
                 other.generate("c", LONG)
             waiting.close()
