@@ -7,6 +7,7 @@ is doing, when the leader is gone or has said stop. Between hosts both speak thr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -287,9 +288,17 @@ class Guard:
         self._leader = os.pidfd_open(setup.leader) if 0 in setup.here(rank) else None
         self._told, self._beat = 0.0, 0
         self._alive, self._when = b"", time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="brigade-guard", daemon=True)
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="brigade-guard", daemon=True).start()
+        self._thread.start()
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        """Before the interpreter ends: a thread that is inside the store by then would take the process down with it."""
+        self._over.set()
+        self._thread.join(LEAVE)
 
     def lost(self, cause: BaseException | None) -> BaseException:
         """What the main thread raises where it waited in vain: in good order when the leader closes."""
@@ -301,7 +310,7 @@ class Guard:
         poller = select.poll()
         if self._leader is not None:
             poller.register(self._leader, select.POLLIN)
-        while True:
+        while not self._over.is_set():
             if poller.poll(LOOK * 1000) and self._leader is not None:
                 os._exit(1)
             if self.store is not None and time.monotonic() > self._told + TELL:
@@ -316,7 +325,8 @@ class Guard:
         end, idle = time.monotonic() + LEAVE, 0
         while time.monotonic() < end and idle < 4:
             idle = idle + 1 if self.board.facts(self.rank).state == State.WAITING else 0
-            time.sleep(LOOK)
+            if self._over.wait(LOOK):
+                return
         os._exit(0)
 
     def tell_how_it_is(self) -> None:

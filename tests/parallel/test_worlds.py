@@ -131,3 +131,24 @@ def test_two_agents_of_torchrun() -> None:
     assert [code for code, *_ in done] == [0, 0], done
     ways, *_ = json.loads(next(line for _, output, _ in done for line in output.splitlines() if line.startswith("[")))
     assert ways == ["GroupEnd", "RingEnd", "SharedExchange"]
+
+
+LEAVES = """
+import sys, time
+from types import SimpleNamespace
+from brigade.parallel import watch
+from brigade.parallel.launch import _own_store
+watch.LOOK = watch.TELL = 0.0
+store = _own_store()
+board = SimpleNamespace(stopped=None, facts=lambda rank: watch.Facts(0, watch.State.STARTING, 0))
+watch.Guard(SimpleNamespace(here=lambda rank: (), leader=0), 1, board, _own_store(store.underlying_store.port)).start()
+time.sleep(0.2)
+sys.exit(0)
+"""
+
+
+def test_a_worker_that_leaves_while_its_guard_is_at_the_store_ends_well() -> None:
+    """The interpreter ends threads where they are, and inside the store that is an abort of the whole process."""
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
