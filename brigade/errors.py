@@ -6,6 +6,8 @@ line prints that line and exits with 2. What cannot happen is an `assert`, never
 
 from __future__ import annotations
 
+import signal
+
 
 class UserError(ValueError):
     """Something the caller can mend; its text is one line."""
@@ -40,6 +42,14 @@ class RankFailed(RuntimeError):
     def __init__(self, message: str, lost: bool = False) -> None:
         super().__init__(message)
         self.lost = lost
+
+
+def signal_name(number: int) -> str | None:
+    """Of the signal that ended a process; some have a number alone."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return None
 
 
 def in_one_line(error: BaseException) -> str:

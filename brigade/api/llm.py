@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from brigade.api.faces import BlockingFace, Params, named_params
 from brigade.api.stream import received
-from brigade.assembly.assemble import assemble
+from brigade.assembly.assemble import Check, assemble
 from brigade.assembly.choices import Choices, settle_engine
 from brigade.assembly.fingerprint import loaded_fingerprint
 from brigade.engine.engine import Engine, Submission
@@ -27,8 +27,6 @@ from brigade.errors import ConfigError, EngineStopped, RequestError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from brigade.assembly.line import Blueprint
-    from brigade.engine.memory_plan import MemoryPlan
     from brigade.parallel.messages import Times
 
 
@@ -60,7 +58,7 @@ class LLM(BlockingFace):
         rank_timeout: float = 60.0,
         import_modules: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
-        check: Callable[[Blueprint, MemoryPlan], None] | None = None,
+        check: Check | None = None,
         sampler: Sampler | None = None,
         **engine_settings: Any,
     ) -> None:

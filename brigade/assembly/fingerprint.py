@@ -41,7 +41,7 @@ def fingerprint_of(blueprint: Blueprint, progress: Progress | None = None) -> st
     """Of a model that is not loaded. Each tensor is read, held as the backend holds it, and dropped; an artifact says its sums. On
     one rank, whatever layout the blueprint is for: the fingerprint is the same."""
     source, backend, dtype = blueprint.source, blueprint.backend, blueprint.dtype
-    tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
+    tokenizer = Tokenizer.of_model(source.tokenizer_path)
     counted = _counted_at_export(blueprint)
     if counted:
         return compose(blueprint, tokenizer, counted)

@@ -90,8 +90,7 @@ class Blueprint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        folder = self.source.tokenizer_path
-        return None if folder is None else Tokenizer.from_folder(folder)
+        return Tokenizer.of_model(self.source.tokenizer_path)
 
     def limits(self, plan: MemoryPlan) -> Limits:
         """What an engine of this plan can serve at most."""

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fingerprint or manifest is not None:
         fingerprint = fingerprint_of(blueprint, reading)
         reading.close()
-    tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
+    tokenizer = Tokenizer.of_model(source.tokenizer_path)
     facts = {
         "model": source.name, "family": source.config.family, "parameters": blueprint.whole_network.num_parameters,
         "weights_bytes": blueprint.weight_bytes, "numerics_id": blueprint.numerics_id,

@@ -215,7 +215,7 @@ def _asks(args: argparse.Namespace) -> tuple[list[Ask], Any]:
     from brigade.verify.record import METRICS
 
     source = open_model(args.model)
-    tokenizer = None if source.tokenizer_path is None else Tokenizer.from_folder(source.tokenizer_path)
+    tokenizer = Tokenizer.of_model(source.tokenizer_path)
     for name in ("max_tokens", "num_prompts"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more")

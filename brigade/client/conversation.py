@@ -134,12 +134,11 @@ class Conversation:
             return
         self.is_known, self.most_open = True, message.most_open
         self._sends += [Abort(number) for number in message.known if number not in self._open]
-        lost = [number for number in self._open if number not in message.known]
-        for number, asked in self._open.items():
+        for number, asked in list(self._open.items()):
             if number in message.known:
                 asked.accept(message.known[number])
-        for number in lost:  # to be submitted again, as many as there is room for: this coordinator may take fewer
-            self.submit(self._open.pop(number))
+            else:  # to be submitted again when there is room: this coordinator may take fewer
+                self.submit(self._open.pop(number))
 
     def _refuse(self, message: Refused) -> None:
         if message.number is None:

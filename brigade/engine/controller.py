@@ -150,12 +150,12 @@ class TextGenerationController:
 
     def _ask_sampler(self, logits_RV: Tensor, readers: Sequence[Request]) -> list[Sampled]:
         """It may be somebody's own: what the model could not go on with would be everybody's failure in the next step."""
-        found = list(self.sampler.sample(logits_RV, readers))
+        found, vocabulary = list(self.sampler.sample(logits_RV, readers)), logits_RV.shape[1]
         if len(found) != len(readers):
             raise ValueError(f"the sampler gave {len(found)} tokens for {len(readers)} rows")
         for sampled, request in zip(found, readers, strict=True):
-            if not 0 <= sampled.token_id < logits_RV.shape[1]:
-                raise ValueError(f"the sampler gave token {sampled.token_id}; ids go from 0 to {logits_RV.shape[1] - 1}")
+            if not 0 <= sampled.token_id < vocabulary:
+                raise ValueError(f"the sampler gave token {sampled.token_id}; ids go from 0 to {vocabulary - 1}")
             if request.logprobs is not None and sampled.logprobs is None:
                 raise ValueError("the sampler gave no log-probabilities, which were asked for")
         return found

@@ -121,7 +121,7 @@ class Engine:
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
-        most, waiting = self.config.max_waiting, self.num_waiting + coming
+        most, waiting = self.limits.max_waiting, self.num_waiting + coming
         self.limits.check_count(count)
         if waiting + count > most:
             raise RequestError(f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it")

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brigade.errors import RankFailed, in_one_line
+from brigade.errors import RankFailed, in_one_line, signal_name
 from brigade.parallel.board import Board, Facts, State, Stop
 from brigade.parallel.rendezvous import MEETING
 from brigade.parallel.setup import Setup
@@ -141,9 +141,8 @@ class Watch:
         child = self.children.get(rank)
         code = None if child is None else child.wait()
         if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                return f"died by signal {-code} ({signal.Signals(-code).name})"
-            return f"died by signal {-code}"
+            name = signal_name(-code)
+            return f"died by signal {-code}" + (f" ({name})" if name else "")
         return "ended before its time" + ("" if code is None else f" with exit code {code}")
 
     def _hear(self) -> None:

@@ -7,7 +7,6 @@ register by the coordinator's address. A launcher for another kind of cluster ha
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from brigade.coordinator.words import say
-from brigade.errors import ConfigError, in_one_line
+from brigade.errors import ConfigError, in_one_line, signal_name
 from brigade.parallel.cores import share_out
 
 LOOK = 0.1  # seconds between two looks
@@ -58,10 +57,7 @@ class LocalProcess:
             return None
         if code >= 0:
             return f"it ended with code {code}"
-        try:
-            return f"it was killed by {signal.Signals(-code).name}"
-        except ValueError:  # one of those that have a number alone
-            return f"it was killed by signal {-code}"
+        return f"it was killed by {signal_name(-code) or f'signal {-code}'}"
 
     def stop(self) -> None:
         with suppress(ProcessLookupError):

@@ -75,6 +75,11 @@ class Tokenizer:
             eos_ids = (folder.token_ids("eos") or ()) if eos_id is None else (eos_id,)
         return cls(inner, bos_id, eos_ids, folder.chat_templates(), folder.special_tokens)
 
+    @classmethod
+    def of_model(cls, folder: Path | None) -> Tokenizer | None:
+        """From the folder of a model's tokenizer; None for a model that has none."""
+        return None if folder is None else cls.from_folder(folder)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         try:
             return self._inner.encode(text, add_special_tokens=add_special_tokens).ids

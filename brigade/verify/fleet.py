@@ -168,5 +168,5 @@ def _most(params: Mapping[str, Any]) -> tuple[int, int]:
 def _chat_writer(chosen: ModelChoice) -> Callable[[Any], ChatPrompt]:
     """By the model's own template. Its tokenizer is read once, when the first chat comes."""
     path = open_model(chosen.model).tokenizer_path
-    own = cache(lambda: None if path is None else Tokenizer.from_folder(path))
+    own = cache(lambda: Tokenizer.of_model(path))
     return lambda messages: write_chat(messages, own())
