@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -114,7 +115,13 @@ int pool_resize(int threads, const int32_t* cpus) {
     p.size = threads;
     const uint64_t seen = p.round.load();
     for (int i = 1; i < threads; i++) {
-        p.threads.emplace_back([&p, i, seen] { p.live(i, seen); });
+        try {
+            p.threads.emplace_back([&p, i, seen] { p.live(i, seen); });
+        } catch (const std::system_error&) {  // the system gives no more: none is kept, and the caller is the pool
+            p.shut();
+            p.size = 1;
+            return i;
+        }
         if (cpus) Pool::pin(p.threads.back().native_handle(), cpus[i]);
     }
     return threads;

@@ -9,7 +9,9 @@
 namespace brigade {
 using Work = void (*)(void* context, int64_t first, int64_t last);
 
-int pool_resize(int threads, const int32_t* cpus);  // cpus: one for each thread, the caller's first, which stays unpinned; or null
+// `cpus`: one for each thread, the caller's first, which stays unpinned; or null. Returns how many threads there could be: where that
+// is less than was asked for, the pool has one.
+int pool_resize(int threads, const int32_t* cpus);
 int pool_size();
 // `ahead`, or null: while a thread waits after this work, it fetches its share of it.
 void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAhead* ahead);

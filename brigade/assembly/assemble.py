@@ -15,7 +15,7 @@ from brigade.engine.config import EngineConfig
 from brigade.engine.engine import Engine
 from brigade.engine.memory_plan import KV_SHARE, MemoryPlan, readable
 from brigade.engine.sampling import Sampler
-from brigade.errors import ConfigError, UserError
+from brigade.errors import ConfigError
 from brigade.mesh import Mesh
 from brigade.parallel.cores import share_out
 from brigade.parallel.launch import Ranks, join_world, refuse_world, start_ranks
@@ -62,7 +62,7 @@ def assemble(
         raise SystemExit(0)
     try:
         return _assemble(choices, world, sampler, progress, check)
-    except UserError as error:
+    except Exception as error:
         refuse_world(world, error)  # the others wait for the leader
         raise
 

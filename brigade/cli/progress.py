@@ -14,18 +14,19 @@ class Progress:
     def __init__(self, what: str) -> None:
         self._what, self._begun = what, time.monotonic()
         self._shown = self._begun
+        self._said = self._known = (0, 0)  # done and total: of the last plain line, and of the last call
         self._bar = None
         self._task = None
 
     def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
+        now, self._known = time.monotonic(), (done, total)
         if now - self._begun < 1.0:
             return
         if sys.stderr.isatty():
             self._draw(done, total)
         elif now - self._shown >= PLAIN_EVERY:
             self._shown = now
-            print(f"{self._what}: {done} of {total}", file=sys.stderr, flush=True)
+            self._say()
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
@@ -37,7 +38,14 @@ class Progress:
             self._task = self._bar.add_task(self._what, total=total)
         self._bar.update(self._task, completed=done, total=total)
 
+    def _say(self) -> None:
+        self._said = self._known
+        print(f"{self._what}: {self._known[0]} of {self._known[1]}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
+        """Whoever was told how it goes is told how it ended."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        elif self._said not in ((0, 0), self._known):
+            self._say()

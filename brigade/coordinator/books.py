@@ -26,7 +26,7 @@ from brigade.coordinator.waiting_jobs import SLACK
 class Client:
     key: bytes
     address: bytes | None  # None: it is away
-    heard: float
+    last_word: float  # when it said something last
     away_until: float = 0.0
     jobs: dict[int, Job] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)  # of this round
@@ -51,7 +51,7 @@ class Books:
         self.state = ControlState.RUNNING
         self.counts: Counter[str] = Counter()
         self._placements = life << 40
-        self._clients: dict[bytes, Client] = {}
+        self._clients: dict[bytes, Client] = {}  # by key
         self._speakers: dict[bytes, Client] = {}  # by address
         self._fleets: dict[str, Fleet] = {}
         self._members: dict[bytes, tuple[Fleet, Replica]] = {}  # by address
@@ -60,7 +60,7 @@ class Books:
         self._open = 0
         self._records: list[Record] = []
         self._sends: list[tuple[bytes, Message]] = []
-        self._heard_by: dict[bytes, Client] = {}  # who is sent pieces in this round
+        self._has_pieces: dict[bytes, Client] = {}  # who is sent some in this round
         for pin in pinned:
             self._fleets[pin.model] = Fleet(pin.model, settings.routing, now, pin.identity)
         for one in kept:
@@ -184,7 +184,7 @@ class Books:
 
     def _tell(self, client: Client, pieces: Sequence[Piece]) -> None:
         client.pieces += pieces
-        self._heard_by[client.key] = client
+        self._has_pieces[client.key] = client
 
     def _refuse(self, address: bytes, number: int | None, error: str) -> None:
         self._send(address, Refused(number, error))

@@ -11,7 +11,7 @@ from enum import Enum
 
 from brigade.coordinator.messages import Ask, Heard, Piece
 
-LOSSES = 3  # replicas lost in a row without a new token: from then on it runs alone. Three more losses while it runs alone end it.
+LOSSES = 3  # of replicas, without a new token in between: after so many it runs alone, and so many more while it is alone end it
 
 
 class JobState(Enum):
@@ -96,7 +96,7 @@ class Job:
             self.runs_alone = False
 
     def stand_at(self, heard: Sequence[Heard]) -> None:
-        """What the client says that it has is what it has."""
+        """Our record of what was sent becomes what the client says that it has."""
         self.samples = [SampleSoFar(list(one.token_ids), one.characters, one.is_ended) for one in heard]
 
     @property
@@ -108,8 +108,8 @@ class Job:
         return [each.heard() for each in self.samples] == list(heard)
 
     def take(self, piece: Piece) -> Piece | None:
-        """A replica's piece as the client's; None if the client has it already: a sample that ended before this placement
-        says so once more. Raises `ValueError` on a piece that is none of this request's."""
+        """Notes a replica's piece, and gives it back under the client's number. None for a sample that ended before this placement:
+        its end is said again, and the client has it. Raises `ValueError` on a piece that is none of this request's."""
         if not 0 <= piece.index < len(self.samples):
             raise ValueError(f"sample {piece.index} of {len(self.samples)}")
         sample = self.samples[piece.index]
@@ -133,7 +133,7 @@ class Job:
         return all(sample.is_ended for sample in self.samples)
 
     def lose(self) -> str | None:
-        """Its replica is gone; the reason to end it, if it is to blame."""
+        """Its replica is gone; the reason to end it, if it is to blame. To be called before `move`, which ends `runs_alone`."""
         self.lost += 1
         if self.runs_alone:
             self.lost_alone += 1

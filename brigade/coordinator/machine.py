@@ -93,11 +93,11 @@ class Coordinator(Books):
         client = self._speakers.get(address)
         if client is None:
             return self._send(address, Stranger())
-        client.heard = now
+        client.last_word = now
         if isinstance(message, Submit):
             self._submit(client, message, entropy)
         elif isinstance(message, Bye):
-            self._part(client, 0.0)
+            self._part(client, grace=0.0)
         elif isinstance(message, Alive):
             self._send(address, message)
         else:
@@ -119,7 +119,7 @@ class Coordinator(Books):
         if not 1 <= len(hello.key) <= MOST_KEY:
             return self._refuse(address, None, f"a client's key has {len(hello.key)} bytes; give 1 to {MOST_KEY}")
         client = self._clients.get(hello.key)
-        if client is not None and client.address == address:  # said twice on one connection, on which nothing was lost
+        if client is not None and client.address == address:  # said twice on one connection: an address is never used again
             return self._welcome(address, client)
         if client is None:
             if len(self._clients) >= self.settings.max_clients * (COMING_BACK if hello.open else 1):
@@ -127,13 +127,13 @@ class Coordinator(Books):
             client = self._clients[hello.key] = Client(hello.key, None, self.now)
         other = self._speakers.get(address)
         if other is not None and other is not client:
-            self._part(other, 0.0)
+            self._part(other, grace=0.0)
         if client.address is not None:
             self._speakers.pop(client.address, None)
-        client.address, client.heard = address, self.now
-        client.pieces = []  # what it has, it says itself
+        client.address, client.last_word = address, self.now
+        client.pieces = []  # not sent yet; what it has, it says itself
         self._speakers[address] = client
-        named = {one.number: one for one in hello.open if len(one.began_as) <= MOST_NAME}
+        named = {one.number: one for one in hello.open if len(one.began_as) <= MOST_NAME}  # nonsense names nothing
         for number, job in list(client.jobs.items()):
             one = named.get(number)
             if one is None or not can_be(one.heard, job.ask.n) or all(sample.is_ended for sample in one.heard):
@@ -225,7 +225,7 @@ class Coordinator(Books):
             self.counts["frames of replicas that were given up"] += 1
             return self._send(address, TurnedAway("the coordinator has no replica here; register", "register"))
         fleet, replica = member
-        replica.heard = now
+        replica.last_word = now
         if isinstance(message, (Frame, Beat)):
             if message.layers != replica.layers:
                 replica.layers, replica.moved = message.layers, now
@@ -272,7 +272,7 @@ class Coordinator(Books):
                 job = replica.jobs[placement]
                 replica.prefixes.learn(job.keys or (), job.ages, cached, total)
         for piece in frame.pieces:
-            job = replica.jobs.get(piece.number)
+            job = replica.jobs.get(piece.number)  # of a replica's piece the placement; the client's is the request's own number
             if job is None:
                 self.counts["pieces of old placements"] += 1
                 continue
@@ -286,7 +286,7 @@ class Coordinator(Books):
                 self.counts["replicas that made no sense"] += 1
                 self._send(replica.address, TurnedAway(f"this replica made no sense ({error}); it was given up", "register"))
                 return self._lose(fleet, replica, "it made no sense")
-            if given is not None:
+            if given is not None:  # else it is an end that the client has
                 self._tell(self._clients[job.client], [given])
                 self.counts["tokens"] += len(given.token_ids)
                 if given.token_ids:
@@ -317,10 +317,11 @@ class Coordinator(Books):
         self.now = now
         settings = self.settings
         for fleet, replica in list(self._members.values()):
-            if now - replica.heard >= settings.replica_timeout:
+            if now - replica.last_word >= settings.replica_timeout:
                 self._lose(fleet, replica, f"it was silent for {settings.replica_timeout:g} s")
             elif replica.jobs and now - replica.moved >= settings.hang_timeout:
-                # It would take the next requests as well: it has to end, and whoever started it starts another.
+                # Left alone it would register again, and the next requests would hang with it: it has to end. Whoever started it
+                # starts another.
                 why = f"it finished no layer for {settings.hang_timeout:g} s"
                 self._send(replica.address, TurnedAway(f"{why}, and was given up", "end"))
                 self._lose(fleet, replica, why)
@@ -328,10 +329,10 @@ class Coordinator(Books):
             if client.address is None:
                 if now >= client.away_until:
                     self._dismiss(client)
-            elif now - client.heard >= settings.client_timeout:
+            elif now - client.last_word >= settings.client_timeout:
                 self._part(client, settings.client_grace)
         while self._due and self._due[0][0] <= now:
-            job = heapq.heappop(self._due)[2]
+            _, _, job = heapq.heappop(self._due)
             if job.state in (JobState.WAITING, JobState.PLACED):
                 self._fail(self._fleets[job.ask.model], job, too_late(job))
         for model, fleet in list(self._fleets.items()):
@@ -340,7 +341,7 @@ class Coordinator(Books):
                 if fleet.identity is not None:
                     self._records.append(Unpinned(model))
             elif not fleet.replicas and now - fleet.empty_since >= settings.no_replica_timeout:
-                for job in [*fleet.suspects, *fleet.waiting.everyone()]:
+                for job in [*fleet.suspects, *fleet.waiting.everyone()]:  # each has the whole time, also one that came later
                     if now - max(fleet.empty_since, job.waits_since) >= settings.no_replica_timeout:
                         self._fail(
                             fleet, job, f"there was no replica of model {fleet.model!r} for {settings.no_replica_timeout:g} s"
@@ -354,12 +355,12 @@ class Coordinator(Books):
             for fleet in self._fleets.values():
                 for placed in fleet.dispatch(self._next_placement, self.now):
                     self._place(fleet, placed)
-        for client in self._heard_by.values():
+        for client in self._has_pieces.values():
             if client.pieces and client.address is not None:
                 self._send(client.address, Said(client.pieces))
             client.pieces = []
         batch = Batch(self._records, self._sends)
-        self._records, self._sends, self._heard_by = [], [], {}
+        self._records, self._sends, self._has_pieces = [], [], {}
         return batch
 
     def _place(self, fleet: Fleet, placed: Placed) -> None:
@@ -374,7 +375,7 @@ class Coordinator(Books):
 
     def status(self) -> Status:
         members = [
-            ReplicaState(one.name, fleet.model, fleet.identity, one.load, one.capacity, self.now - one.heard)
+            ReplicaState(one.name, fleet.model, fleet.identity, one.load, one.capacity, self.now - one.last_word)
             for fleet, one in self._members.values()
             if fleet.identity is not None
         ]

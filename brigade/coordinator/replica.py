@@ -17,7 +17,7 @@ class Replica:
     address: bytes
     capacity: int
     prefixes: Prefixes
-    heard: float
+    last_word: float  # when it said something last
     moved: float  # when it finished a layer last, or got work after it had none
     layers: int = 0
     life: bytes = b""  # of its process

@@ -32,13 +32,16 @@ class EvalText:
 def read_text(path: Path) -> str:
     """The file's bytes as they are: no newline is translated, so that bytes can be counted."""
     try:
-        return path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise RequestError(f"cannot read {path} ({error.strerror}); give a text file in UTF-8") from error
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); give a text file in UTF-8"
         ) from error
+    if not text:
+        raise RequestError(f"{path} is empty; give a file with a text to score")
+    return text
 
 
 def encode_text(text: str, tokenizer: Tokenizer) -> EvalText:

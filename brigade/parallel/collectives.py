@@ -200,12 +200,11 @@ class RingEnd:
 
 
 class GroupEnd:
-    """Through the process group. What was sent is kept until the reader has it; of more than `KEPT` the oldest is waited for."""
+    """Through the process group. What was sent is kept until the reader has it; of more than `kept` the oldest is waited for."""
 
-    KEPT = 32  # more than the steps that may be under way
-
-    def __init__(self, group: ProcessGroup, board: Board, own_rank: int, peer: int, tag: int, lost: Lost) -> None:
+    def __init__(self, group: ProcessGroup, board: Board, own_rank: int, peer: int, tag: int, lost: Lost, kept: int) -> None:
         self._group, self._board, self._own_rank, self._peer, self._tag, self._lost = group, board, own_rank, peer, tag, lost
+        self._kept = kept
         self._sent: deque = deque()
         self.seconds = 0.0
 
@@ -217,7 +216,7 @@ class GroupEnd:
             self._sent.append((self._group.send([kept], self._peer, self._tag), kept))
         except RuntimeError as error:
             raise self._lost(error) from error
-        if len(self._sent) > self.KEPT:
+        if len(self._sent) > self._kept:
             self._wait(self._sent.popleft()[0])
 
     def receive(self, into: np.ndarray) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 HEAD = 512  # bytes that every message sends at once: its length, and its beginning
 TAGS = {"orders": 1, "replies": 2, "rows": 3}
+# Sends of a process group that may lie unread. The leader must never wait to give an order, since its reader may be waiting for the
+# leader. Orders under way are few and small. Rows are large, and whoever receives them waits for nobody who waits for their sender.
+KEPT = {"orders": 4096, "replies": 4096, "rows": 32}
 
 
 class Links:
@@ -109,7 +112,7 @@ def connect(setup: Setup, rank: int, board: Board, places: Places, store: Store 
             ends[stream] = RingEnd(board, rank, place, capacity, setup.spins, lost)
         else:
             peer = stream.reader if stream.writer == rank else stream.writer
-            ends[stream] = GroupEnd(everyone, board, rank, peer, TAGS[stream.kind], lost)
+            ends[stream] = GroupEnd(everyone, board, rank, peer, TAGS[stream.kind], lost, KEPT[stream.kind])
     return Links(mesh, rank, board, _exchange(setup, rank, board, places, store, lost), ends, setup.here(rank))
 
 

@@ -185,9 +185,9 @@ class Replica:
                 self.works.withdraw(message.placement)
             elif isinstance(message, Enrolled):
                 self.works.clear()
-                self._is_enrolled, self._register_at, self._tries = True, None, 0
-                self.say(f"replica {self.name}: {'back at' if self._was_enrolled else 'works for'} {self.address}")
-                self._was_enrolled = True
+                if not self._is_enrolled:  # else that is the answer to a registration that was sent twice
+                    self.say(f"replica {self.name}: {'back at' if self._was_enrolled else 'works for'} {self.address}")
+                self._is_enrolled, self._was_enrolled, self._register_at, self._tries = True, True, None, 0
             elif isinstance(message, TurnedAway):
                 self._turned_away(message, now)
             else:

@@ -106,7 +106,7 @@ BAD = {
     "no text": ([], "--text"),
     "no such file": (["--text", "@/none"], "none (No such file or directory); give a text file"),
     "a folder": (["--text", "@"], "(Is a directory); give a text file"),
-    "empty text": (["--text", "@/empty.txt"], "0 tokens"),
+    "empty text": (["--text", "@/empty.txt"], "empty.txt is empty"),
     "not UTF-8": (["--text", "@/bad.txt"], "bad.txt is not UTF-8 (byte 0xff at 1)"),
     "two models": (["--text", "@/text.txt", "a", "--model", "b"], "given twice"),
     "no tokenizer": (["gpt-345m", "--text", "@/text.txt"], "no tokenizer"),

@@ -307,6 +307,19 @@ def test_replicas_that_leave_one_after_the_other_change_nothing(here: Here, pair
     assert found == [long_whole]
 
 
+def test_a_replica_that_waits_for_its_coordinator_says_once_that_it_works(here: Here, pair, monkeypatch) -> None:
+    """Its registrations wait in its connection, and come all at once."""
+    monkeypatch.setattr("brigade.replica.replica.AGAIN", 0.05)
+    here.end()
+    here.replica(pair[0], "early")
+    time.sleep(1)
+    here.begin()
+    with here.client() as client:
+        assert client.generate(["x"], {"max_tokens": 3})[0].samples[0].finish_reason == "length"
+    time.sleep(0.5)
+    assert sum("replica early: " in line and here.ports[1] in line and "nobody" not in line for line in here.said) == 1, here.said
+
+
 def test_a_replica_that_hangs_ends_and_its_requests_go_on(folder: Path, llm: LLM, pair) -> None:
     """It gives signs of life for ever, and would take the next requests too."""
     here, released = Here(hang_timeout=1.0), threading.Event()

@@ -51,6 +51,9 @@ def test_the_file_is_read_byte_for_byte(tmp_path: Path) -> None:
     file.write_bytes(b"ab\xff")
     with pytest.raises(RequestError, match="not UTF-8 .byte 0xff at 2"):
         read_text(file)
+    file.write_bytes(b"")
+    with pytest.raises(RequestError, match=r"t\.txt is empty"):
+        read_text(file)
 
 
 def test_nothing_to_score_is_refused() -> None:

@@ -94,11 +94,18 @@ def size_pool(threads: int | None = None, cpus: str | None = None) -> int:
         if _pinned:
             _confine(usable())
         _pinned, _sized = (), True
-        return kernels().br_threads(threads or default_threads(), -1)
+        wish = threads or default_threads()
+        return _all_of(wish, kernels().br_threads(wish, -1))
     wanted = read_cpus(cpus, name)
     _confine(wanted)
     _pinned, _sized = wanted, True
-    return kernels().br_pin((ctypes.c_int32 * len(wanted))(*wanted), len(wanted))
+    return _all_of(len(wanted), kernels().br_pin((ctypes.c_int32 * len(wanted))(*wanted), len(wanted)))
+
+
+def _all_of(wish: int, made: int) -> int:
+    if made < wish:
+        raise ConfigError(f"{wish} threads are wanted, but the system starts no more than {made} (ulimit -u, -v); give fewer")
+    return made
 
 
 def describe_pool() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -152,6 +153,29 @@ def test_a_forked_child_computes_the_same_and_does_not_hang() -> None:
         pytest.fail("the child hangs")
     assert os.waitstatus_to_exitcode(status) == 0
     assert torch.equal(packed(x), expected), "the parent's pool goes on"
+
+
+NO_ROOM = """
+import resource
+from brigade.backends.cpu.library import kernels
+from brigade.backends.cpu.threads import _all_of
+from brigade.errors import ConfigError
+kernels().br_threads(1, -1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (20 << 20), resource.RLIM_INFINITY))
+try:
+    _all_of(64, kernels().br_threads(64, -1))
+except ConfigError as error:
+    print(kernels().br_pool_size(), error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(kernels().br_threads(2, -1))
+"""
+
+
+def test_threads_that_the_system_does_not_give_are_one_line_and_the_pool_goes_on() -> None:
+    said = in_a_process(NO_ROOM).splitlines()
+    assert re.fullmatch(r"1 64 threads are wanted, but the system starts no more than \d+ \(.*\); give fewer", said[0])
+    assert said[1:] == ["2"]
 
 
 @pytest.mark.slow
