@@ -150,6 +150,9 @@ int br_threads(int count, int first_cpu);    // size of the pool; first_cpu >= 0
 int br_pin(const int32_t* cpus, int count);  // one thread a processor; the caller, who works too, is left where it is
 int br_pool_size(void);
 
+// `count` stretches of `length` bytes, from these bytes of an open file on, one after the other into memory. Returns how many bytes were
+// read, which are fewer where the file ends; or an error's number below 0.
+int64_t br_read(int file, const int64_t* starts, int64_t count, int64_t length, uint8_t* into);
 enum BrStored : int32_t { BR_FLOAT32 = 0, BR_BFLOAT16 = 1, BR_FLOAT16 = 2 };
 // Numbers [rows, columns] of a file, of the kind `kind`, as float32 or (`is_half`) bfloat16, row-major; `is_turned`: they come column
 // after column. `to` is null where they would come out as they are. Returns whether all are finite then.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fill.h"
+#include "turn.h"
 
 namespace brigade {
 namespace {
@@ -95,13 +96,7 @@ void quantise(const float* x, int count, float s, float lowest, float highest, i
 // 32 columns of `count` words, `pitch` bytes from column to column, as lines of 32 words.
 template <class Word>
 void turn(const uint8_t* columns, int64_t pitch, int count, Word* out) {
-    constexpr int AT_ONCE = 8;
-    for (int first = 0; first < count; first += AT_ONCE)
-        for (int column = 0; column < PANEL; column++) {
-            Word words[AT_ONCE];
-            std::memcpy(words, columns + column * pitch + first * (int64_t)sizeof(Word), sizeof words);
-            for (int i = 0; i < AT_ONCE; i++) out[(first + i) * PANEL + column] = words[i];
-        }
+    turn_rows((const Word*)columns, pitch / (int64_t)sizeof(Word), PANEL, count, out, PANEL);
 }
 
 // Four steps of K of columns c and c + 16, numbers of -8 to 7 one a byte, in half the bytes: those of c below, those of c + 16 above.

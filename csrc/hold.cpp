@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels.h"
+#include "turn.h"
 
 namespace brigade {
 namespace {
@@ -75,8 +76,7 @@ bool hold(const From* from, To* to, int64_t rows, int64_t columns, bool is_turne
                 const int64_t wide = std::min<int64_t>(TILE, columns - column);
                 for (int64_t c = 0; c < wide; c++)
                     if (!convert(from + (column + c) * rows + row, tile[c], tall)) is_finite = false;
-                for (int64_t r = 0; r < tall; r++)
-                    for (int64_t c = 0; c < wide; c++) to[(row + r) * columns + column + c] = tile[c][r];
+                turn_rows(&tile[0][0], TILE, wide, tall, to + row * columns + column, columns);
             }
         }
     });

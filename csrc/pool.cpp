@@ -5,8 +5,8 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -111,20 +111,21 @@ int pool_resize(int threads, const int32_t* cpus) {
     Pool& p = pool();
     std::lock_guard<std::mutex> guard(p.running);
     p.shut();
-    p.shares = std::vector<Share>((size_t)threads);
-    p.size = threads;
     const uint64_t seen = p.round.load();
-    for (int i = 1; i < threads; i++) {
-        try {
-            p.threads.emplace_back([&p, i, seen] { p.live(i, seen); });
-        } catch (const std::system_error&) {  // the system gives no more: none is kept, and the caller is the pool
-            p.shut();
-            p.size = 1;
-            return i;
+    int made = 1;  // the caller
+    try {
+        p.shares = std::vector<Share>((size_t)threads);
+        p.threads.reserve((size_t)threads);
+        p.size = threads;
+        for (; made < threads; made++) {
+            p.threads.emplace_back([&p, made, seen] { p.live(made, seen); });
+            if (cpus) Pool::pin(p.threads.back().native_handle(), cpus[made]);
         }
-        if (cpus) Pool::pin(p.threads.back().native_handle(), cpus[i]);
+    } catch (const std::exception&) {  // the system gives no more: none is kept
+        p.shut();
+        p.size = 1;
     }
-    return threads;
+    return made;
 }
 
 int pool_size() { return pool().size; }

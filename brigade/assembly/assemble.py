@@ -62,7 +62,7 @@ def assemble(
         raise SystemExit(0)
     try:
         return _assemble(choices, world, sampler, progress, check)
-    except Exception as error:
+    except BaseException as error:
         refuse_world(world, error)  # the others wait for the leader
         raise
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from brigade.backends.cpu.stretches import read_stretches
 from brigade.checkpoint.box import Box, Shape, shape_of, stretches
 from brigade.checkpoint.tensor_source import TensorSource
 from brigade.errors import CheckpointError
@@ -189,26 +190,18 @@ class SafetensorsFolder(TensorSource):
         """Not mapped: pages of a mapped file would stay in the process until it is closed."""
         entry = self.entries[name]
         tensor = torch.empty(shape_of(box), dtype=FLOATS[entry.dtype])
-        into, done = memoryview(tensor.view(-1).view(torch.uint8).numpy()), 0
-        starts, length = _places(entry, box)
         try:
             with entry.file.open("rb", buffering=0) as file:
-                number = file.fileno()
-                for start in starts:
-                    count = os.preadv(number, (into[done : done + length],), start)
-                    while count < length:  # a system reads at most 2 GiB at once, and stops for a signal
-                        more = os.preadv(number, (into[done + count : done + length],), start + count)
-                        if not more:
-                            raise CheckpointError(f"{entry.file} became shorter while it was read; fetch the file again")
-                        count += more
-                    done += length
+                is_whole = read_stretches(file.fileno(), *_places(entry, box), tensor.view(-1).view(torch.uint8).numpy())
         except OSError as error:
             raise CheckpointError(f"{entry.file} cannot be read ({error.strerror}); check the file and the disk") from error
+        if not is_whole:
+            raise CheckpointError(f"{entry.file} became shorter while it was read; fetch the file again")
         return tensor
 
 
-def _places(entry: Entry, box: Box) -> tuple[list[int], int]:
+def _places(entry: Entry, box: Box) -> tuple[np.ndarray, int]:
     """Of every stretch of a box its first byte in the file, and how many bytes each has."""
     starts, length = stretches(entry.shape, box)
     size = BITS[entry.dtype] // 8
-    return (starts * size + entry.start).tolist(), length * size
+    return starts * size + entry.start, length * size

@@ -49,3 +49,5 @@ class Progress:
             self._bar = None
         elif self._said not in ((0, 0), self._known):
             self._say()
+        self._begun = self._shown = time.monotonic()  # it may be used once more
+        self._said = self._known = (0, 0)

@@ -200,11 +200,11 @@ class RingEnd:
 
 
 class GroupEnd:
-    """Through the process group. What was sent is kept until the reader has it; of more than `kept` the oldest is waited for."""
+    """Through the process group. What was sent is kept until it is more than `most` bytes; then the oldest is waited for."""
 
-    def __init__(self, group: ProcessGroup, board: Board, own_rank: int, peer: int, tag: int, lost: Lost, kept: int) -> None:
+    def __init__(self, group: ProcessGroup, board: Board, own_rank: int, peer: int, tag: int, lost: Lost, most: int) -> None:
         self._group, self._board, self._own_rank, self._peer, self._tag, self._lost = group, board, own_rank, peer, tag, lost
-        self._kept = kept
+        self._most, self._bytes = most, 0
         self._sent: deque = deque()
         self.seconds = 0.0
 
@@ -212,12 +212,15 @@ class GroupEnd:
         import torch
 
         kept = torch.from_numpy(data.copy())
+        self._bytes += kept.nbytes
         try:
             self._sent.append((self._group.send([kept], self._peer, self._tag), kept))
         except RuntimeError as error:
             raise self._lost(error) from error
-        if len(self._sent) > self._kept:
-            self._wait(self._sent.popleft()[0])
+        while len(self._sent) > 1 and self._bytes > self._most:
+            work, oldest = self._sent.popleft()
+            self._bytes -= oldest.nbytes
+            self._wait(work)
 
     def receive(self, into: np.ndarray) -> None:
         import torch

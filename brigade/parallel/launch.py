@@ -213,7 +213,7 @@ def refuse_world(world: World, error: BaseException) -> None:
     global _met_world
     if not _met_world:
         _met_world = True
-        with contextlib.suppress(ConfigError):  # no meeting: what went wrong first is said
+        with contextlib.suppress(ConfigError, RuntimeError):  # no meeting, or its store is gone: what went wrong first is said
             _refuse(world, open_store(world), error)
 
 

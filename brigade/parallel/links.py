@@ -18,7 +18,7 @@ from brigade.backends.exchange import Alone, Exchange
 from brigade.mesh import Mesh
 from brigade.parallel.board import Board, State
 from brigade.parallel.collectives import GroupEnd, GroupExchange, Lost, RingEnd, SharedExchange, StreamEnd, process_group
-from brigade.parallel.memory import Places, Stream, is_within, streams
+from brigade.parallel.memory import MESSAGE_BYTES, Places, Stream, is_within, streams
 from brigade.parallel.setup import Setup
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 HEAD = 512  # bytes that every message sends at once: its length, and its beginning
 TAGS = {"orders": 1, "replies": 2, "rows": 3}
-# Sends of a process group that may lie unread. The leader must never wait to give an order, since its reader may be waiting for the
-# leader. Orders under way are few and small. Rows are large, and whoever receives them waits for nobody who waits for their sender.
-KEPT = {"orders": 4096, "replies": 4096, "rows": 32}
 
 
 class Links:
@@ -112,7 +109,10 @@ def connect(setup: Setup, rank: int, board: Board, places: Places, store: Store 
             ends[stream] = RingEnd(board, rank, place, capacity, setup.spins, lost)
         else:
             peer = stream.reader if stream.writer == rank else stream.writer
-            ends[stream] = GroupEnd(everyone, board, rank, peer, TAGS[stream.kind], lost, KEPT[stream.kind])
+            # The leader must never wait to give an order, since its reader may be waiting for the leader: `Leader.send` keeps what
+            # is under way to half of MESSAGE_BYTES. Whoever receives rows waits for nobody who waits for their sender.
+            most = 2 * setup.max_rows_bytes if stream.kind == "rows" else 4 * MESSAGE_BYTES
+            ends[stream] = GroupEnd(everyone, board, rank, peer, TAGS[stream.kind], lost, most)
     return Links(mesh, rank, board, _exchange(setup, rank, board, places, store, lost), ends, setup.here(rank))
 
 

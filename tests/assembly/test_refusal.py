@@ -10,8 +10,8 @@ from brigade.errors import ConfigError
 from brigade.parallel.rendezvous import World
 
 
-@pytest.mark.parametrize("kind", [ConfigError, LookupError, MemoryError])
-def test_the_others_are_told(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [ConfigError, LookupError, MemoryError, KeyboardInterrupt])
+def test_the_others_are_told(kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     world, told = World(0, 2, 0, 2, "torchrun", "127.0.0.1", 1), []
 
     def fails(*_: object) -> None:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from brigade.backends.cpu import stretches
 from brigade.backends.registry import get_backend
 from brigade.checkpoint.box import whole
 from brigade.checkpoint.load import fill, open_model
@@ -42,6 +43,12 @@ def test_any_box_of_any_tensor(tmp_path: Path, data: st.DataObject, dtype: torch
     assert torch.equal(source.read(name), tensors[name])
 
 
+@pytest.fixture
+def in_python(monkeypatch) -> None:
+    """Files are read by calls that a test can watch. What the kernels do instead is held against them in test_stretches.py."""
+    monkeypatch.setattr(stretches, "_native", lambda: None)
+
+
 class Reads:
     """In place of `os.preadv`: keeps an account, and gives at most so many bytes at once."""
 
@@ -55,20 +62,20 @@ class Reads:
 
 
 @pytest.mark.parametrize("most", [1 << 30, 7])
-def test_of_the_file_its_own_bytes_are_read_and_no_others(most: int, tmp_path: Path, monkeypatch) -> None:
+def test_of_the_file_its_own_bytes_are_read_and_no_others(most: int, tmp_path: Path, in_python, monkeypatch) -> None:
     """Also where the system gives fewer bytes than it is asked for."""
     tensors, source = save(tmp_path), SafetensorsFolder(tmp_path)
     entry = source.entries["matrix"]
     for rows, columns in (((2, 6), (0, 9)), ((0, 7), (3, 5)), ((6, 7), (8, 9)), ((0, 7), (0, 9))):
-        monkeypatch.setattr(os, "preadv", reads := Reads(most))
-        found = source.read("matrix", (rows, columns))
-        monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "preadv", reads := Reads(most))
+            found = source.read("matrix", (rows, columns))
         assert torch.equal(found, cut_out(tensors["matrix"], (rows, columns)))
         wanted = [entry.start + 4 * (9 * row + column) + i for row in range(*rows) for column in range(*columns) for i in range(4)]
         assert reads.read == wanted
 
 
-def test_whole_rows_are_one_call_and_columns_are_one_a_row(tmp_path: Path, monkeypatch) -> None:
+def test_whole_rows_are_one_call_and_columns_are_one_a_row(tmp_path: Path, in_python, monkeypatch) -> None:
     save(tmp_path)
     source, calls, real = SafetensorsFolder(tmp_path), list[int](), os.preadv
     monkeypatch.setattr(os, "preadv", lambda *args: calls.append(args[2]) or real(*args))
@@ -88,7 +95,7 @@ def test_a_file_that_became_shorter_is_named(tmp_path: Path) -> None:
         source.read(name)
 
 
-def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch) -> None:
+def test_a_disk_that_fails_is_named(tmp_path: Path, in_python, monkeypatch) -> None:
     save(tmp_path)
     source = SafetensorsFolder(tmp_path)
 

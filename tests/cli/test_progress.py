@@ -48,3 +48,14 @@ def test_short_work_says_nothing(clock: Clock, capsys) -> None:
         shown(done, 4)
     shown.close()
     assert capsys.readouterr().err == ""
+
+
+def test_one_that_is_used_again_begins_anew(clock: Clock, capsys) -> None:
+    shown = Progress("windows")
+    for done in range(1, 8):
+        clock.now += 1.0
+        shown(done, 7)
+    shown.close()
+    shown(3, 3)
+    shown.close()
+    assert capsys.readouterr().err.splitlines() == ["windows: 5 of 7", "windows: 7 of 7"]

@@ -55,8 +55,10 @@ def test_orders_and_replies_come_whole_and_in_order(way) -> None:
 def test_several_orders_may_be_under_way(way) -> None:
     """As many as a long pipeline orders ahead: the leader never waits for a reader, who may be waiting for the leader."""
     links = make_links(MESH, way)
-    for step in range(40):
-        links[0].send_order(message(900, step))  # nobody has received any
+    sender = threading.Thread(target=lambda: [links[0].send_order(message(900, step)) for step in range(40)], daemon=True)
+    sender.start()  # nobody has received any
+    sender.join(30)
+    assert not sender.is_alive()
     for step in range(40):
         for rank in (3, 1, 2):
             assert links[rank].receive_order() == message(900, step)

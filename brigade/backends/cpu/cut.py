@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,8 @@ from brigade.mesh import PANEL, Cut, Run
 
 ROWS = -2  # the axis of a cut that takes outputs
 MOST_RUNS = 3  # of panels that the kernels find: heads of queries, keys and values
+# The layers of a model are cut alike, and to work a cut out took half as long as to load an artifact of int8.
+once_a_kind = lru_cache(maxsize=64)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def part_of(whole: Layout, cut: Cut) -> Layout:
     return replace(whole, k=cut.size, share=whole.k // cut.size)
 
 
+@once_a_kind
 def place_of(whole: Layout, cut: Cut | None) -> Place:
     if cut is None:
         return Place(((0, whole.columns // PANEL),), (0, whole.blocks))
@@ -55,6 +59,7 @@ def take_part(whole: PackedMatrix, cut: Cut, arena: Arena | None = None) -> Pack
     return lying_part(whole, cut) if on_panel_border(whole.layout, cut) else cut_matrix(whole, cut, arena)
 
 
+@once_a_kind
 def on_panel_border(whole: Layout, cut: Cut) -> bool:
     """Whether a part is whole panels of the whole, in no more runs than the kernels find. Of a run of K it always is."""
     if cut.axis != ROWS:
@@ -123,10 +128,11 @@ def _runs(numbers: np.ndarray) -> tuple[Run, ...]:
     return tuple((int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in pairwise(breaks))
 
 
+@once_a_kind
 def _columns(whole: Layout, part: Layout, cut: Cut) -> np.ndarray:
     """Of every padded column of the part the padded column of the whole, or -1 where both have nothing that belongs there."""
     if cut.axis != ROWS:
-        return np.arange(whole.columns, dtype=np.int32)
+        return _kept(np.arange(whole.columns, dtype=np.int32))
     rows = np.concatenate([np.arange(first, last) for first, last in cut.runs])
     columns = np.full(part.columns, -1, np.int32)
     columns[places_of(part)] = places_of(whole)[rows]
@@ -138,6 +144,12 @@ def _columns(whole: Layout, part: Layout, cut: Cut) -> np.ndarray:
     same = (panels == own) | ((panels < 0) & filling[np.clip(own, 0, whole.columns - 1)])
     one = (panels[:, 0] >= 0) & (panels[:, 0] % PANEL == 0) & same.all(1)
     panels[one] = own[one]
+    return _kept(columns)
+
+
+def _kept(columns: np.ndarray) -> np.ndarray:
+    """Of many callers, so none may write to it."""
+    columns.flags.writeable = False
     return columns
 
 

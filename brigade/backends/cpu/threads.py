@@ -18,6 +18,7 @@ from brigade.backends.cpu.library import kernels
 from brigade.errors import ConfigError
 
 _pinned: tuple[int, ...] = ()
+_is_confined = False
 _sized = False
 
 
@@ -80,32 +81,43 @@ def check_threads(threads: int) -> None:
 
 
 def size_pool(threads: int | None = None, cpus: str | None = None) -> int:
-    """Size the pool as asked; without a wish an earlier size stays. Returns the threads in force."""
+    """Size the pool as asked; without a wish an earlier size stays. Returns the threads in force. Where the system does not start
+    as many as were asked for, the pool stays as it was; where nobody asked, it has as many as there can be."""
     global _pinned, _sized
-    name = "cpus"
+    name, is_asked = "cpus", threads is not None
     if threads is not None and cpus is not None:
         raise ConfigError(f"threads {threads} and cpus {cpus!r} both size the pool; give one of them")
     if threads is None and cpus is None:
         if _sized:
             return kernels().br_pool_size()
         name, cpus = "BRIGADE_CPUS", os.environ.get("BRIGADE_CPUS") or None
+    before, wish = (kernels().br_pool_size(), _pinned), threads or default_threads()
     if cpus is None:
-        check_threads(default_threads() if threads is None else threads)
-        if _pinned:
-            _confine(usable())
-        _pinned, _sized = (), True
-        wish = threads or default_threads()
-        return _all_of(wish, kernels().br_threads(wish, -1))
-    wanted = read_cpus(cpus, name)
-    _confine(wanted)
-    _pinned, _sized = wanted, True
-    return _all_of(len(wanted), kernels().br_pin((ctypes.c_int32 * len(wanted))(*wanted), len(wanted)))
-
-
-def _all_of(wish: int, made: int) -> int:
+        check_threads(wish)
+        made = _make(wish, ())
+        if made < wish and not is_asked:
+            wish = made = _make(made, ())
+    else:
+        wanted = read_cpus(cpus, name)
+        wish, made = len(wanted), _make(len(wanted), wanted)
     if made < wish:
-        raise ConfigError(f"{wish} threads are wanted, but the system starts no more than {made} (ulimit -u, -v); give fewer")
+        _make(*before)
+        raise ConfigError(
+            f"{name if cpus is not None else 'threads'} asks for {wish} threads, but the system starts no more than {made} (ulimit "
+            "-u and -v, or a container's pids.max limit them); give fewer"
+        )
+    _pinned, _sized = () if cpus is None else wanted, True
     return made
+
+
+def _make(count: int, cpus: tuple[int, ...]) -> int:
+    """How many threads there could be; where these are fewer, the pool has one."""
+    if cpus:
+        _confine(cpus)
+        return kernels().br_pin((ctypes.c_int32 * count)(*cpus), count)
+    if _is_confined:
+        _confine(usable())
+    return kernels().br_threads(count, -1)
 
 
 def describe_pool() -> str:
@@ -116,11 +128,13 @@ def describe_pool() -> str:
 
 def _confine(cpus: tuple[int, ...]) -> None:
     """Every thread of this process to these processors; those that start later inherit it."""
+    global _is_confined
     if not hasattr(os, "sched_setaffinity"):
         raise ConfigError("cpus cannot be kept on this system, which has no processor affinity; give threads instead")
     for thread in os.listdir("/proc/self/task"):
         with suppress(ProcessLookupError):  # ended meanwhile
             os.sched_setaffinity(int(thread), cpus)
+    _is_confined = cpus != usable()
 
 
 def _shown(cpus: tuple[int, ...]) -> str:

@@ -156,26 +156,38 @@ def test_a_forked_child_computes_the_same_and_does_not_hang() -> None:
 
 
 NO_ROOM = """
-import resource
-from brigade.backends.cpu.library import kernels
-from brigade.backends.cpu.threads import _all_of
+import os, resource
+from brigade.backends.cpu import threads
+from brigade.backends.cpu.threads import describe_pool, size_pool
 from brigade.errors import ConfigError
-kernels().br_threads(1, -1)
+allowed = os.sched_getaffinity(0)
+threads.usable = lambda: tuple(range(64))
+threads.allowed_threads = lambda: 64
+threads._confine = lambda cpus, real=threads._confine: real(cpus) if set(cpus) <= allowed else None
+size_pool(threads=1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (20 << 20), resource.RLIM_INFINITY))
-try:
-    _all_of(64, kernels().br_threads(64, -1))
-except ConfigError as error:
-    print(kernels().br_pool_size(), error)
-resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(kernels().br_threads(2, -1))
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+resource.setrlimit(resource.RLIMIT_AS, (used + (20 << 20), hard))
+for asked in ({"threads": 64}, {"cpus": "0-63"}):
+    try:
+        size_pool(**asked)
+    except ConfigError as error:
+        print(describe_pool(), "|", error)
+threads._sized = False
+print("nobody asked:", 1 <= size_pool() < 64)
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+print(size_pool(threads=2))
 """
 
 
-def test_threads_that_the_system_does_not_give_are_one_line_and_the_pool_goes_on() -> None:
-    said = in_a_process(NO_ROOM).splitlines()
-    assert re.fullmatch(r"1 64 threads are wanted, but the system starts no more than \d+ \(.*\); give fewer", said[0])
-    assert said[1:] == ["2"]
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor affinity on this system")
+def test_threads_that_the_system_does_not_give_are_one_line_and_the_pool_stays_as_it_was() -> None:
+    *refused, unasked, after = in_a_process(NO_ROOM).splitlines()
+    for line, name in zip(refused, ("threads", "cpus"), strict=True):
+        said = rf"1 thread, not pinned \| {name} asks for 64 threads, but the system starts no more than \d+ \(.*\); give fewer"
+        assert re.fullmatch(said, line)
+    assert unasked == "nobody asked: True" and after == "2"
 
 
 @pytest.mark.slow
