@@ -114,7 +114,7 @@ def check_random_weights(source: ModelSource, seed: int | None) -> None:
     """Weights come from one place."""
     if (source.path is None) != (seed is not None):
         raise ConfigError(
-            f"{source.name} is a recipe without weights; give --random-weights SEED"
+            f"{source.name} is a recipe without weights; give --random-weights SEED (in Python random_weights=SEED)"
             if source.path is None
             else f"{source.name} has weights of its own; drop --random-weights, or give a recipe"
         )

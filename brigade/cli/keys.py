@@ -17,5 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     for path in make_keys(args.folder, args.name, tuple(args.role) if args.role else ROLES):
         print(path)
-    print(f"Each takes its own secret file and {args.folder / 'coordinator.key'}, in a folder of the same names. ")
+    print(
+        f"Give each client, replica and operator a folder with {args.folder / 'coordinator.key'} and its own secret file, "
+        "under the same names; the other secret files stay here."
+    )
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -84,6 +85,10 @@ def _run(args: argparse.Namespace) -> int:
         return args.run(args) or 0
     from brigade.parallel.rendezvous import found_world
 
+    if args.import_modules and args.command != "coordinator":  # what they register may stand in what is read next
+        from brigade.assembly.choices import import_all
+
+        import_all(args.import_modules)
     world = found_world()
     if world is None or args.command in ("inspect", "coordinator"):  # which starts no rank
         return 0 if world is not None and world.rank > 0 else args.run(args) or 0
@@ -123,7 +128,10 @@ def as_process() -> int:
     """The command as a process of its own."""
     collector.rest()
     try:
-        return main()
+        code = main()
+        if code == 130:  # ranks are ended behind this, which takes a moment: a second Ctrl-C would only cut that short
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return code
     finally:
         collector.leave_out()
 

@@ -24,7 +24,7 @@ class Progress:
             return
         if sys.stderr.isatty():
             self._draw(done, total)
-        elif now - self._shown >= PLAIN_EVERY:
+        elif now - self._shown >= PLAIN_EVERY and self._known != self._said:
             self._shown = now
             self._say()
 

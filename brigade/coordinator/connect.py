@@ -14,6 +14,9 @@ BEAT, SILENCE = 2000, 6000  # milliseconds: a connection that says nothing for s
 
 def connect(context: zmq.Context, address: str, role: Role, keys: Keys | None, high_water: int = 1000) -> zmq.Socket:
     """It connects again by itself. The coordinator knows nobody on a new connection, whatever was said on the old one."""
+    port = address.rpartition(":")[2]
+    if port.isdigit() and int(port) > 65_535:  # of which the library would take the lower 16 bits
+        raise ConfigError(f"cannot connect to {address}: port {port} is above 65535; give the coordinator's address for {role}")
     made = context.socket(zmq.DEALER)
     for option, value in (
         (zmq.LINGER, WORDS), (zmq.SNDHWM, high_water), (zmq.RCVHWM, high_water), (zmq.RECONNECT_IVL, SOON),

@@ -114,7 +114,11 @@ class Journal:
 
     def _wrong(self, error: Exception) -> ConfigError:
         said = " ".join(str(error).split())
-        remedy = "is another coordinator using it?" if "locked" in said else "mend or move the file, or give another one"
+        remedy = (
+            "another coordinator uses it: stop that one, or give other addresses and another file"
+            if "locked" in said
+            else "mend or move the file, or give another one"
+        )
         return ConfigError(f"journal {self.path}: {said}; {remedy}")
 
 

@@ -33,6 +33,8 @@ def make_keys(folder: Path, name: str = "default", roles: tuple[Role, ...] = ROL
     there is written over."""
     if not name or name != Path(name).name or name.startswith("."):
         raise ConfigError(f"a key's name is {name!r}; give a plain file name, such as default")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder for the keys, which is made if it is not there")
     for role in roles:
         found = folder / role / f"{name}.key"
         if found.exists():

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import zmq
@@ -23,8 +24,10 @@ from brigade.coordinator.keys import ROLES, Keys, Role
 from brigade.coordinator.machine import Coordinator
 from brigade.coordinator.messages import (
     MAX_MESSAGE,
+    Refused,
     Register,
     ReplicaMessage,
+    TurnedAway,
     decode_from_client,
     decode_from_operator,
     decode_from_replica,
@@ -44,6 +47,7 @@ DECODE: dict[bytes, Callable[[bytes], Any]] = {
     CLIENT: decode_from_client, REPLICA: decode_from_replica, OPERATOR: decode_from_operator,
 }  # fmt: skip
 NAMES = {CLIENT: "a client", REPLICA: "a replica", OPERATOR: "an operator"}
+ROOMS = {CLIENT: "clients", REPLICA: "replicas", OPERATOR: "operators"}
 ANY_PORT = "tcp://127.0.0.1:*"
 
 
@@ -170,7 +174,8 @@ class Loop:
             try:
                 message = DECODE[kind](parts[1])
             except Exception as error:  # whatever a stranger finds to send
-                self._drop(kind, f"a message that is none ({' '.join(str(error).split())[:100]})")
+                if not self._show_the_way(kind, *parts):
+                    self._drop(kind, f"a message that is none ({' '.join(str(error).split())[:100]})")
                 continue
             if kind == CLIENT:
                 machine.client_says(address, message, self._now(), secrets.randbits(64))
@@ -178,6 +183,19 @@ class Loop:
                 self._replica_says(address, message)
             else:
                 machine.operator_says(address, message, self._now())
+
+    def _show_the_way(self, kind: bytes, address: bytes, data: bytes) -> bool:
+        """Somebody may have another's address. Whoever says what is said at another socket is told which one."""
+        for other, decode in DECODE.items():
+            with suppress(Exception):
+                decode(data)
+                where = self._sockets[other].getsockopt_string(zmq.LAST_ENDPOINT)
+                error = f"this is the address for {ROOMS[kind]}; {ROOMS[other]} speak at {where}"
+                self._drop(kind, f"a word of {NAMES[other]}, who has to speak at {where}")
+                answer = TurnedAway(error, "end") if other == REPLICA else Refused(None, error)
+                self._sockets[kind].send_multipart([address, encode(answer)], zmq.NOBLOCK)
+                return True
+        return False
 
     def _replica_says(self, address: bytes, message: ReplicaMessage) -> None:
         self.machine.replica_says(address, message, self._now())

@@ -21,6 +21,7 @@ from brigade.coordinator.loop import ANY_PORT
 from brigade.coordinator.messages import Status, encode
 from brigade.engine.outputs import RequestOutput
 from brigade.errors import ConfigError, EngineStopped, RequestError
+from brigade.replica.replica import Replica
 from tests.api.small_model import ROOM
 from tests.client.here import Here
 from tests.engine.going_on import Asked, requests
@@ -253,6 +254,11 @@ def test_who_gives_up_frees_the_room_that_others_wait_for(narrow: Here, pair) ->
     assert counts["accepted"] == 8, "of those that waited when they were given up none was asked"
 
 
+def test_a_port_that_cannot_be_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="port 99999 is above 65535"):
+        Client("tcp://127.0.0.1:99999")
+
+
 def test_without_a_coordinator_it_says_so_in_time() -> None:
     with pytest.raises(ConfigError, match="no coordinator answers at tcp://127.0.0.1:9"):
         Client("tcp://127.0.0.1:9", connect_timeout=0.3)
@@ -468,11 +474,21 @@ def test_an_answer_that_comes_late_is_none_to_the_next_question() -> None:
         context.destroy(linger=0)
 
 
+def test_who_speaks_at_anothers_address_is_told_where_to_speak(here: Here, pair) -> None:
+    lost = Replica(pair[0], here.ports[0], name="lost", say=here.said.append)
+    with pytest.raises(ConfigError, match=f"this is the address for clients; replicas speak at {here.ports[1]}"):
+        lost.run()
+    for port, kind in ((here.ports[1], "replicas"), (here.ports[2], "operators")):
+        with pytest.raises(EngineStopped, match=f"this is the address for {kind}; clients speak at {here.ports[0]}"):
+            Client(port).close()
+
+
 def test_a_clients_address_is_no_operators(here: Here) -> None:
     operator = Operator(here.ports[0])
     assert operator.status().state == "running"
     operator.timeout = 0.5
-    with pytest.raises(ConfigError, match="no coordinator answers"):
+    with pytest.raises(ConfigError, match=f"this is the address for clients; operators speak at {here.ports[2]}"):
         operator.control("stop")
     operator.close()
+    assert here.loop.machine.state.value == "running"
     assert here.ports[0] != ANY_PORT

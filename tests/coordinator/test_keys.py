@@ -38,6 +38,12 @@ def test_secrets_are_their_owners_alone_and_nothing_is_written_over(folder: Path
     assert all(path.read_bytes() == text for path, text in before.items())
 
 
+def test_a_file_is_no_folder_of_keys(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("")
+    with pytest.raises(ConfigError, match="keys is a file; name a folder"):
+        make_keys(tmp_path / "keys")
+
+
 def test_a_folder_that_was_handed_out_keeps_its_coordinator(folder: Path) -> None:
     public = (folder / "coordinator.key").read_bytes()
     (folder / "coordinator.key_secret").unlink()

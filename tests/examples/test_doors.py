@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,8 @@ from brigade.engine.sampling import Sampler, SamplingParams
 from brigade.errors import ConfigError, RequestError
 from examples import backend, model_family, sampling_parameter, sampling_rule
 from tests.examples.toy_folder import toy_folder
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -62,6 +68,25 @@ def test_a_sampling_parameter_of_your_own(recipe: Path) -> None:
         SamplingParams(extra={"no_repeats": 3})
     with pytest.raises(ConfigError, match="exists already"):
         sampling_parameter.register_parameter("no_repeat", sampling_parameter.check, sampling_parameter.process)
+
+
+def test_a_sampling_parameter_of_your_own_in_a_prompts_file(tmp_path: Path) -> None:
+    """`--import` comes before anything that is read."""
+    (tmp_path / "prompts.jsonl").write_text('{"text": "def f(", "extra": {"no_repeat": 3}}\n')
+    command = [sys.executable, "-m", "brigade.cli.main", "generate", "--prompts-file", str(tmp_path / "prompts.jsonl")]
+    command += ["--temperature", "0", "--max-tokens", "30", "--json", str(tmp_path / "out.json")]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
+    done = subprocess.run(
+        [*command, "--import", "sampling_parameter"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (said,) = json.loads((tmp_path / "out.json").read_text())["requests"].values()
+    ids = said["samples"][0]["token_ids"]
+    assert len(ids) == 30 and all(ids[i] not in ids[max(i - 3, 0) : i] for i in range(len(ids)))
 
 
 def test_a_family_of_your_own(tmp_path: Path) -> None:
