@@ -246,8 +246,8 @@ def test_how_ranks_are_run_is_told_to_those_runs_that_have_ranks(case: Path, cap
     real = models.LLM
     monkeypatch.setattr(models, "LLM", listening)
     write_case(case, runs=[{}, {"layout": {"tp": 2}}])
-    assert run(capsys, "check", case, "--exchange", "group", "--rank-timeout", "5", "--import", "own.backend")[0] == 0
+    assert run(capsys, "check", case, "--exchange", "group", "--rank-timeout", "5", "--import", "examples.sampling_rule")[0] == 0
     assert told == [
-        {"import_modules": ("own.backend",)},
-        {"tp": 2, "exchange": "group", "rank_timeout": 5.0, "import_modules": ("own.backend",)},
+        {"import_modules": ("examples.sampling_rule",)},
+        {"tp": 2, "exchange": "group", "rank_timeout": 5.0, "import_modules": ("examples.sampling_rule",)},
     ]

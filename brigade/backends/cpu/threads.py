@@ -91,7 +91,7 @@ def size_pool(threads: int | None = None, cpus: str | None = None) -> int:
         if _sized:
             return kernels().br_pool_size()
         name, cpus = "BRIGADE_CPUS", os.environ.get("BRIGADE_CPUS") or None
-    before, wish = (kernels().br_pool_size(), _pinned), threads or default_threads()
+    before, wish = (kernels().br_pool_size(), _pinned), default_threads() if threads is None else threads
     if cpus is None:
         check_threads(wish)
         made = _make(wish, ())
