@@ -146,7 +146,7 @@ int br_choose_path(const char* name);     // 0 if taken; "" chooses the best
 const char* br_path(void);
 const char* br_bf16_name(void);            // decides the bits of bf16 products
 const char* br_bf16_of(const char* path);  // the same of a path that need not be in force; null if the processor lacks it
-int br_threads(int count, int first_cpu);    // size of the pool; first_cpu >= 0 pins from there on. Returns the size in force
+int br_threads(int count, int first_cpu);    // size of the pool; first_cpu >= 0 pins from there on. Returns how many there could be
 int br_pin(const int32_t* cpus, int count);  // one thread a processor; the caller, who works too, is left where it is
 int br_pool_size(void);
 

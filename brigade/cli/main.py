@@ -85,13 +85,9 @@ def _run(args: argparse.Namespace) -> int:
         return args.run(args) or 0
     from brigade.parallel.rendezvous import found_world
 
-    if args.import_modules and args.command != "coordinator":  # what they register may stand in what is read next
-        from brigade.assembly.choices import import_all
-
-        import_all(args.import_modules)
     world = found_world()
     if world is None or args.command in ("inspect", "coordinator"):  # which starts no rank
-        return 0 if world is not None and world.rank > 0 else args.run(args) or 0
+        return 0 if world is not None and world.rank > 0 else _do(args)
     if world.rank > 0:
         from brigade.assembly import rank
 
@@ -100,12 +96,21 @@ def _run(args: argparse.Namespace) -> int:
     from brigade.parallel.launch import refuse_world
 
     try:
-        code = args.run(args) or 0
+        code = _do(args)
     except BaseException as error:
         refuse_world(world, error)
         raise
     refuse_world(world, ConfigError("its command ended without them"))
     return code
+
+
+def _do(args: argparse.Namespace) -> int:
+    """What is imported comes first: what it registers may stand in what the command reads. A coordinator imports nothing itself."""
+    if args.import_modules and args.command != "coordinator":
+        from brigade.assembly.choices import import_all
+
+        import_all(args.import_modules)
+    return args.run(args) or 0
 
 
 def _words(error: Exception) -> str:

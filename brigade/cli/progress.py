@@ -12,11 +12,14 @@ class Progress:
     """Called with (done, total); shows nothing for work that ends within a second."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._begun = what, time.monotonic()
-        self._shown = self._begun
-        self._said = self._known = (0, 0)  # done and total: of the last plain line, and of the last call
+        self._what = what
         self._bar = None
         self._task = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._begun = self._shown = time.monotonic()
+        self._said = self._known = (0, 0)  # done and total: of the last plain line, and of the last call
 
     def __call__(self, done: int, total: int) -> None:
         now, self._known = time.monotonic(), (done, total)
@@ -49,5 +52,4 @@ class Progress:
             self._bar = None
         elif self._said not in ((0, 0), self._known):
             self._say()
-        self._begun = self._shown = time.monotonic()  # it may be used once more
-        self._said = self._known = (0, 0)
+        self._begin()  # it may be used once more

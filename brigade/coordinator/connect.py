@@ -12,11 +12,16 @@ SOON, LATEST = 50, 1000  # milliseconds between two tries to connect
 BEAT, SILENCE = 2000, 6000  # milliseconds: a connection that says nothing for so long is dead, and another is made
 
 
+def check_port(address: str, what: str, remedy: str) -> None:
+    """Of a port that is too high the library would take the lower 16 bits. `what` cannot be done with it: connect to, listen on."""
+    port = address.rpartition(":")[2]
+    if port.isdigit() and int(port) > 65_535:
+        raise ConfigError(f"cannot {what} {address}: port {port} is above 65535; {remedy}")
+
+
 def connect(context: zmq.Context, address: str, role: Role, keys: Keys | None, high_water: int = 1000) -> zmq.Socket:
     """It connects again by itself. The coordinator knows nobody on a new connection, whatever was said on the old one."""
-    port = address.rpartition(":")[2]
-    if port.isdigit() and int(port) > 65_535:  # of which the library would take the lower 16 bits
-        raise ConfigError(f"cannot connect to {address}: port {port} is above 65535; give the coordinator's address for {role}")
+    check_port(address, "connect to", f"give the coordinator's address for {role}")
     made = context.socket(zmq.DEALER)
     for option, value in (
         (zmq.LINGER, WORDS), (zmq.SNDHWM, high_water), (zmq.RCVHWM, high_water), (zmq.RECONNECT_IVL, SOON),

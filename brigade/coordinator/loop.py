@@ -18,6 +18,7 @@ from typing import Any
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from brigade.coordinator.connect import check_port
 from brigade.coordinator.control import ControlState
 from brigade.coordinator.journal import Journal
 from brigade.coordinator.keys import ROLES, Keys, Role
@@ -47,7 +48,7 @@ DECODE: dict[bytes, Callable[[bytes], Any]] = {
     CLIENT: decode_from_client, REPLICA: decode_from_replica, OPERATOR: decode_from_operator,
 }  # fmt: skip
 NAMES = {CLIENT: "a client", REPLICA: "a replica", OPERATOR: "an operator"}
-ROOMS = {CLIENT: "clients", REPLICA: "replicas", OPERATOR: "operators"}
+ROOMS = dict(zip(DECODE, ROLES, strict=True))
 ANY_PORT = "tcp://127.0.0.1:*"
 
 
@@ -136,6 +137,7 @@ class Loop:
         self._waker.wake()
 
     def _bind(self, address: str, role: Role) -> zmq.Socket:
+        check_port(address, "listen on", "give another, or * for a free one")
         socket = self._context.socket(zmq.ROUTER)
         if self._keys is not None:
             self._keys.serve(socket, role)
@@ -144,10 +146,6 @@ class Loop:
         socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # whoever is not there is known not to be there
-        port = address.rpartition(":")[2]
-        if port.isdigit() and int(port) > 65_535:  # of which the library would take the lower 16 bits
-            socket.close(0)
-            raise ConfigError(f"cannot listen on {address}: port {port} is above 65535; give another, or * for a free one")
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
@@ -186,15 +184,17 @@ class Loop:
 
     def _show_the_way(self, kind: bytes, address: bytes, data: bytes) -> bool:
         """Somebody may have another's address. Whoever says what is said at another socket is told which one."""
-        for other, decode in DECODE.items():
-            with suppress(Exception):
+        for (other, decode), where in zip(DECODE.items(), self.addresses, strict=True):
+            try:
                 decode(data)
-                where = self._sockets[other].getsockopt_string(zmq.LAST_ENDPOINT)
-                error = f"this is the address for {ROOMS[kind]}; {ROOMS[other]} speak at {where}"
-                self._drop(kind, f"a word of {NAMES[other]}, who has to speak at {where}")
-                answer = TurnedAway(error, "end") if other == REPLICA else Refused(None, error)
+            except Exception:  # as it was at this socket
+                continue
+            self._drop(kind, f"a word of {NAMES[other]}, who has to speak at {where}")
+            error = f"this is the address for {ROOMS[kind]}; {ROOMS[other]} speak at {where}"
+            answer = TurnedAway(error, "end") if other == REPLICA else Refused(None, error)
+            with suppress(zmq.ZMQError):  # it has left
                 self._sockets[kind].send_multipart([address, encode(answer)], zmq.NOBLOCK)
-                return True
+            return True
         return False
 
     def _replica_says(self, address: bytes, message: ReplicaMessage) -> None:

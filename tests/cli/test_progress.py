@@ -23,39 +23,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_a_line_every_few_seconds_and_the_last_one_says_the_total(clock: Clock, capsys) -> None:
-    shown = Progress("windows")
-    for done in range(1, 13):
+def work(shown: Progress, clock: Clock, total: int) -> None:
+    """A piece a second."""
+    for done in range(1, total + 1):
         clock.now += 1.0
-        shown(done, 12)
+        shown(done, total)
     shown.close()
-    assert capsys.readouterr().err.splitlines() == ["windows: 5 of 12", "windows: 10 of 12", "windows: 12 of 12"]
 
 
-def test_no_line_comes_twice(clock: Clock, capsys) -> None:
-    shown = Progress("windows")
-    for done in range(1, 6):
-        clock.now += 1.0
-        shown(done, 5)
-    shown.close()
-    assert capsys.readouterr().err.splitlines() == ["windows: 5 of 5"]
-
-
-def test_short_work_says_nothing(clock: Clock, capsys) -> None:
-    shown = Progress("windows")
-    for done in range(1, 5):
-        clock.now += 1.0
-        shown(done, 4)
-    shown.close()
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(
+    ("total", "lines"),
+    [
+        pytest.param(12, ["5 of 12", "10 of 12", "12 of 12"], id="every few seconds, and the last one says the total"),
+        pytest.param(5, ["5 of 5"], id="none twice"),
+        pytest.param(4, [], id="short work says nothing"),
+    ],
+)
+def test_lines_that_come(total: int, lines: list[str], clock: Clock, capsys) -> None:
+    work(Progress("windows"), clock, total)
+    assert capsys.readouterr().err.splitlines() == [f"windows: {line}" for line in lines]
 
 
 def test_one_that_is_used_again_begins_anew(clock: Clock, capsys) -> None:
     shown = Progress("windows")
-    for done in range(1, 8):
-        clock.now += 1.0
-        shown(done, 7)
-    shown.close()
+    work(shown, clock, 7)
     shown(3, 3)
     shown.close()
     assert capsys.readouterr().err.splitlines() == ["windows: 5 of 7", "windows: 7 of 7"]
