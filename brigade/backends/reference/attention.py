@@ -19,6 +19,7 @@ from torch import Tensor
 from brigade.backends.base import AttentionParams
 from brigade.backends.exact_math import halving_sum
 from brigade.backends.kv_cache import KVCache
+from brigade.backends.reference.matmul import multiply_each
 from brigade.batch import Batch
 
 KV_TILE = 64
@@ -192,14 +193,15 @@ def _tiles(cache: Tensor, group: TileGroup) -> Tensor:
 def _in_place(cache: Tensor, group: TileGroup) -> bool:
     """Whether tiles are read where they lie, one call a tile, instead of being gathered first."""
     tile_bytes = cache.shape[1] * KV_TILE * cache.shape[3] * 4
-    return cache.shape[2] == KV_TILE and cache.dtype == torch.float32 and tile_bytes >= GATHER_BELOW
+    is_like_a_tile = cache.shape[2] == KV_TILE and cache.dtype == torch.float32
+    return cache.device.type == "cpu" and is_like_a_tile and tile_bytes >= GATHER_BELOW  # elsewhere a call costs more than a copy
 
 
 def _product_keys(q_IGRD: Tensor, keys: Tensor, group: TileGroup) -> Tensor:
     items, heads, rows, dim = q_IGRD.shape
     if not _in_place(keys, group):
         k = _tiles(keys, group)
-        return torch.bmm(q_IGRD.reshape(-1, rows, dim), k.view(-1, KV_TILE, dim).transpose(1, 2)).view(items, heads, rows, KV_TILE)
+        return multiply_each(q_IGRD.reshape(-1, rows, dim), k.view(-1, KV_TILE, dim)).view(items, heads, rows, KV_TILE)
     out = q_IGRD.new_empty(items, heads, rows, KV_TILE)
     for item, (block,) in enumerate(group.blocks):
         torch.bmm(q_IGRD[item], keys[block].transpose(1, 2), out=out[item])
@@ -216,7 +218,8 @@ def _product_values(weights_IGRK: Tensor, values: Tensor, group: TileGroup, clea
     dim = values.shape[3]
     if not _in_place(values, group):
         v = taken(_tiles(values, group))
-        return torch.bmm(weights_IGRK.view(-1, rows, KV_TILE), v.view(-1, KV_TILE, dim)).view(items, heads, rows, dim)
+        values_BDK = v.view(-1, KV_TILE, dim).transpose(1, 2)
+        return multiply_each(weights_IGRK.view(-1, rows, KV_TILE), values_BDK).view(items, heads, rows, dim)
     out = weights_IGRK.new_empty(items, heads, rows, dim)
     for item, (block,) in enumerate(group.blocks):
         torch.bmm(weights_IGRK[item], taken(values[block]), out=out[item])

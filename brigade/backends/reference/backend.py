@@ -46,7 +46,7 @@ class ReferenceBackend(Backend):
             return
         wanted = operations(config, tp)
         broken = first_broken(self, self.matmul.name, wanted)
-        if isinstance(broken, Product) and not self._proven and not isinstance(self.matmul, TiledMatmul):
+        if isinstance(broken, Product) and not self._proven and isinstance(self.matmul, DirectMatmul):
             self.matmul = TiledMatmul()
             broken = first_broken(self, self.matmul.name, wanted)
         if broken is not None:

@@ -1,7 +1,8 @@
 """Matrix products whose elements do not depend on how many rows or outputs there are.
 
-A library chooses its algorithm by the shape, so the same row can come out with another last bit in a larger batch. Two
-ways around it, the first that a short probe of the machine proves:
+A library chooses its algorithm by the shape, so the same row can come out with another last bit in a larger batch. On a GPU
+the products are our own (`gpu_products`), in one order for every shape. Elsewhere there are two ways around it, the first that a
+short probe of the machine proves:
 
 - **direct**: one library call. Holds where the library promises a strict order (`MKL_CBWR` with STRICT, asked for in
   `brigade.backends.reference.strict`), for at least `MIN_ROWS` rows: a single row takes a matrix-vector routine.
@@ -14,6 +15,8 @@ share a matrix have fewer than one rank alone.
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -89,9 +92,28 @@ def rows_hold(matmul: Matmul, device: torch.device) -> bool:
     return True
 
 
+@cache
+def ordered_products(device_type: str) -> ModuleType | None:
+    """`gpu_products`, where it can be used."""
+    if device_type != "cuda":
+        return None
+    try:
+        from brigade.backends.reference import gpu_products
+    except ImportError:  # torch was built without Triton
+        return None
+    return gpu_products
+
+
+def multiply_each(x_BMK: Tensor, weight_BNK: Tensor) -> Tensor:
+    """A product for every one of B, [B, M, N]."""
+    own = ordered_products(x_BMK.device.type)
+    return torch.bmm(x_BMK, weight_BNK.transpose(1, 2)) if own is None else own.multiply(x_BMK, weight_BNK)
+
+
 def choose_matmul(device: torch.device) -> Matmul:
     """The fastest way that holds here; none is an error, since an unproven one would break the promise silently."""
-    for candidate in (DirectMatmul(), TiledMatmul()):
+    own = ordered_products(device.type)
+    for candidate in (DirectMatmul(), TiledMatmul()) if own is None else (own.GpuMatmul(),):
         if rows_hold(candidate, device):
             return candidate
     raise ConfigError(
