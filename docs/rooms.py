@@ -27,9 +27,10 @@ class Room:
 # From the top floor to the ground; a room may import those below it in this list, and no other.
 ROOMS = (
     Room("cli", "one file for each command", 0, (0, 5)),
+    Room("serve", "OpenAI's API over HTTP", 1, (4, 5)),
     Room("bench", "throughput, latency, floors", 1, (1, 2)),
     Room("evaluate", "perplexity, KL, ranking", 1, (0, 1)),
-    Room("verify", "golden cases, one comparer, the matrix of settings", 1, (2, 5)),
+    Room("verify", "golden cases, one comparer, the matrix of settings", 1, (2, 4)),
     Room("replica", "works for a coordinator", 2, (3, 4)),
     Room("client", "asks a coordinator", 2, (4, 5)),
     Room("coordinator", "clients apart from replicas: messages, logic, journal", 3, (3, 5)),

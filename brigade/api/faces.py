@@ -86,6 +86,28 @@ class BlockingFace:
         return {name: number for number, name in enumerate(ids)}, inbox
 
 
+class Feed:
+    """What some requests say. It is at its end when `left` is 0."""
+
+    def __init__(self, names: Sequence[str], inbox: asyncio.Queue[Any]) -> None:
+        self.left = len(names)
+        self._places, self._inbox = {name: place for place, name in enumerate(names)}, inbox
+
+    async def next(self, timeout: float | None = None) -> list[tuple[int, Delta | RequestOutput]]:
+        """All that came since: each with the place of its request, deltas if they are wanted, and of every request its whole output
+        at the end. Waits until there is something; where that takes longer than `timeout` seconds, nothing."""
+        try:
+            async with asyncio.timeout(timeout):
+                found = [await self._inbox.get()]
+        except TimeoutError:
+            return []
+        while not self._inbox.empty():
+            found.append(self._inbox.get_nowait())
+        for said in map(checked, found):
+            self.left -= isinstance(said, RequestOutput)
+        return [(self._places[said.request_id], said) for said in found]
+
+
 class AsyncFace:
     """Any number of tasks, of any number of event loops.
 
@@ -105,14 +127,24 @@ class AsyncFace:
 
     async def stream(self, prompt: Prompt, params: Params = None) -> AsyncIterator[Delta]:
         """Deltas as they come. Leaving early, or being cancelled, aborts the request."""
-        with self._request(prompt, params, deltas=True) as inbox:
+        with self._requests([self._prepare(prompt, params)], deltas=True) as (_, inbox):
             while isinstance(said := checked(await inbox.get()), Delta):
                 yield said
 
     async def generate(self, prompt: Prompt, params: Params = None) -> RequestOutput:
         """The whole output of one prompt. Being cancelled aborts the request."""
-        with self._request(prompt, params, deltas=False) as inbox:
+        with self._requests([self._prepare(prompt, params)], deltas=False) as (_, inbox):
             return checked(await inbox.get())
+
+    def prepare(self, prompt: Prompt, params: Params = None) -> Any:
+        """What `opened` takes: a prompt with its parameters, read and checked. That may take long, so any thread may do it."""
+        return self._prepare(prompt, params)
+
+    @contextmanager
+    def opened(self, prepared: Sequence[Any], deltas: bool = True) -> Iterator[Feed]:
+        """Some requests, submitted all or none, and what they say. Leaving early, or being cancelled, aborts what is left."""
+        with self._requests(prepared, deltas) as (names, inbox):
+            yield Feed(names, inbox)
 
     def close(self) -> None:
         """Requests that still run end with an `EngineStopped`, and so does whoever comes later."""
@@ -124,8 +156,8 @@ class AsyncFace:
                 deliver(self._stopped())
 
     @contextmanager
-    def _request(self, prompt: Prompt, params: Params, deltas: bool) -> Iterator[asyncio.Queue[Any]]:
-        """A request that is open as long as the caller is inside; what it says comes into the queue."""
+    def _requests(self, prepared: Sequence[Any], deltas: bool) -> Iterator[tuple[list[str], asyncio.Queue[Any]]]:
+        """Requests that are open as long as the caller is inside; what they say comes into the queue."""
         loop, inbox, names = asyncio.get_running_loop(), asyncio.Queue[Any](), list[str]()
 
         def deliver(said: Any) -> None:
@@ -142,14 +174,15 @@ class AsyncFace:
 
         if self._closed:
             raise self._stopped()
-        names += self.thread.submit([self._prepare(prompt, params)], deliver)
-        self._open[names[0]] = deliver
+        names += self.thread.submit(prepared, deliver)
+        self._open.update(dict.fromkeys(names, deliver))
         try:
             if self._closed:  # meanwhile
                 raise self._stopped()
-            yield inbox
+            yield names, inbox
         finally:
-            self._open.pop(names[0], None)
+            for name in names:
+                self._open.pop(name, None)
             self.thread.abort(names)
 
     def _stopped(self) -> EngineStopped:

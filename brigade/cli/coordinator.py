@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     addresses = {"--clients": args.clients, "--replicas": args.replicas, "--operators": args.operators}
     check_exposed(addresses, keys, args.insecure)
     settings = CoordinatorSettings(**{name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None})
-    replicas = _replica_settings(args)
+    replicas = replica_settings(args)
     if args.journal == "off" and args.journal_sync is not None:
         raise ConfigError(f"--journal-sync {args.journal_sync} has no effect with --journal off; drop one of them")
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def _journal_file(args: argparse.Namespace) -> Path:
     return state / f"coordinator-{args.clients.rpartition(':')[2].replace('*', 'any').replace('/', '_')}.sqlite"
 
 
-def _replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
+def replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Of each replica, beside where it connects to."""
     from brigade.replica.launcher import as_options, share_of_processors
 
@@ -131,7 +131,8 @@ def _replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
         return []
     if args.exact == "off":
         raise ConfigError("--exact off lets bits depend on the batch, so no request could go on elsewhere; drop it")
-    named = {} if args.serve_as is None else {"serve_as": args.serve_as}
+    serve_as = getattr(args, "serve_as", None)
+    named = {} if serve_as is None else {"serve_as": serve_as}
     shares = share_of_processors(args.dp, args.tp * args.pp, args.threads, args.cpus)
     return [given | named | own | {"name": f"local-{place}"} for place, own in enumerate(shares)]
 

@@ -15,6 +15,7 @@ from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError
 
 COMMANDS = {
     "generate": "text from prompts",
+    "serve": "answer HTTP requests as OpenAI's API does",
     "chat": "talk to a model in the terminal",
     "inspect": "what a model is: spec tree, parameters, memory, tokenizer",
     "export": "pack a model once: an artifact that is mapped into memory at load",

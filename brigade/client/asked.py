@@ -57,6 +57,7 @@ class Asked:
     began_as: str = ""
     samples: list[HeardSample] = field(default_factory=list)
     prompt_token_ids: list[int] = field(default_factory=list)
+    has_told_ids: bool = False  # to the reader
     prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     def __post_init__(self) -> None:
@@ -87,9 +88,11 @@ class Asked:
         if sample.finish_reason is not None or piece.start != len(sample.token_ids):
             raise ValueError(f"a piece at {piece.start} where {len(sample.token_ids)} tokens were heard")
         rest = decode_rest(piece.rest) or NO_REST
+        of_prompt, ids = None, None
         if rest.prompt_token_ids is not None:
             self.prompt_token_ids = rest.prompt_token_ids
-        of_prompt = None
+        if piece.index == 0 and not self.has_told_ids and self.prompt_token_ids:
+            ids, self.has_told_ids = self.prompt_token_ids, True
         if rest.prompt_logprobs is not None and self.prompt_logprobs is None:  # a replica that goes on tells them again
             of_prompt = [None if row is None else logprobs_of(row) for row in rest.prompt_logprobs]
             self.prompt_logprobs = of_prompt
@@ -108,7 +111,7 @@ class Asked:
         metrics = None if piece.finish is None else self._metrics(sample)
         return Delta(
             self.name, piece.index, piece.text, piece.token_ids, logprobs, piece.finish, piece.error, rest.stop_reason, of_prompt,
-            metrics,
+            metrics, ids,
         )  # fmt: skip
 
     def _metrics(self, sample: HeardSample) -> RequestMetrics:

@@ -8,11 +8,22 @@ ordered least recently used first *and* leaves before their parents.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-ROOT = 0  # the parent of every first block
+ROOT = 0  # the parent of every first block of a request without a salt
+_SECRET = os.urandom(32)
+
+
+def root_of(salt: str | None) -> int:
+    """The parent of the first block of requests with this salt, which find nothing that was computed for another. A number below
+    every node's; that two salts have the same one is out of reach, also for somebody who looks for such."""
+    if salt is None:
+        return ROOT
+    return -1 - int.from_bytes(hashlib.blake2b(salt.encode(), key=_SECRET, digest_size=16).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +79,9 @@ class BlockPool:
     def holders(self, block: int) -> int:
         return self._holders[block]
 
-    def follow(self, found: list[Node], key: Callable[[int], tuple[int, ...]], most: int) -> None:
-        """Bring a run of known blocks up to date: drop what was evicted, add what became known, `most` blocks in all.
+    def follow(self, found: list[Node], key: Callable[[int], tuple[int, ...]], most: int, root: int = ROOT) -> None:
+        """Bring a run of known blocks up to date: drop what was evicted, add what became known, `most` blocks in all. It begins
+        below `root`.
 
         `key(place)` gives the ids of a block. Nobody holds the blocks for being found. Leaves are evicted before their parents,
         so what is gone is at the end of the run, and a look where nothing has changed costs one lookup.
@@ -79,7 +91,7 @@ class BlockPool:
         while found and self._node_of[found[-1].block] is not found[-1]:
             found.pop()
         while len(found) < most:
-            node = self._nodes.get((found[-1].serial if found else ROOT, key(len(found))))
+            node = self._nodes.get((found[-1].serial if found else root, key(len(found))))
             if node is None:
                 return
             found.append(node)
@@ -143,7 +155,7 @@ class BlockPool:
         order = {block: place for place, block in enumerate(self._idle)}
         for node in self._nodes.values():
             parent = node.key[0]
-            if parent == ROOT:
+            if parent <= ROOT:
                 continue
             assert parent in parents, "a known block outlived its parent"
             if node.block in order and parents[parent] in order:

@@ -131,8 +131,8 @@ class DynamicScheduler(Scheduler):
     def _look_up(self, request: Request) -> None:
         """Find its known prefix; at least one token is left to compute, for its logits."""
         if not request.wants_every_row:
-            size = self.pool.block_size
-            self.pool.follow(request.known, lambda place: request.key(place, size), (len(request.ids) - 1) // size)
+            size, most = self.pool.block_size, (len(request.ids) - 1) // self.pool.block_size
+            self.pool.follow(request.known, lambda place: request.key(place, size), most, request.root)
 
     def _victims(self, newcomer: Request, end: int) -> list[Request] | None:
         """Who must be pushed out for the newcomer to compute up to position `end`: often nobody, and None where all that it

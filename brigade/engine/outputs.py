@@ -47,6 +47,7 @@ class Delta:
     stop_reason: str | int | None = None  # the stop string or stop id that ended it
     prompt_logprobs: Sequence[TokenLogprobs | None] | None = None  # once, of the first sample, where they were asked for
     metrics: RequestMetrics | None = None  # with the end
+    prompt_token_ids: Sequence[int] | None = None  # once, with the first delta of the first sample
 
 
 @dataclass(frozen=True, slots=True)

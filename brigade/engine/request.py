@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from brigade.engine.block_pool import ROOT, Node
+from brigade.engine.block_pool import Node, root_of
 from brigade.engine.outputs import Delta, FinishReason, RequestMetrics, Sample
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import in_one_line
@@ -53,7 +53,8 @@ class Request:
     life: int = 0  # a new one begins where its blocks are taken: what was sent before is not for it any more
     blocks: list[int] = field(default_factory=list)
     published: int = 0  # leading blocks whose content is known to the pool
-    tip: int = ROOT  # the pool's node of the last of them
+    root: int = field(init=False)  # below which its first block is known
+    tip: int = field(init=False)  # the pool's node of the last of them
     known: list[Node] = field(default_factory=list)  # leading blocks found in the pool at the last look; not held for that
     keys: list[tuple[int, ...]] = field(default_factory=list)  # the ids of leading full blocks, as far as they were asked for
     bypassed: int = 0  # times a later request was admitted first
@@ -63,6 +64,7 @@ class Request:
     prompt_logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logits: dict[int, Tensor] = field(default_factory=dict)
     has_told_prompt: bool = False  # its reader has the log-probabilities of the prompt
+    has_told_ids: bool = False  # and its ids
     known_end: FinishReason | None = None  # of one that ended elsewhere, and whose prompt is computed once more for its rows
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
@@ -75,6 +77,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.rank = (*self.order, self.index)
+        self.root = self.tip = root_of(self.params.cache_salt)
         self.ids = list(self.prompt_token_ids)
         if self.params.logprobs is not None:
             self.logprobs = []
@@ -119,7 +122,7 @@ class Request:
         self.life += 1
         self.blocks = []
         self.computed = self.settled = self.published = 0
-        self.tip = ROOT
+        self.tip = self.root
 
     def fail(self, error: Exception) -> None:
         """End this request alone."""
@@ -137,9 +140,11 @@ class Request:
         rows = None
         if self.index == 0 and not self.has_told_prompt and len(self.prompt_logprobs) == len(self.prompt_token_ids) - 1:
             rows, self.has_told_prompt = self.prompt_rows(), True
+        ids = self.prompt_token_ids if self.index == 0 and not self.has_told_ids else None
+        self.has_told_ids = True
         return Delta(
             self.request_id, self.index, text, token_ids, logprobs, self.finish_reason, self.error, self.stop_reason, rows,
-            self.metrics() if self.is_finished else None,
+            self.metrics() if self.is_finished else None, ids,
         )  # fmt: skip
 
     def metrics(self) -> RequestMetrics:

@@ -174,6 +174,10 @@ class Tokenizer:
             raise RequestError("this model has no chat template; give a prompt instead of messages")
         return self._chat.render(list(messages), add_generation_prompt, **extra)
 
+    def with_template(self, chat_template: str) -> Tokenizer:
+        """The same with another chat template."""
+        return Tokenizer(self._inner, self.bos_id, self.eos_ids, chat_template, self._special_tokens)
+
     @cached_property
     def _chat(self) -> ChatTemplate:
         return ChatTemplate(self._templates, self._special_tokens)

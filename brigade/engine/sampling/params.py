@@ -10,6 +10,7 @@ from brigade.engine.sampling.registry import check_extra
 from brigade.errors import RequestError
 
 MAX_LOGPROBS = 100
+MAX_SALT = 256
 # A logit of up to 1e30 in size stays finite in fp32 through penalties, bias and temperature, each at its bound, together.
 MIN_TEMPERATURE = 1e-4  # 0 is the exact way to say colder
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
@@ -43,6 +44,7 @@ class SamplingParams:
     echo: bool = False  # begin the text with the prompt, as it was given
     priority: int = 0  # lower runs first
     include_stop: bool = False  # keep the stop string in the text
+    cache_salt: str | None = None  # its prompt shares cached blocks with requests of the same salt alone
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # registered parameters of your own
 
     # Asked of every row at every step, so worked out once.
@@ -72,6 +74,8 @@ class SamplingParams:
         for name in ("ignore_eos", "echo", "include_stop"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if not (self.cache_salt is None or isinstance(self.cache_salt, str)) or len(self.cache_salt or "") > MAX_SALT:
+            raise RequestError(f"cache_salt is {self.cache_salt!r:.60}; it must be a text of at most {MAX_SALT} characters")
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not _is_list(stops) or not all(isinstance(stop, str) and stop for stop in stops):
             raise RequestError(f"stop is {self.stop!r}; it must be one or more strings that are not empty")

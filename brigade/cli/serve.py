@@ -1,0 +1,173 @@
+"""`brigade serve`: an OpenAI-compatible server over a model of this machine, or over a coordinator's replicas."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from brigade.cli.options import add_model_options, given_model_options, make_llm
+from brigade.cli.progress import Progress
+from brigade.errors import ConfigError
+
+PORT = 8000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("served_model", nargs="?", metavar="MODEL", help="as --model; the embedded model if neither is given")
+    group = parser.add_argument_group("address")
+    group.add_argument("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine alone)")
+    group.add_argument("--port", type=int, default=PORT, help=f"0 takes a free one, and is told (default: {PORT})")
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate in PEM: the server speaks https")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
+    group = parser.add_argument_group("model")
+    group.add_argument("--served-model-name", action="append", metavar="NAME", help="what requests call it; may be given again")
+    group.add_argument("--chat-template", type=Path, metavar="FILE", help="a Jinja file in place of the model's own")
+    group.add_argument("--connect", metavar="ADDRESS", help="ask the replicas of a coordinator; MODEL is the name it serves then")
+    group.add_argument("--keys", type=Path, metavar="FOLDER", help="with --connect: keys of `brigade keys`")
+    group.add_argument("--tokenizer", metavar="MODEL", help="with --connect: whose tokenizer and chat template the server reads")
+    group.add_argument("--dp", type=int, default=1, metavar="N", help="replicas of this machine, behind a coordinator (default: 1)")
+    group = parser.add_argument_group("who may ask")
+    group.add_argument("--api-key", action="append", default=[], metavar="KEY", help="requests must bring it; may be given again")
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line")
+    group.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages of this origin may ask; * for all")
+    group.add_argument("--quiet", action="store_true", help="no line for each request on standard error")
+    _add_limits(parser.add_argument_group("limits"))
+    add_model_options(parser)
+
+
+HELP = {
+    "connections": "open at once", "header_bytes": "of a request's headers", "body_bytes": "of its body",
+    "header_seconds": "until the headers are there", "body_seconds": "until the body is there",
+    "keep_alive_seconds": "that a connection stays open between requests",
+    "send_seconds": "that a client may leave its answer unread", "drain_seconds": "that streams go on after SIGTERM",
+}  # fmt: skip
+
+
+def _add_limits(group: Any) -> None:
+    from brigade.serve.limits import Limits
+
+    for one in fields(Limits):
+        kind = int if one.type == "int" else float
+        said = f"{HELP[one.name]} (default: {one.default:g})" if kind is float else f"{HELP[one.name]} (default: {one.default})"
+        group.add_argument(f"--{one.name.replace('_', '-')}", type=kind, metavar="N", help=said)
+
+
+def run(args: argparse.Namespace) -> int:
+    from brigade.serve.api_keys import read_keys
+    from brigade.serve.limits import Limits
+    from brigade.serve.server import Server, bind
+
+    _check(args)
+    given = {one.name: getattr(args, one.name) for one in fields(Limits) if getattr(args, one.name) is not None}
+    limits, keys = Limits(**given), read_keys(args.api_key, args.api_key_file)
+    template = None if args.chat_template is None else _read_template(args.chat_template)
+    if args.host not in ("127.0.0.1", "localhost", "::1") and not len(keys):
+        print(f"brigade: {args.host} may be reached from elsewhere, and no --api-key is asked for", file=sys.stderr)
+    with ExitStack() as stack:
+        listener = bind(args.host, args.port)
+        stack.callback(listener.close)
+        app = _fleet(args, stack, template) if args.connect is not None or args.dp > 1 else _own(args, stack, template)
+        app.keys, app.limits, app.origins = keys, limits, args.cors
+        from brigade.serve.app import json_line
+
+        app.log = None if args.quiet else json_line
+        server = Server(app, args.tls_cert, args.tls_key)
+        listener.listen(2048)
+        scheme = "http" if args.tls_cert is None else "https"
+        host, port = listener.getsockname()[:2]
+        print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{host}:{port}/v1", file=sys.stderr, flush=True)
+        server.run([listener])
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.served_model is not None:
+        if args.model is not None:
+            raise ConfigError(f"the model is given twice, as {args.served_model} and as --model {args.model}; give it once")
+        args.model = args.served_model
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key belong together; give both, or none")
+    if args.dp < 1:
+        raise ConfigError(f"--dp is {args.dp}; give 1 or more")
+    if args.connect is None:
+        for name in ("keys", "tokenizer"):
+            if getattr(args, name) is not None:
+                raise ConfigError(f"--{name} has no effect without --connect; give --connect, or drop it")
+    elif args.dp > 1:
+        raise ConfigError("--dp starts replicas here, and --connect asks those of a coordinator; give one of them")
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--chat-template {path} cannot be read ({error}); give a Jinja file in UTF-8") from error
+
+
+def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> Any:
+    """One engine in this process, or leading ranks of it."""
+    from brigade.api.async_llm import AsyncLLM
+    from brigade.serve.app import App
+    from brigade.serve.desk import Desk
+    from brigade.serve.health import EngineHealth
+    from brigade.serve.served import Served
+
+    loading = Progress("loading")
+    llm = stack.enter_context(make_llm(args, progress=loading))
+    loading.close()
+    print(llm.plan, file=sys.stderr)
+    face = AsyncLLM(llm)
+    stack.callback(face.close)
+    tokenizer = llm.tokenizer if template is None or llm.tokenizer is None else llm.tokenizer.with_template(template)
+    names = args.served_model_name or [llm.name]
+    served = Served(
+        names, f"{llm.numerics_id}-{llm.fingerprint}", llm.engine.limit, llm.config.vocab_size, tokenizer, llm.sampling_defaults,
+        int(time.time()),
+    )  # fmt: skip
+    return App(served, Desk(face), EngineHealth(llm))
+
+
+def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> Any:
+    """Replicas behind a coordinator: those of `--connect`, or those that are started here."""
+    from brigade.checkpoint.load import open_model
+    from brigade.cli.coordinator import replica_settings
+    from brigade.client import AsyncClient
+    from brigade.replica.launcher import as_options
+    from brigade.serve.app import App
+    from brigade.serve.desk import Desk
+    from brigade.serve.fleet import NAME, local_coordinator, wait_for_replica
+    from brigade.serve.health import FleetHealth
+    from brigade.serve.served import Served
+    from brigade.tokenizer import Tokenizer
+
+    keeper: Any = None
+    if args.connect is None:
+        address, keeper = stack.enter_context(local_coordinator(replica_settings(args)))
+        name, whose = NAME, args.model
+    else:
+        useless = as_options({key: value for key, value in given_model_options(args).items() if key != "model"})
+        if useless:
+            raise ConfigError(f"{useless[0]} has no effect with --connect, where replicas compute; drop it")
+        address, name, whose = args.connect, args.model, args.tokenizer
+    tokenizer = source = None
+    if whose is not None or args.connect is None:
+        source = open_model(whose)
+        tokenizer = Tokenizer.of_model(source.tokenizer_path)
+    if template is not None:
+        if tokenizer is None:
+            raise ConfigError("--chat-template has no effect without a tokenizer; give --tokenizer, or drop it")
+        tokenizer = tokenizer.with_template(template)
+    client = AsyncClient(address, name, keys=args.keys)
+    stack.callback(client.close)
+    identity = wait_for_replica(client, keeper)
+    own = client.model if source is None or args.connect is not None else source.name
+    served = Served(
+        args.served_model_name or [own], f"{identity.numerics_id}-{identity.fingerprint}", identity.positions,
+        identity.vocab_size, tokenizer, identity.defaults, int(time.time()),
+    )  # fmt: skip
+    return App(served, Desk(client), FleetHealth(client, client.model))

@@ -1,0 +1,215 @@
+"""The application: which address is answered by what, who may ask, and what is noted of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import uuid4
+
+from brigade.errors import in_one_line
+from brigade.serve.api_keys import ApiKeys, Caller
+from brigade.serve.chat import read_chat
+from brigade.serve.completions import read_completion
+from brigade.serve.desk import Desk
+from brigade.serve.errors import ApiError, as_api_error
+from brigade.serve.exchange import (
+    JSON,
+    ClientGone,
+    Receive,
+    Send,
+    answer_stream,
+    answer_whole,
+    encode,
+    read_all,
+    send_bytes,
+    send_error,
+    send_json,
+    while_heard,
+)  # fmt: skip
+from brigade.serve.fields import read_json
+from brigade.serve.health import Health
+from brigade.serve.job import Answer, Object
+from brigade.serve.limits import Limits
+from brigade.serve.metrics import TYPE, Metrics
+from brigade.serve.openapi import document
+from brigade.serve.record import Record
+from brigade.serve.served import Served
+from brigade.serve.tokens import detokenize, tokenize
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+OPEN_TO_ALL = ("/health", "/ready", "/version")  # without a key
+LARGE = 8 << 10  # bytes of a body from which it is read on another thread
+
+JOBS: dict[str, Callable[[Mapping[str, Any], Served], Answer]] = {
+    "/v1/completions": read_completion, "/v1/chat/completions": read_chat,
+}  # fmt: skip
+QUESTIONS: dict[str, Callable[[Mapping[str, Any], Served], Object]] = {"/tokenize": tokenize, "/detokenize": detokenize}
+
+
+@dataclass(eq=False)
+class App:
+    """An ASGI application. `log` is called with one object for each request; None: no log."""
+
+    served: Served
+    desk: Desk
+    health: Health
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    limits: Limits = field(default_factory=Limits)
+    origins: Sequence[str] = ()  # of pages in a browser that may ask
+    log: Callable[[Object], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.served.name, self.health.state)
+        self._document = encode(document())
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await _lifespan(receive, send)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        record = self._record(scope, headers)
+        try:
+            await self._answer(scope, headers, record, receive, self._noted(send, record, headers))
+        except ClientGone:
+            pass
+        finally:
+            self.metrics.ended(record)
+            if record.cause is not None:
+                _tell(record)
+            if self.log is not None:
+                self.log(record.line())
+
+    async def _answer(self, scope: Any, headers: dict[bytes, bytes], record: Record, receive: Receive, send: Send) -> None:
+        try:
+            if scope["method"] == "OPTIONS" and self.origins:
+                return await send_bytes(send, 204, b"", [])
+            caller = Caller() if scope["path"] in OPEN_TO_ALL else self.keys.caller(headers.get(b"authorization"))
+            record.key = caller.name
+            await self._route(scope, headers, caller, record, receive, send)
+        except (ClientGone, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            found = as_api_error(error)
+            record.failed(found, error)
+            if record.status is None:
+                await send_error(send, found)
+
+    async def _route(
+        self, scope: Any, headers: dict[bytes, bytes], caller: Caller, record: Record, receive: Receive, send: Send
+    ) -> None:
+        path, method = scope["path"], scope["method"]
+        if path in JOBS or path in QUESTIONS:
+            _check_method(method, "POST", path)
+            self.desk.check_open()
+            data = await read_all(receive, headers, self.limits)
+            if path in JOBS:
+                return await self._run(JOBS[path], data, caller, record, receive, send)
+            return await send_json(send, 200, await asyncio.to_thread(lambda: QUESTIONS[path](read_json(data), self.served)))
+        read = self._pages().get(path)
+        if read is None and path.startswith("/v1/models/"):
+            read = lambda: self._model(path.removeprefix("/v1/models/"))  # noqa: E731
+        if read is None:
+            raise ApiError(404, f"there is nothing at {path[:200]}; docs/serve.md lists the addresses", code="not_found")
+        _check_method(method, "GET", path)
+        found = read()
+        if isinstance(found, bytes):
+            kind = JSON if path == "/openapi.json" else (b"content-type", TYPE.encode())
+            return await send_bytes(send, 200, found, [kind])
+        await send_json(send, 200, found)
+
+    async def _run(
+        self, read: Callable[[Mapping[str, Any], Served], Answer], data: bytes, caller: Caller, record: Record, receive: Receive,
+        send: Send,
+    ) -> None:  # fmt: skip
+        def translate() -> Answer:
+            return read(read_json(data), self.served)
+
+        answer = await asyncio.to_thread(translate) if len(data) > LARGE else translate()
+        if caller.salt is not None:
+            salt = f"{caller.salt}/{answer.job.params.get('cache_salt', '')}"[:256]
+            answer.job = replace(answer.job, params={**answer.job.params, "cache_salt": salt})
+        record.model, record.streams = self.served.name, answer.job.streams
+        if answer.job.streams:
+            work = answer_stream(answer, self.desk, record, send, self.limits)
+        else:
+            work = answer_whole(answer, self.desk, record, send)
+        await while_heard(work, receive)
+
+    def _pages(self) -> dict[str, Callable[[], Object | bytes]]:
+        return {
+            "/health": self.health.check, "/ready": self._ready, "/version": _version, "/metrics": self.metrics.text,
+            "/v1/models": lambda: {"object": "list", "data": [self._model(name) for name in self.served.names]},
+            "/openapi.json": lambda: self._document,
+        }  # fmt: skip
+
+    def _ready(self) -> Object:
+        self.desk.check_open()
+        return self.health.check()
+
+    def _model(self, name: str) -> Object:
+        self.served.check_name(name)
+        return {
+            "id": name, "object": "model", "created": self.served.created, "owned_by": "brigade", "root": self.served.name,
+            "max_model_len": self.served.positions, "system_fingerprint": self.served.fingerprint,
+        }  # fmt: skip
+
+    def _record(self, scope: Any, headers: dict[bytes, bytes]) -> Record:
+        given = headers.get(b"x-request-id", b"")
+        name = given.decode() if REQUEST_ID.fullmatch(given) else f"req-{uuid4().hex}"
+        client = "" if scope.get("client") is None else str(scope["client"][0])
+        return Record(name, self.metrics, scope["method"], scope["path"][:200], client)
+
+    def _noted(self, send: Send, record: Record, headers: dict[bytes, bytes]) -> Send:
+        """Sends with what every answer has: the request's id, and leave for pages of other origins."""
+        more = [(b"x-request-id", record.id.encode())]
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and ("*" in self.origins or origin in self.origins):
+            more += [
+                (b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin"),
+                (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
+                (b"access-control-allow-methods", b"GET, POST, OPTIONS"), (b"access-control-expose-headers", b"x-request-id"),
+            ]  # fmt: skip
+
+        async def noted(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
+
+        return noted
+
+
+def _check_method(method: str, allowed: str, path: str) -> None:
+    if method != allowed and not (allowed == "GET" and method == "HEAD"):
+        raise ApiError(405, f"{path} is asked with {allowed}, not with {method}", code="method_not_allowed")
+
+
+def _version() -> Object:
+    from brigade import __version__
+
+    return {"version": __version__}
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def _tell(record: Record) -> None:
+    """An error of our own, with all that is needed to mend it."""
+    import traceback
+
+    assert record.cause is not None
+    print(f"brigade: request {record.id} failed: {in_one_line(record.cause)}", file=sys.stderr)
+    traceback.print_exception(record.cause, file=sys.stderr)
+
+
+def json_line(found: Object) -> None:
+    print(json.dumps(found, ensure_ascii=False), file=sys.stderr, flush=True)

@@ -1,0 +1,79 @@
+"""Runs jobs: prepares them without stopping others, asks the client object, and counts who is open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from brigade.api.faces import AsyncFace, Feed
+from brigade.engine.outputs import RequestOutput
+from brigade.engine.prompt import ChatPrompt
+from brigade.errors import RequestError
+from brigade.serve.errors import ApiError
+from brigade.serve.job import Job
+
+AT_ONCE = 2000  # characters that are read as tokens between two others' words; more of them, on a thread
+RETRY = 10  # seconds after which whoever was sent away by a server that ends may look for another
+
+
+class Desk:
+    """`face`: an `AsyncLLM` or an `AsyncClient`."""
+
+    def __init__(self, face: AsyncFace) -> None:
+        self.face = face
+        self.is_draining = False
+        self.open = 0  # jobs
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def prepare(self, job: Job) -> list[Any]:
+        """Prompts as tokens, and parameters that fit. What takes long is done on another thread."""
+        self.check_open()
+        size = sum(len(prompt.text if isinstance(prompt, ChatPrompt) else prompt) for prompt in job.prompts)
+        if size > AT_ONCE or "constraint" in job.params:
+            return await asyncio.to_thread(self._prepare, job)
+        return self._prepare(job)
+
+    def check_open(self) -> None:
+        if self.is_draining:
+            raise ApiError(503, "this server ends and takes no new requests; try another, or later", None, "draining", RETRY)
+
+    def _prepare(self, job: Job) -> list[Any]:
+        prepared = []
+        for place, prompt in enumerate(job.prompts):
+            try:
+                prepared.append(self.face.prepare(prompt, job.params))
+            except RequestError as error:
+                if len(job.prompts) == 1:
+                    raise
+                raise RequestError(f"prompt {place}: {error}") from error
+        return prepared
+
+    @contextmanager
+    def opened(self, prepared: list[Any], deltas: bool) -> Iterator[Feed]:
+        self.open += 1
+        self._empty.clear()
+        try:
+            with self.face.opened(prepared, deltas) as feed:
+                yield feed
+        finally:
+            self.open -= 1
+            if not self.open:
+                self._empty.set()
+
+    async def drain(self, seconds: float) -> bool:
+        """Take nothing new, and wait for what is open. False where that takes longer."""
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def failed(outputs: list[RequestOutput]) -> str | None:
+    """Why one of the answers could not go on."""
+    return next((sample.error for output in outputs for sample in output.samples if sample.error is not None), None)

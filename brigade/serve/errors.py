@@ -1,0 +1,49 @@
+"""What goes wrong over HTTP, in the shape that OpenAI's clients read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from brigade.errors import EngineStopped, RequestError, in_one_line
+
+KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """An answer that is an error. `param`: the field that is to blame; `code`: one word for programs; `retry_after`: seconds."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        found = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """Of whatever was raised while a request was read or run."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestError):
+        text = str(error)
+        if "max_waiting" in text or "requests are open" in text:
+            return ApiError(429, text, code="rate_limit_exceeded", retry_after=1)
+        return ApiError(400, text, param=_named(text))
+    if isinstance(error, EngineStopped):
+        return ApiError(503, str(error), code="engine_stopped", retry_after=5)
+    return ApiError(500, f"an error of this server ({in_one_line(error)}); its log has more", code="internal_error")
+
+
+def _named(text: str) -> str | None:
+    """The parameter that a refusal begins with: "temperature is 7; ..."."""
+    word = text.split(" ", 1)[0]
+    return word if word.replace("_", "").isalpha() and word.islower() and " is " in text[: len(word) + 4] else None

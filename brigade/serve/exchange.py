@@ -1,0 +1,181 @@
+"""One request and its answer over ASGI: the body within its limits, the answer at once or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from brigade.engine.outputs import Delta, RequestOutput
+from brigade.serve.desk import Desk, failed
+from brigade.serve.errors import ApiError, as_api_error
+from brigade.serve.job import Answer, Object
+from brigade.serve.limits import Limits
+from brigade.serve.record import Record
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+encode = msgspec.json.encode
+JSON = (b"content-type", b"application/json")
+EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+PATIENCE = 1.0  # seconds that the status waits for a first word, since a refusal may come instead of it
+BEAT = 15.0  # seconds of silence after which a comment tells the client, and what lies between, that the stream is alive
+
+
+class ClientGone(Exception):
+    """Nobody hears the answer any more."""
+
+
+async def read_all(receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> bytes:
+    """The body; a longer one than is allowed is not read to its end."""
+    said = headers.get(b"content-length", b"0")
+    if said.isdigit() and int(said) > limits.body_bytes:
+        raise too_long(limits)
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limits.body_bytes:
+                    raise too_long(limits)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise ApiError(408, f"the body was not there after {limits.body_seconds:g} s; send it at once", code="timeout") from None
+
+
+def too_long(limits: Limits) -> ApiError:
+    return ApiError(413, f"the body is longer than the {limits.body_bytes} bytes that are allowed; send less", code="too_large")
+
+
+async def while_heard(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """`work`, which is cancelled where the client goes away."""
+    main = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({main, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not main.done():
+            main.cancel()
+            await asyncio.wait({main})
+            raise ClientGone
+        main.result()
+    finally:
+        for one in (main, gone):
+            one.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_json(send: Send, status: int, body: Object, headers: dict[str, str] | None = None) -> None:
+    await send_bytes(
+        send, status, encode(body), [JSON, *[(name.encode(), value.encode()) for name, value in (headers or {}).items()]]
+    )
+
+
+async def send_bytes(send: Send, status: int, data: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(data))]})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def send_error(send: Send, error: ApiError) -> None:
+    headers = error.headers
+    if error.status in (408, 413):
+        headers = headers | {"connection": "close"}  # what is left of the body is not read
+    await send_json(send, error.status, error.body, headers)
+
+
+async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send) -> None:
+    prepared = await desk.prepare(answer.job)
+    outputs: dict[int, RequestOutput] = {}
+    with desk.opened(prepared, deltas=True) as feed:
+        record.submitted()
+        while feed.left:
+            for place, said in await feed.next():
+                if isinstance(said, RequestOutput):
+                    outputs[place] = said
+                else:
+                    record.heard(said)
+    ordered = [outputs[place] for place in range(len(prepared))]
+    record.ended(ordered)
+    error = failed(ordered)
+    if error is not None:
+        raise ApiError(500, error, code="request_failed")
+    await send_json(send, 200, answer.whole(ordered))
+
+
+async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, limits: Limits) -> None:
+    """The status is sent with the first word, so that what is refused has a status of its own."""
+    prepared = await desk.prepare(answer.job)
+    stream = _Stream(send, limits)
+    outputs: dict[int, RequestOutput] = {}
+    with desk.opened(prepared, deltas=True) as feed:
+        record.submitted()
+        said = await feed.next(PATIENCE)
+        await stream.begin(answer.begin())
+        try:
+            while True:
+                objects: list[Object] = []
+                for place, one in said:
+                    if isinstance(one, RequestOutput):
+                        outputs[place] = one
+                    else:
+                        record.heard(one)
+                        objects += _objects(answer, place, one)
+                await stream.say(objects, beat=not said)
+                if not feed.left:
+                    break
+                said = await feed.next(BEAT)
+            ordered = [outputs[place] for place in range(len(prepared))]
+            record.ended(ordered)
+            await stream.say(answer.end(ordered))
+        except (ClientGone, asyncio.CancelledError):
+            raise
+        except Exception as error:  # the status is out: the error is an event
+            found = as_api_error(error)
+            record.failed(found, error)
+            await stream.say([found.body])
+    await stream.close()
+
+
+def _objects(answer: Answer, place: int, delta: Delta) -> list[Object]:
+    if delta.finish_reason == "error":
+        return [ApiError(500, delta.error or "this request could not go on", code="request_failed").body]
+    return answer.chunk(place, delta)
+
+
+class _Stream:
+    """Server-sent events. A client that does not read is given up."""
+
+    def __init__(self, send: Send, limits: Limits) -> None:
+        self._send, self._limits = send, limits
+
+    async def begin(self, objects: list[Object]) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+        await self.say(objects)
+
+    async def say(self, objects: list[Object], beat: bool = False) -> None:
+        data = b"".join([b"data: %b\n\n" % encode(one) for one in objects])
+        if not data and beat:
+            data = b": this stream is alive\n\n"
+        if data:
+            await self._write(data, True)
+
+    async def close(self) -> None:
+        await self._write(b"data: [DONE]\n\n", False)
+
+    async def _write(self, data: bytes, more: bool) -> None:
+        try:
+            async with asyncio.timeout(self._limits.send_seconds):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            raise ClientGone from None

@@ -1,0 +1,81 @@
+"""Whether the engine steps, and what runs at this moment: of an `LLM` in this process, or of a coordinator's replicas."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+from brigade.serve.errors import ApiError
+
+HANGS = 60.0  # seconds without a finished layer, while there is work, after which an engine hangs
+
+
+class Health(ABC):
+    @abstractmethod
+    def check(self) -> dict[str, Any]:
+        """What `/health` says; an `ApiError` of status 503 where nothing can be computed."""
+
+    @abstractmethod
+    def state(self) -> dict[str, float]:
+        """The numbers of this moment, by the names of `metrics.WORDS`."""
+
+
+class EngineHealth(Health):
+    """`llm` is in this process. Asked often, it notices that layers are finished; one that finishes none hangs."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+        self._layers, self._since = -1, time.monotonic()
+
+    def check(self) -> dict[str, Any]:
+        failure = self._llm.failure
+        if failure is not None:
+            raise ApiError(503, f"the engine stopped: {failure}", code="engine_stopped")
+        layers, has_work = self._llm.layers_finished, self._llm.engine.has_work
+        if layers != self._layers or not has_work:
+            self._layers, self._since = layers, time.monotonic()
+        silent = time.monotonic() - self._since
+        if silent > HANGS:
+            raise ApiError(503, f"the engine has work, and has not finished a layer for {silent:.0f} s", code="engine_hangs")
+        return {"status": "ok"}
+
+    def state(self) -> dict[str, float]:
+        engine = self._llm.engine
+        pool = engine.pool
+        return {
+            "num_requests_running": engine.num_running, "num_requests_waiting": engine.num_waiting,
+            "kv_cache_usage_perc": 1 - pool.num_free / pool.num_blocks,
+        }  # fmt: skip
+
+
+class FleetHealth(Health):
+    """`client` asks a coordinator; its answer is kept for a second."""
+
+    def __init__(self, client: Any, model: str) -> None:
+        self._client, self._model = client, model
+        self._status: Any = None
+        self._asked = float("-inf")
+
+    def _look(self) -> Any:
+        if time.monotonic() - self._asked > 1.0:
+            try:
+                self._status = self._client.status(timeout=2.0)
+            except Exception as error:
+                raise ApiError(503, f"the coordinator does not answer: {error}", code="no_coordinator") from error
+            self._asked = time.monotonic()
+        return self._status
+
+    def check(self) -> dict[str, Any]:
+        replicas = [one for one in self._look().replicas if one.model == self._model]
+        if not replicas:
+            raise ApiError(503, "no replica works at present", code="no_replica", retry_after=5)
+        return {"status": "ok", "replicas": len(replicas)}
+
+    def state(self) -> dict[str, float]:
+        try:
+            status = self._look()
+        except ApiError:
+            return {"num_replicas": 0}
+        replicas = sum(one.model == self._model for one in status.replicas)
+        return {"num_requests_running": status.running, "num_requests_waiting": status.waiting, "num_replicas": replicas}

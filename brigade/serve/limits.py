@@ -1,0 +1,28 @@
+"""What one client may ask of the server at most, so that nobody can stop the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from brigade.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds, bytes and counts; each is an option of `brigade serve`."""
+
+    connections: int = 4096
+    header_bytes: int = 64 << 10
+    body_bytes: int = 16 << 20
+    header_seconds: float = 20.0  # from the first byte of a request to the end of its headers, and for a new connection to speak
+    body_seconds: float = 60.0  # until the body is there
+    keep_alive_seconds: float = 60.0  # that a connection may stay open between requests
+    send_seconds: float = 60.0  # that a client may leave what was sent to it unread
+    drain_seconds: float = 600.0  # that streams may go on after SIGTERM
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            least = 1 if one.type == "int" else 0.001
+            if not least <= value <= 1e12:
+                raise ConfigError(f"--{one.name.replace('_', '-')} is {value}; it must be {least:g} or more")

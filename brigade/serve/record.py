@@ -1,0 +1,88 @@
+"""What is noted of one request while it runs: for its line in the log, and for the metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from brigade.engine.outputs import Delta, RequestOutput
+from brigade.serve.errors import ApiError
+
+clock = time.monotonic
+
+
+class Gauge(Protocol):
+    """Who is told what happens (`metrics.Metrics`)."""
+
+    def first_token(self, seconds: float) -> None: ...
+
+    def next_tokens(self, seconds: float, count: int) -> None: ...
+
+    def ended(self, record: Record) -> None: ...
+
+
+@dataclass(slots=True)
+class Record:
+    id: str
+    gauge: Gauge
+    method: str = ""
+    path: str = ""
+    client: str = ""
+    key: str | None = None  # the name of the API key
+    begun: float = field(default_factory=clock)
+    status: int | None = None
+    model: str | None = None
+    streams: bool = False
+    first: float | None = None
+    last: float | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    preemptions: int = 0
+    finish: list[str] = field(default_factory=list)
+    error: str | None = None
+    cause: BaseException | None = None
+    is_job: bool = False
+
+    def submitted(self) -> None:
+        self.is_job = True
+
+    def heard(self, delta: Delta) -> None:
+        if not delta.token_ids:
+            return
+        now, count = clock(), len(delta.token_ids)
+        self.tokens += count
+        if self.first is None or self.last is None:
+            self.first = now
+            self.gauge.first_token(now - self.begun)
+        else:
+            self.gauge.next_tokens(now - self.last, count)
+        self.last = now
+
+    def ended(self, outputs: Sequence[RequestOutput]) -> None:
+        self.prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
+        for output in outputs:
+            self.cached_tokens += min(output.metrics.cached_tokens, len(output.prompt_token_ids))
+            for sample in output.samples:
+                self.finish.append(sample.finish_reason)
+                self.preemptions += sample.metrics.preemptions
+
+    def failed(self, error: ApiError, cause: BaseException | None) -> None:
+        self.error = error.message
+        self.cause = cause if error.status == 500 else None
+
+    def line(self) -> dict[str, Any]:
+        """What the log says; what there is not is left out."""
+        found: dict[str, Any] = {
+            "request": self.id, "client": self.client, "key": self.key, "method": self.method, "path": self.path,
+            "status": self.status, "seconds": round(clock() - self.begun, 4),
+        }  # fmt: skip
+        if self.is_job:
+            found |= {
+                "model": self.model, "stream": self.streams, "prompt_tokens": self.prompt_tokens,
+                "cached_tokens": self.cached_tokens, "tokens": self.tokens, "finish": ",".join(self.finish) or None,
+                "first_token": None if self.first is None else round(self.first - self.begun, 4),
+            }  # fmt: skip
+        return {name: value for name, value in (found | {"error": self.error}).items() if value is not None}

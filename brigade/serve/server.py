@@ -1,0 +1,87 @@
+"""The sockets and the end: listens, and on SIGTERM lets what runs come to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from brigade.errors import ConfigError
+from brigade.serve.app import App
+from brigade.serve.protocol import guarded
+
+BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Taken before a model is loaded, so that an address that is not free is said at once. Nobody can connect until it listens."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ConfigError(f"--host {host} is no address of this machine ({error.strerror}); give one, such as 127.0.0.1") from error
+    made = socket.socket(found[0], socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(found[4])
+    except (OSError, OverflowError) as error:
+        made.close()
+        raise ConfigError(f"{host}:{port} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
+    return made
+
+
+class Server(uvicorn.Server):
+    """The first SIGTERM or SIGINT: running requests go on to their end, and new ones are sent away. The second ends at once."""
+
+    def __init__(self, app: App, certificate: Path | None = None, key: Path | None = None) -> None:
+        limits = app.limits
+        try:
+            config = uvicorn.Config(
+                app, http=guarded(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
+                server_header=False, timeout_keep_alive=int(max(limits.keep_alive_seconds, 1)), backlog=BACKLOG,
+                proxy_headers=False, ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=5,
+            )  # fmt: skip
+            config.load()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the certificate {certificate} or its key cannot be used ({error}); give PEM files") from error
+        super().__init__(config)
+        self._brigade = app
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is None or self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._begin_to_drain, signal.Signals(sig).name)
+
+    def _begin_to_drain(self, name: str) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain(name))
+
+    async def _drain(self, name: str) -> None:
+        desk, seconds = self._brigade.desk, self._brigade.limits.drain_seconds
+        if desk.open:
+            print(f"brigade: {name}: {desk.open} requests go on to their end; once more ends at once", file=sys.stderr)
+        if not await desk.drain(seconds):
+            print(f"brigade: {desk.open} requests were not over after {seconds:g} s and are cut off", file=sys.stderr)
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self):
+        """uvicorn's own raises the signals once more at its end, which would cut off whoever cleans up behind it."""
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
