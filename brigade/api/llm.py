@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class LLM(BlockingFace):
-    """Loads once, then generates. `model`: a folder, an artifact of `brigade export`, a recipe, or None for the embedded model;
-    `engine_settings` are the fields of `EngineConfig`. With `tp` or `pp` above 1 this process leads tp x pp ranks, and starts the
-    others itself; under torchrun or srun every rank runs the same script, and only rank 0 comes back from here. `check` is called
-    before the weights are read, with all that is decided by then: what it raises ends the loading."""
+    """Loads once, then generates. `model`: a folder, `org/name` of the Hugging Face hub, an artifact of `brigade export`, a recipe,
+    or None for the embedded model; `engine_settings` are the fields of `EngineConfig`. With `tp` or `pp` above 1 this process leads
+    tp x pp ranks, and starts the others itself; under torchrun or srun every rank runs the same script, and only rank 0 comes back
+    from here. `check` is called before the weights are read, with all that is decided by then: what it raises ends the loading."""
 
     def __init__(
         self,

@@ -81,15 +81,16 @@ def _assemble(
     if mesh.world == 1:
         parts = load(blueprint, progress)
         return Assembled(parts, plan, parts.engine(plan, sampler))
+    order = choices.pinned().encode()
     how: dict[str, Any] = {
         "exchange": choices.exchange, "device": blueprint.backend.device.type, "rank_timeout": choices.rank_timeout,
         "max_rows_bytes": blueprint.row_bytes,
     }  # fmt: skip
     if world is None:
         cores = share_out(mesh.world, choices.threads, choices.cpus)
-        ranks = start_ranks(mesh, RANK_PROCESS, choices.encode(), cores=cores, **how)
+        ranks = start_ranks(mesh, RANK_PROCESS, order, cores=cores, **how)
     else:
-        ranks = join_world(world, mesh, choices.encode(), **how)
+        ranks = join_world(world, mesh, order, **how)
     with ranks.all_or_none():
         return _lead(blueprint, plan, ranks, sampler, progress)
 
@@ -101,6 +102,7 @@ def _lead(
     rooms = [decode_reply(data) for data in links.replies()]
     _check_numerics(blueprint.numerics_id, rooms, mesh)
     plan = fitted(plan, blueprint.engine_config, rooms, mesh)
+    blueprint.source.fetch_weights()  # by one rank of this machine, while the others wait as long as it takes
     links.send_order(encode(Load()))
     blueprint.backend.exchange = links.exchange
     parts = load(blueprint, progress)

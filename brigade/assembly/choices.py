@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from brigade.artifact.reader import DTYPES
 from brigade.backends.base import Backend
 from brigade.backends.cpu.quant import Quant, skip_list
 from brigade.backends.registry import get_backend
+from brigade.checkpoint.hub import pinned
 from brigade.checkpoint.load import ModelSource, own_dtype
 from brigade.engine.config import EngineConfig
 from brigade.errors import ConfigError, in_one_line
@@ -29,9 +30,9 @@ DYNAMIC_ONLY = ("prefix_cache",)
 
 @dataclass(frozen=True)
 class Choices:
-    """As a caller gives them. `model`: a folder, an artifact, a recipe, or None for the embedded model; `quant` None: as the files
-    are; `engine_settings` are fields of `EngineConfig`. `tp` x `pp` ranks hold the model together; `pp_layers` cuts it into
-    stages by hand, `exchange` says how ranks talk, `rank_timeout` how many seconds none of them may stand still, and
+    """As a caller gives them. `model`: a folder, an artifact, a recipe, a name of the hub, or None for the embedded model; `quant`
+    None: as the files are; `engine_settings` are fields of `EngineConfig`. `tp` x `pp` ranks hold the model together; `pp_layers`
+    cuts it into stages by hand, `exchange` says how ranks talk, `rank_timeout` how many seconds none of them may stand still, and
     `import_modules` are imported by each, so that a backend or family of one's own is known there."""
 
     model: str | Path | None = None
@@ -59,6 +60,10 @@ class Choices:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         plain |= {"model": None if self.model is None else str(self.model), "skip_layers": _names(self.skip_layers)}
         return msgspec.json.encode(plain)
+
+    def pinned(self) -> Choices:
+        """The same for other ranks, which open the same commit of a model of the hub, wherever its branch is by then."""
+        return replace(self, model=pinned(self.model))
 
     @classmethod
     def decode(cls, data: bytes) -> Choices:

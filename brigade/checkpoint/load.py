@@ -1,11 +1,11 @@
-"""From a source to a model with its weights in place: a folder, a recipe, or the model inside the package."""
+"""From a source to a model with its weights in place: a folder, a model of the hub, a recipe, or the model inside the package."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from brigade.backends.cpu.packer import plain_tensors
 from brigade.checkpoint.families.family import Family
 from brigade.checkpoint.families.registry import find_family
 from brigade.checkpoint.families.settings import Settings
+from brigade.checkpoint.hub import HubName, Snapshot, open_snapshot
 from brigade.checkpoint.operations import NameMap, take, with_prefix
 from brigade.checkpoint.random_weights import RandomTensors
 from brigade.checkpoint.recipes import find_recipe, read_recipe, recipe_names
@@ -43,6 +44,7 @@ class ModelSource:
     path: Path | None = None  # a folder with weights
     family: Family | None = None
     artifact: Artifact | None = None
+    snapshot: Snapshot | None = None  # of the hub: its weights may still have to be fetched into `path`
 
     @property
     def tokenizer_path(self) -> Path | None:
@@ -51,9 +53,15 @@ class ModelSource:
         files = ("tokenizer.json", "vocab.json")
         return self.path if any((self.path / file).exists() for file in files) else None
 
+    def fetch_weights(self) -> None:
+        """Of a model of the hub, where they are not here yet. Who reads weights calls this; other work needs none."""
+        if self.snapshot is not None:
+            self.snapshot.fetch_weights()
+
 
 def open_model(source: str | Path | None = None) -> ModelSource:
-    """None or `mini` is the embedded model; else a Hugging Face folder, an artifact, a recipe's name, or a recipe's YAML file."""
+    """None or `mini` is the embedded model; else a Hugging Face folder, an artifact, a recipe's name, a recipe's YAML file, or
+    `org/name` or `org/name@revision` of the Hugging Face hub. A folder of that name wins."""
     collector.resume()  # every process that works with a model comes by here, and its modules are imported
     if not (source is None or isinstance(source, (str, Path))):
         raise CheckpointError(f"a model is a folder or a recipe's name, not a {type(source).__name__}; give a str or a Path")
@@ -64,8 +72,14 @@ def open_model(source: str | Path | None = None) -> ModelSource:
         return _open_folder(path, path.resolve().name)
     recipe = find_recipe(str(source))
     if recipe is None:
+        name = HubName.read(source)
+        if name is not None:
+            snapshot = open_snapshot(name)
+            return replace(_open_folder(snapshot.folder, name.repo), snapshot=snapshot)
         named = ", ".join([EMBEDDED.name, *recipe_names()])
-        raise CheckpointError(f"no model {str(source)!r}: neither a folder nor a recipe; there are {named}")
+        raise CheckpointError(
+            f"no model {str(source)!r}: neither a folder nor a recipe; there are {named}, and models of the hub as org/name"
+        )
     config, dtype = read_recipe(recipe)
     return ModelSource(recipe.stem, config, dtype)
 
@@ -193,6 +207,7 @@ def _load_packed(model: GPTModel, artifact: Artifact, backend: Backend, progress
 def open_weights(source: ModelSource) -> tuple[SafetensorsFolder, NameMap]:
     """The folder's tensors and how our parameters are made of them, proven to fit each other before one is read."""
     assert source.path is not None
+    source.fetch_weights()
     files = SafetensorsFolder(source.path)
     table = name_map(source, files)
     _check_names(source, files, table)

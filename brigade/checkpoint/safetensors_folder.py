@@ -118,13 +118,33 @@ def _check_places(path: Path, entries: dict[str, Entry], data: int, size: int) -
         at += entry.bytes
 
 
+def read_index(folder: Path) -> dict[str, str] | None:
+    """Tensors and the names of their files; None where there is no index."""
+    path = folder / INDEX
+    if not path.exists():
+        return None
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(places, dict) or not places:
+            raise ValueError("its weight_map places no tensor")
+        for name, file in places.items():
+            if not isinstance(file, str) or Path(file).name != file or not file.isprintable():
+                raise ValueError(f"it places {shown(name)} in {str(file)[:80]!r}, which is no file's name")
+        return places
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check the file and its permissions") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is corrupt ({problem}); fetch the file again") from error
+
+
 class SafetensorsFolder(TensorSource):
     """All tensors of a checkpoint by name. Of a box only its own bytes are read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
-        index = self._index()
+        index = read_index(folder)
         if index is None:
             self.entries = read_header(self._single())
             return
@@ -136,25 +156,6 @@ class SafetensorsFolder(TensorSource):
             if name not in headers[file]:
                 raise CheckpointError(f"tensor {shown(name)} is missing from {files[file]}, where the index places it")
             self.entries[name] = headers[file][name]  # another file may hold one of the same name
-
-    def _index(self) -> dict[str, str] | None:
-        """Tensors and the names of their files; None where there is no index."""
-        path = self.folder / INDEX
-        if not path.exists():
-            return None
-        try:
-            places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-            if not isinstance(places, dict) or not places:
-                raise ValueError("its weight_map places no tensor")
-            for name, file in places.items():
-                if not isinstance(file, str) or Path(file).name != file or not file.isprintable():
-                    raise ValueError(f"it places {shown(name)} in {str(file)[:80]!r}, which is no file's name")
-            return places
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror}); check the file and its permissions") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            problem = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{path} is corrupt ({problem}); fetch the file again") from error
 
     def _shard(self, name: str, file: str) -> Path:
         path = self.folder / file

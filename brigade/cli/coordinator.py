@@ -118,6 +118,7 @@ def _journal_file(args: argparse.Namespace) -> Path:
 
 def replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Of each replica, beside where it connects to."""
+    from brigade.checkpoint.hub import pinned
     from brigade.replica.launcher import as_options, share_of_processors
 
     given = given_model_options(args)
@@ -131,6 +132,8 @@ def replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
         return []
     if args.exact == "off":
         raise ConfigError("--exact off lets bits depend on the batch, so no request could go on elsewhere; drop it")
+    if "model" in given:  # also for a replica that is started again when a branch of the hub has moved
+        given["model"] = pinned(given["model"])
     serve_as = getattr(args, "serve_as", None)
     named = {} if serve_as is None else {"serve_as": serve_as}
     shares = share_of_processors(args.dp, args.tp * args.pp, args.threads, args.cpus)

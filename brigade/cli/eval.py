@@ -24,7 +24,7 @@ ONE_AT_A_TIME = {"max_batch_size": 1, "max_step_tokens": 512, "prefill_chunk": 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    said = "a model folder or an artifact (default: the embedded model)"
+    said = "a model folder, org/name of the hub or an artifact (default: the embedded model)"
     parser.add_argument("model_name", nargs="?", metavar="MODEL", help=said)
     parser.add_argument("--text", type=Path, metavar="FILE", required=True, help="a text file in UTF-8")
     parser.add_argument("--against", metavar="OTHER", help="a reference of the same tokenizer: adds KL(OTHER || MODEL)")

@@ -14,7 +14,8 @@ from brigade.output_files import check_apart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, a recipe, or `mini`, the embedded model")
+    said = "a Hugging Face folder, org/name of the hub, a recipe, or `mini`, the embedded model"
+    parser.add_argument("model", metavar="MODEL", help=said)
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or is empty")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16: of what is not quantised, and of the KV cache")
     parser.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")

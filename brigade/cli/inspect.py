@@ -12,7 +12,7 @@ from brigade.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    said = "a folder, an artifact or a recipe (default: the embedded model)"
+    said = "a folder, org/name of the hub, an artifact or a recipe (default: the embedded model)"
     parser.add_argument("model_name", nargs="?", metavar="MODEL", help=said)
     parser.add_argument("--as-json", action="store_true", help="print JSON")
     said = "print the model's fingerprint, for which all weights are read (that of an artifact is printed anyway)"

@@ -37,7 +37,8 @@ def add_model_options(
     said = {"max_batch_size": "32", "max_step_tokens": "512", "prefill_chunk": "256", "max_model_len": "what the model allows"}
     said |= defaults or {}
     group = parser.add_argument_group("model")
-    group.add_argument("--model", help="a Hugging Face folder, an artifact, or a recipe (default: the embedded model)")
+    words = "a Hugging Face folder, org/name of the hub, an artifact, or a recipe (default: the embedded model)"
+    group.add_argument("--model", help=words)
     group.add_argument(
         "--dtype", default="auto", help="auto, float32 or bfloat16 (default: the checkpoint's own, a recipe's bfloat16)"
     )
@@ -199,7 +200,8 @@ def with_defaults(llm: Any, settings: list[dict[str, Any]]) -> list[Any]:
 
 
 def model_files(name: str | None) -> list[Path]:
-    """What a model's name stands for on the disk: a folder, or a recipe's file."""
+    """What a model's name stands for on the disk: a folder, a recipe's file, or what the cache has of a model of the hub."""
+    from brigade.checkpoint.hub import cached_folders
     from brigade.checkpoint.load import EMBEDDED
     from brigade.checkpoint.recipes import find_recipe
 
@@ -208,4 +210,4 @@ def model_files(name: str | None) -> list[Path]:
     if Path(name).exists():
         return [Path(name)]
     found = EMBEDDED if name == EMBEDDED.name else find_recipe(name)
-    return [] if found is None else [found]
+    return cached_folders(name) if found is None else [found]

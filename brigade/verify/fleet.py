@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from brigade.api.stream import Stream
+from brigade.checkpoint.hub import pinned
 from brigade.checkpoint.load import open_model
 from brigade.client import Client
 from brigade.coordinator.journal import Journal
@@ -152,6 +153,8 @@ def _commands(chosen: ModelChoice, options: RankOptions, run: Run, address: str)
     given |= {name: getattr(run, name) for name in ("backend", "device") if getattr(run, name) is not None}
     given |= run.layout.arguments() | options.arguments(run.layout) | dict(run.settings) | {"engine": run.engine}
     given = {name: value for name, value in given.items() if value not in (None, (), [])}
+    if "model" in given:
+        given["model"] = pinned(given["model"])  # one commit for all replicas
     if given.pop("prefix_cache", True) is False:
         given["prefix_cache"] = False
     shares = share_of_processors(run.layout.dp, run.layout.ranks, run.threads, None)
