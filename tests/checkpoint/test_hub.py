@@ -246,12 +246,12 @@ def test_all_ranks_have_the_commit_of_the_leader(hub: LocalHub, tmp_path: Path, 
 
 
 def test_replicas_are_started_with_a_commit(hub: LocalHub) -> None:
-    from brigade.cli.coordinator import _replica_settings
+    from brigade.cli.coordinator import replica_settings
     from brigade.cli.main import make_parser
 
     args = make_parser("coordinator").parse_args(["coordinator", "--dp", "2", "--model", NAME])
     commit = hub.repository(NAME).refs["main"]
-    assert [one["model"] for one in _replica_settings(args)] == [f"{NAME}@{commit}"] * 2
+    assert [one["model"] for one in replica_settings(args)] == [f"{NAME}@{commit}"] * 2
 
 
 # Without the hub
