@@ -53,7 +53,7 @@ def test_cut_at_every_position(llm: LLM, asked, whole, tokens: int, kind: str) -
     found = run(llm.make_engine(kind, **SETTINGS | {"kv_blocks": 6}), asked, said)
     for before, after, cut in zip(whole, found, cuts, strict=True):
         check(before, after, cut)
-    if kind == "dynamic" and tokens < 8:  # later most are at their end
+    if kind == "dynamic" and tokens < 5:  # later most are at their end, which with some bits makes room for all
         assert sum(heard.sample.metrics.preemptions for each in found for heard in each) > 0
 
 
