@@ -215,11 +215,11 @@ class Snapshot:
         known = [size for size in sizes if size is not None]
         size = size_of(sum(known)) if len(known) == len(sizes) else "of unknown size"
         self._check_room(sum(known))
-        print(
-            f"brigade: fetching the {what} of {self._shown}: {len(files)} file{'s' * (len(files) > 1)}, {size}, into {self.folder}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-        for file in files:
+        count = f"{len(files)} file{'s' * (len(files) > 1)}, {size}"
+        print(f"brigade: fetching the {what} of {self._shown}: {count}, into {self.hub.cache}", file=sys.stderr, flush=True)
+        for number, file in enumerate(files, 1):
+            if bars and len(files) > 1 and not sys.stderr.isatty():  # where the library draws no bar
+                print(f"brigade: fetching {file}, {number} of {len(files)}", file=sys.stderr, flush=True)
             self._fetch(file, bars)
 
     def _check_room(self, size: int) -> None:

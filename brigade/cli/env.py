@@ -11,7 +11,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "jinja2", "msgspec", "pyzmq", "rich", "psutil", "pyyaml", "transformers")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "jinja2",
+    "msgspec",
+    "pyzmq",
+    "rich",
+    "psutil",
+    "pyyaml",
+    "huggingface_hub",
+    "transformers",
+)
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "asimd")
 
 

@@ -126,13 +126,14 @@ def test_a_family_that_is_not_known_is_refused_before_the_weights_come(hub: Loca
     assert hub.fetched() == ["config.json"]
 
 
-def test_of_several_files_of_weights_those_of_the_index(hub: LocalHub, tmp_path: Path) -> None:
+def test_of_several_files_of_weights_those_of_the_index(hub: LocalHub, tmp_path: Path, capfd) -> None:
     files = tiny(tmp_path / "t", 0, shard="20KB")
     shards = sorted(name for name in files if name.startswith("model-"))
     assert len(shards) > 2
     hub.repository("org/shards").commit(files | {"model.safetensors": b"an older copy"}, "main")
     whole("org/shards")
     assert sorted(name for name in hub.fetched() if name.startswith("model")) == [*shards, "model.safetensors.index.json"]
+    assert f"brigade: fetching {shards[1]}, 2 of {len(shards)}\n" in capfd.readouterr().err
     with LLM("org/shards") as named, LLM(tmp_path / "t") as local:
         assert named.generate([[1, 2, 3]], GREEDY)[0].token_ids == local.generate([[1, 2, 3]], GREEDY)[0].token_ids
 
