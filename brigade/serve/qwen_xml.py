@@ -17,8 +17,8 @@ _OF_TYPE = {str: "string", bool: "boolean", int: "integer", float: "number", lis
 
 
 class QwenXMLParser(ToolParser):
-    """The arguments are written as JSON: an argument of the type "string" as it comes, any other when it is whole. The outer mark may
-    be missing, which these models forget at times."""
+    """The arguments are written as JSON: an argument of the type "string" as it comes, any other when it is whole. The outer mark
+    may be missing, which these models forget at times."""
 
     def _answer(self) -> Reading:
         while True:

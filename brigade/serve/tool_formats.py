@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from brigade.errors import RequestError
 from brigade.serve.qwen_xml import QwenXMLParser, xml_arguments
+from brigade.serve.template_traits import TemplateTraits
 from brigade.serve.tool_grammar import Lark, Reasoned
 from brigade.serve.tool_parser import Reading, ToolParser
 from brigade.serve.tools import DrawBelow, Tool, ToolUse, call_id
@@ -138,8 +139,8 @@ class ToolFormat(Protocol):
 
 @dataclass(frozen=True)
 class MarkedFormat:
-    """A format whose calls are marks around the arguments. `before` has NAME where the function's name stands. `special`: the ids of
-    those marks which are special tokens of the model's tokenizer; in a grammar they are no text."""
+    """A format whose calls are marks around the arguments. `before` has NAME where the function's name stands. `special`: the ids
+    of those marks which are special tokens of the model's tokenizer; in a grammar they are no text."""
 
     name: str
     recognise: Callable[[str], bool]  # of a template's text
@@ -214,11 +215,13 @@ FORMATS = (
     ),
     MarkedFormat(
         "Mistral without a space", _has("[TOOL_CALLS]["), MistralParser,
-        markers=("[TOOL_CALLS]",), opens="[TOOL_CALLS][", before='{"name": "NAME", "arguments": ', after="}", between=", ", closes="]",
+        markers=("[TOOL_CALLS]",), opens="[TOOL_CALLS][", before='{"name": "NAME", "arguments": ', after="}", between=", ",
+        closes="]",
     ),
     MarkedFormat(
         "Mistral", _has("[TOOL_CALLS]"), MistralParser,
-        markers=("[TOOL_CALLS]",), opens="[TOOL_CALLS] [", before='{"name": "NAME", "arguments": ', after="}", between=", ", closes="]",
+        markers=("[TOOL_CALLS]",), opens="[TOOL_CALLS] [", before='{"name": "NAME", "arguments": ', after="}", between=", ",
+        closes="]",
     ),
     MarkedFormat(
         "Qwen XML", _has("<tool_call>", "<function=", "<parameter="), QwenXMLParser,
@@ -238,8 +241,8 @@ FORMATS = (
 
 
 def detect_format(template: str, special_tokens: Mapping[str, int] | None = None, several: bool = True) -> ToolFormat:
-    """The format of a chat template that shows tools. `special_tokens`: all those of the tokenizer, with their ids. `several`: whether
-    the template can write more than one call; where it cannot, an answer ends with its first."""
+    """The format of a chat template that shows tools. `special_tokens`: all those of the tokenizer, with their ids. `several`:
+    whether the template can write more than one call; where it cannot, an answer ends with its first."""
     for row in FORMATS:
         if row.recognise(template):
             ids = {mark: i for mark, i in (special_tokens or {}).items() if mark in row.markers}
@@ -248,3 +251,13 @@ def detect_format(template: str, special_tokens: Mapping[str, int] | None = None
         "the chat template of this model writes tool calls in a format that is not known here (docs/tools.md has the known ones); "
         "leave tools out, or use tool_choice 'none'"
     )
+
+
+def format_for(use: ToolUse, traits: TemplateTraits, special_tokens: Mapping[str, int] | None = None) -> ToolFormat | None:
+    """The format of the calls that a request may be answered with; None where it has no tools, or the model shall not see them.
+    `traits` are those of the template for conversations with tools."""
+    if not use.is_on:
+        return None
+    if not traits.shows_tools:
+        raise RequestError("the chat template of this model has no place for tools; leave tools out, or use tool_choice 'none'")
+    return detect_format(traits.source, special_tokens, traits.several_calls or traits.calls is None)

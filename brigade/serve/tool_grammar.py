@@ -81,7 +81,9 @@ def _literal(text: str, special: Mapping[str, int]) -> str:
         return '""'
     marks = sorted(special, key=len, reverse=True)
     pieces = re.split("(" + "|".join(map(re.escape, marks)) + ")", text) if marks else [text]
-    return " ".join(f"<[{special[piece]}]>" if piece in special else json.dumps(piece, ensure_ascii=False) for piece in pieces if piece)
+    return " ".join(
+        f"<[{special[piece]}]>" if piece in special else json.dumps(piece, ensure_ascii=False) for piece in pieces if piece
+    )
 
 
 def in_regex(text: str) -> str:

@@ -41,8 +41,8 @@ class _Cut(Exception):
 class ToolParser:
     """Reads one answer. A format is a subclass with `_answer`, which reads until the answer is over.
 
-    Without `parallel` the first call ends the answer: `is_done` turns true, what is fed later is dropped, and the caller should stop
-    generating.
+    Without `parallel` the first call ends the answer: `is_done` turns true, what is fed later is dropped, and the caller should
+    stop generating.
     """
 
     def __init__(self, tools: Iterable[Tool], new_id: Callable[[], str], parallel: bool = True) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from brigade.errors import RequestError
+from brigade.serve.words import shown
 
 MAX_TOOLS = 128
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -25,35 +25,35 @@ def call_id(draw: DrawBelow) -> str:
 @dataclass(frozen=True, slots=True)
 class Tool:
     """One function. `parameters` is the JSON schema of its arguments, always of an object; `strict` promises that arguments keep to
-    it. `shown` is what the chat template gets: the tool as it was given, without `strict`, which is no concern of the model."""
+    it. `for_template` is what the chat template gets: the tool as it was given, without `strict`, which the model need not know."""
 
     name: str
     parameters: dict[str, Any]
     strict: bool
-    shown: dict[str, Any]
+    for_template: dict[str, Any]
 
     @classmethod
     def read(cls, raw: Any, place: str) -> Tool:
         if not isinstance(raw, Mapping):
-            raise RequestError(f"{place} is {_shown(raw)}; give {{'type': 'function', 'function': {{...}}}}")
+            raise RequestError(f"{place} is {shown(raw)}; give {{'type': 'function', 'function': {{...}}}}")
         _only(raw, ("type", "function"), place)
         if raw.get("type") != "function":
-            raise RequestError(f"{place}.type is {_shown(raw.get('type'))}; this server knows tools of the type 'function' alone")
+            raise RequestError(f"{place}.type is {shown(raw.get('type'))}; this server knows tools of the type 'function' alone")
         function = raw.get("function")
         if not isinstance(function, Mapping):
-            raise RequestError(f"{place}.function is {_shown(function)}; give its name, description and parameters")
+            raise RequestError(f"{place}.function is {shown(function)}; give its name, description and parameters")
         place += ".function"
         _only(function, ("name", "description", "parameters", "strict"), place)
         name, strict = function.get("name"), function.get("strict")
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise RequestError(f"{place}.name is {_shown(name)}; give 1 to 64 of the characters a-z, A-Z, 0-9, _ and -")
+            raise RequestError(f"{place}.name is {shown(name)}; give 1 to 64 of the characters a-z, A-Z, 0-9, _ and -")
         if not isinstance(function.get("description", ""), str | None):
-            raise RequestError(f"{place}.description is {_shown(function['description'])}; give a text or leave it out")
+            raise RequestError(f"{place}.description is {shown(function['description'])}; give a text or leave it out")
         if strict is not None and not isinstance(strict, bool):
-            raise RequestError(f"{place}.strict is {_shown(strict)}; it must be true or false")
-        shown = {key: value for key, value in function.items() if key != "strict"}
+            raise RequestError(f"{place}.strict is {shown(strict)}; it must be true or false")
+        seen = {key: value for key, value in function.items() if key != "strict"}
         schema = _parameters(function.get("parameters"), place)
-        return cls(name, schema, bool(strict), {"type": "function", "function": shown})
+        return cls(name, schema, bool(strict), {"type": "function", "function": seen})
 
 
 def _parameters(raw: Any, place: str) -> dict[str, Any]:
@@ -61,17 +61,17 @@ def _parameters(raw: Any, place: str) -> dict[str, Any]:
     if raw is None:
         return {"type": "object", "properties": {}, "additionalProperties": False}
     if not isinstance(raw, Mapping):
-        raise RequestError(f"{place}.parameters is {_shown(raw)}; give a JSON schema of the type 'object'")
+        raise RequestError(f"{place}.parameters is {shown(raw)}; give a JSON schema of the type 'object'")
     if raw.get("type", "object") != "object":
-        raise RequestError(f"{place}.parameters.type is {_shown(raw['type'])}; arguments are an object, so it must be 'object'")
+        raise RequestError(f"{place}.parameters.type is {shown(raw['type'])}; arguments are an object, so it must be 'object'")
     properties, required = raw.get("properties", {}), raw.get("required", [])
     if not isinstance(properties, Mapping):
-        raise RequestError(f"{place}.parameters.properties is {_shown(properties)}; give an object of JSON schemas")
+        raise RequestError(f"{place}.parameters.properties is {shown(properties)}; give an object of JSON schemas")
     for name, schema in properties.items():
         if not isinstance(schema, Mapping | bool):
-            raise RequestError(f"{place}.parameters.properties.{name} is {_shown(schema)}; give a JSON schema")
+            raise RequestError(f"{place}.parameters.properties.{name} is {shown(schema)}; give a JSON schema")
     if not isinstance(required, list | tuple) or not all(isinstance(one, str) for one in required):
-        raise RequestError(f"{place}.parameters.required is {_shown(required)}; give a list of names")
+        raise RequestError(f"{place}.parameters.required is {shown(required)}; give a list of names")
     return {"type": "object", **raw}
 
 
@@ -93,7 +93,7 @@ class ToolChoice:
         if not tools:
             if raw == "none":
                 return cls("none")
-            raise RequestError(f"tool_choice is {_shown(raw)} but there are no tools; give tools, or leave tool_choice out")
+            raise RequestError(f"tool_choice is {shown(raw)} but there are no tools; give tools, or leave tool_choice out")
         match raw:
             case "auto" | "none" | "required":
                 return cls(raw)
@@ -104,7 +104,7 @@ class ToolChoice:
                     raise RequestError(f"tool_choice names {name!r}, which is none of the tools: {_listed(tools)}")
                 return cls("named", name)
         raise RequestError(
-            f"tool_choice is {_shown(raw)}; it must be 'auto', 'none', 'required' or "
+            f"tool_choice is {shown(raw)}; it must be 'auto', 'none', 'required' or "
             "{'type': 'function', 'function': {'name': ...}}"
         )
 
@@ -121,7 +121,7 @@ class ToolUse:
     def read(cls, tools: Any = None, tool_choice: Any = None, parallel_tool_calls: Any = None) -> ToolUse:
         found = read_tools(tools)
         if parallel_tool_calls is not None and not isinstance(parallel_tool_calls, bool):
-            raise RequestError(f"parallel_tool_calls is {_shown(parallel_tool_calls)}; it must be true or false")
+            raise RequestError(f"parallel_tool_calls is {shown(parallel_tool_calls)}; it must be true or false")
         if parallel_tool_calls is not None and not found:
             raise RequestError("parallel_tool_calls is given but there are no tools; give tools, or leave it out")
         return cls(found, ToolChoice.read(tool_choice, found), parallel_tool_calls is not False)
@@ -139,16 +139,16 @@ class ToolUse:
         return self.tools if self.is_on else ()
 
     @property
-    def shown(self) -> list[dict[str, Any]] | None:
-        """For the template's variable `tools`. All of them, also where one is named: a prompt that does not change can be reused."""
-        return [tool.shown for tool in self.tools] if self.is_on else None
+    def for_template(self) -> list[dict[str, Any]] | None:
+        """For the template's variable `tools`. All of them, also where one is named: an equal prompt can be reused."""
+        return [tool.for_template for tool in self.tools] if self.is_on else None
 
 
 def read_tools(raw: Any) -> tuple[Tool, ...]:
     if raw is None:
         return ()
     if not isinstance(raw, list | tuple) or not raw:
-        raise RequestError(f"tools is {_shown(raw)}; give a list of 1 to {MAX_TOOLS} tools, or leave it out")
+        raise RequestError(f"tools is {shown(raw)}; give a list of 1 to {MAX_TOOLS} tools, or leave it out")
     if len(raw) > MAX_TOOLS:
         raise RequestError(f"tools has {len(raw)} entries; at most {MAX_TOOLS} are allowed")
     found: dict[str, Tool] = {}
@@ -169,11 +169,3 @@ def _only(raw: Mapping[str, Any], known: Sequence[str], place: str) -> None:
 def _listed(tools: Sequence[Tool]) -> str:
     names = [tool.name for tool in tools]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = " ".join(json.dumps(value, ensure_ascii=False).split())
-    except (TypeError, ValueError, RecursionError):
-        text = type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."
