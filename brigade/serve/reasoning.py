@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +29,7 @@ class ReasoningMarks:
     def splitter(self, prompt: str) -> ReasoningSplitter:
         return ReasoningSplitter(self, self.is_open(prompt))
 
-    def before_constraint(self, prompt: str, special_tokens: dict[str, int]) -> Reasoned | None:
+    def before_constraint(self, prompt: str, special_tokens: Mapping[str, int]) -> Reasoned | None:
         """What stands before the part of an answer that a constraint is about; None where the answer has no reasoning."""
         if self.is_over(prompt):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ def call_id(draw: DrawBelow) -> str:
 @dataclass(frozen=True, slots=True)
 class Tool:
     """One function. `parameters` is the JSON schema of its arguments, always of an object; `strict` promises that arguments keep to
-    it. `for_template` is what the chat template gets: the tool as it was given, without `strict`, which the model need not know."""
+    it. `for_template` is what the chat template gets: the tool as it was given, its parameters at least, but not `strict`."""
 
     name: str
     parameters: dict[str, Any]
@@ -51,8 +52,9 @@ class Tool:
             raise RequestError(f"{place}.description is {shown(function['description'])}; give a text or leave it out")
         if strict is not None and not isinstance(strict, bool):
             raise RequestError(f"{place}.strict is {shown(strict)}; it must be true or false")
-        seen = {key: value for key, value in function.items() if key != "strict"}
         schema = _parameters(function.get("parameters"), place)
+        seen = {key: value for key, value in function.items() if key != "strict" and value is not None}
+        seen.setdefault("parameters", {"type": "object", "properties": {}})  # templates read it without asking
         return cls(name, schema, bool(strict), {"type": "function", "function": seen})
 
 
@@ -72,6 +74,10 @@ def _parameters(raw: Any, place: str) -> dict[str, Any]:
             raise RequestError(f"{place}.parameters.properties.{name} is {shown(schema)}; give a JSON schema")
     if not isinstance(required, list | tuple) or not all(isinstance(one, str) for one in required):
         raise RequestError(f"{place}.parameters.required is {shown(required)}; give a list of names")
+    try:
+        json.dumps(raw)
+    except RecursionError as error:
+        raise RequestError(f"{place}.parameters is nested too deeply; give a flatter schema") from error
     return {"type": "object", **raw}
 
 

@@ -42,7 +42,7 @@ class ChatTemplate:
         variables = {"tools": None, "documents": None, **self._special_tokens, **extra}
         try:
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **variables)
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise RequestError(f"the chat template refuses these messages: {_one_line(error)}") from error
 
     def source(self, with_tools: bool = False) -> str:

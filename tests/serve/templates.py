@@ -12,7 +12,7 @@ HERMES = (
     """{%- if tools %}
     {{- '<|im_start|>system\\n' }}{%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
     {{- "# Tools\\n<tools>" }}{%- for tool in tools %}{{- "\\n" }}{{- tool | tojson }}{%- endfor %}
-    {{- '\\n</tools>\\nAnswer with <tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n' }}
+    {{- '\\n</tools>\\nAnswer with <tool_call>\\n{"name": <name>, "arguments": <arguments>}\\n</tool_call><|im_end|>\\n' }}
 {%- elif messages[0].role == 'system' %}{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}{%- endif %}
 {%- for message in messages %}
     {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
@@ -21,7 +21,8 @@ HERMES = (
         {{- '<|im_start|>assistant' }}{%- if message.content %}{{- '\\n' + message.content }}{%- endif %}
         {%- for tool_call in message.tool_calls %}
             {%- set call = tool_call.function %}
-            {{- '\\n<tool_call>\\n{"name": "' + call.name + '", "arguments": ' }}{{- call.arguments | tojson }}{{- '}\\n</tool_call>' }}
+            {{- '\\n<tool_call>\\n{"name": "' + call.name + '", "arguments": ' }}
+            {{- call.arguments | tojson }}{{- '}\\n</tool_call>' }}
         {%- endfor %}{{- '<|im_end|>\\n' }}
     {%- elif message.role == 'tool' %}
         {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
@@ -35,11 +36,14 @@ HERMES = (
 THINKING = HERMES.replace(
     "{%- elif message.role == 'assistant' %}\n",
     """{%- elif message.role == 'assistant' %}
-        {%- if message.reasoning_content is string and loop.last %}{{- '<think>' + message.reasoning_content + '</think>' }}{%- endif %}
+        {%- if message.reasoning_content is string and loop.last %}
+            {{- '<think>' + message.reasoning_content + '</think>' }}
+        {%- endif %}
 """,
 ).replace(
     "<|im_start|>assistant\n{% endif %}",
-    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}{% endif %}",
 )
 
 LLAMA = """{{- bos_token }}
@@ -49,7 +53,7 @@ LLAMA = """{{- bos_token }}
 {%- endif %}
 {%- for message in messages %}
     {%- if 'tool_calls' in message %}
-        {%- if message.tool_calls|length != 1 %}{{- raise_exception("This model only supports single tool-calls at once!") }}{%- endif %}
+        {%- if message.tool_calls|length != 1 %}{{- raise_exception("one call at once") }}{%- endif %}
         {%- set call = message.tool_calls[0].function %}
         {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n{"name": "' + call.name + '", "parameters": ' }}
         {{- call.arguments | tojson }}{{- "}<|eot_id|>" }}
@@ -57,7 +61,9 @@ LLAMA = """{{- bos_token }}
         {{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" }}
         {%- if message.content is mapping or message.content is iterable %}{{- message.content | tojson }}
         {%- else %}{{- message.content }}{%- endif %}{{- "<|eot_id|>" }}
-    {%- else %}{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}{%- endif %}
+    {%- else %}
+        {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}
+    {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}
 """
@@ -82,7 +88,8 @@ MISTRAL = """{{- bos_token }}
         {%- endfor %}
     {%- elif message.role == 'assistant' %}{{- ' ' + message.content + eos_token }}
     {%- elif message.role == 'tool' %}
-        {{- '[TOOL_RESULTS] {"content": ' + (message.content | tojson) + ', "call_id": "' + message.tool_call_id + '"}[/TOOL_RESULTS]' }}
+        {{- '[TOOL_RESULTS] {"content": ' + (message.content | tojson) }}
+        {{- ', "call_id": "' + message.tool_call_id + '"}[/TOOL_RESULTS]' }}
     {%- else %}{{- raise_exception('Only user, assistant and tool roles are supported') }}{%- endif %}
 {%- endfor %}
 """
@@ -106,10 +113,13 @@ MISTRAL_ARGS = """{{- bos_token }}
 QWEN_XML = (
     """{%- if tools %}{{- '<|im_start|>system\\n<tools>' }}
     {%- for tool in tools %}{%- set f = tool.function %}{{- '\\n<function><name>' + f.name + '</name>' }}
-        {%- for name, fields in f.parameters.properties | items %}{{- '<parameter>' + name + ' ' + fields.type + '</parameter>' }}{%- endfor %}
+        {%- for name, fields in f.parameters.properties | items %}
+            {{- '<parameter>' + name + ' ' + fields.type + '</parameter>' }}
+        {%- endfor %}
         {{- '</function>' }}
     {%- endfor %}
-    {{- '</tools>\\n<tool_call>\\n<function=example>\\n<parameter=example>\\nvalue\\n</parameter>\\n</function>\\n</tool_call><|im_end|>\\n' }}
+    {{- '</tools>\\n<tool_call>\\n<function=example>\\n<parameter=example>\\nvalue\\n</parameter>\\n</function>\\n</tool_call>' }}
+    {{- '<|im_end|>\\n' }}
 {%- endif %}
 {%- for message in messages %}
     {%- if message.role == 'assistant' and message.tool_calls is defined and message.tool_calls is iterable %}
@@ -122,7 +132,8 @@ QWEN_XML = (
                 {{- '\\n</parameter>\\n' }}
             {%- endfor %}{{- '</function>\\n</tool_call>' }}
         {%- endfor %}{{- '<|im_end|>\\n' }}
-    {%- elif message.role == 'tool' %}{{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
     {%- else %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endif %}
 {%- endfor %}
 """
@@ -131,16 +142,20 @@ QWEN_XML = (
 
 # As R1: arguments must be text, content must be none beside calls, and the answer begins inside its reasoning.
 DEEPSEEK = """{{- bos_token }}
-{%- if tools %}{%- for tool in tools %}{{- tool.function.name + ': ' + (tool.function.parameters | tojson) + '\\n' }}{%- endfor %}{%- endif %}
+{%- if tools %}
+    {%- for tool in tools %}{{- tool.function.name + ': ' + (tool.function.parameters | tojson) + '\\n' }}{%- endfor %}
+{%- endif %}
 {%- for message in messages %}
     {%- if message.role == 'system' %}{{- message.content }}
     {%- elif message.role == 'user' %}{{- '<｜User｜>' + message.content }}
     {%- elif message.role == 'assistant' and message.content is none %}{{- '<｜Assistant｜><｜tool▁calls▁begin｜>' }}
         {%- for tool in message.tool_calls %}
-            {{- '<｜tool▁call▁begin｜>' + tool.type + '<｜tool▁sep｜>' + tool.function.name + '\\n```json\\n' + tool.function.arguments }}
+            {{- '<｜tool▁call▁begin｜>' + tool.type + '<｜tool▁sep｜>' + tool.function.name + '\\n```json\\n' }}
+            {{- tool.function.arguments }}
             {{- '\\n```<｜tool▁call▁end｜>' }}{%- if not loop.last %}{{- '\\n' }}{%- endif %}
         {%- endfor %}{{- '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' }}
-    {%- elif message.role == 'assistant' %}{{- '<｜Assistant｜>' + message.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}
+    {%- elif message.role == 'assistant' %}
+        {{- '<｜Assistant｜>' + message.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}
     {%- elif message.role == 'tool' %}{{- '<｜tool▁output▁begin｜>' + message.content + '<｜tool▁output▁end｜>' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<｜Assistant｜><think>\\n' }}{%- endif %}

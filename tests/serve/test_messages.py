@@ -15,7 +15,7 @@ from tests.serve import templates
 from tests.serve.templates import WITH_TOOLS, chat, theirs
 
 ID, SHORT = "call_ABCDEFGHIJKLMNOPQRSTUVWX", "AbC123xyZ"
-ARGUMENTS = {"city": "Köln \"<1>\"", "days": 3}
+ARGUMENTS = {"city": 'Köln "<1>"', "days": 3}
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {
     "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}}]  # fmt: skip
 
