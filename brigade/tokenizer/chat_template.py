@@ -42,8 +42,16 @@ class ChatTemplate:
         variables = {"tools": None, "documents": None, **self._special_tokens, **extra}
         try:
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **variables)
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise RequestError(f"the chat template refuses these messages: {_one_line(error)}") from error
+
+    def source(self, with_tools: bool = False) -> str:
+        """The text of the template that would be used."""
+        return self._sources[self._choose(with_tools)]
+
+    def reads(self, with_tools: bool = False) -> frozenset[str]:
+        """The variables that the template which would be used reads: `enable_thinking` and others of its own."""
+        return self._compile(self._choose(with_tools))[1]
 
     def _choose(self, with_tools: bool) -> str:
         if with_tools and "tool_use" in self._sources:

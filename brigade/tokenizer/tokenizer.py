@@ -170,14 +170,19 @@ class Tokenizer:
 
         The text brings its own special tokens: encode it with `add_special_tokens=False`.
         """
-        if not self._templates:
-            raise RequestError("this model has no chat template; give a prompt instead of messages")
-        return self._chat.render(list(messages), add_generation_prompt, **extra)
+        return self.chat.render(list(messages), add_generation_prompt, **extra)
 
     def with_template(self, chat_template: str) -> Tokenizer:
         """The same with another chat template."""
         return Tokenizer(self._inner, self.bos_id, self.eos_ids, chat_template, self._special_tokens)
 
     @cached_property
-    def _chat(self) -> ChatTemplate:
+    def chat(self) -> ChatTemplate:
+        if not self._templates:
+            raise RequestError("this model has no chat template; give a prompt instead of messages")
         return ChatTemplate(self._templates, self._special_tokens)
+
+    @cached_property
+    def special_token_ids(self) -> dict[str, int]:
+        """Every special token's text and id. The text of such a token is shown only where that is asked for."""
+        return {token.content: i for i, token in self._inner.get_added_tokens_decoder().items() if token.special}

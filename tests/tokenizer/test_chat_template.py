@@ -97,6 +97,7 @@ def test_a_variable_that_the_template_never_reads_is_refused() -> None:
         "{{ messages[0]['role'].__class__.__mro__ }}",
         "{{ messages.append(1) }}",
         "{{ 1 // 0 }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     ],
 )
 def test_what_a_template_cannot_render_is_one_line(template: str) -> None:
