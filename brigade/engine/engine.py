@@ -170,7 +170,7 @@ class Engine:
         if tokenizer is None:
             return
         ids = request.prompt_token_ids
-        request.detokenizer = tokenizer.detokenizer(after=ids)
+        request.detokenizer = tokenizer.detokenizer(request.params.skip_special_tokens, after=ids)
         if request.params.stop:
             from brigade.tokenizer import StopStrings
 

@@ -42,8 +42,7 @@ class ChatBody(Body, kw_only=True):
         given["max_tokens"] = most  # up to the model's limit, where nothing is said
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
-        constraint = constraint_of(self.response_format, self.constraint)
-        return given if constraint is None else given | {"constraint": constraint}
+        return given
 
     def check(self) -> None:
         self.check_stream()
@@ -62,12 +61,8 @@ def read_chat(found: Mapping[str, Any], served: Served) -> ChatAnswer:
     body.check()
     name = served.check_name(body.model)
     tokenizer = served.need_tokenizer("a conversation")
-    turn = open_turn(body, tokenizer)
-    params = body.sampling()
-    if turn.constraint is not None:
-        if "constraint" in params:
-            raise ApiError(400, "tool_choice forces a call, so response_format cannot hold; give one of them", "tool_choice")
-        params["constraint"] = turn.constraint
+    turn = open_turn(body, tokenizer, constraint_of(body.response_format, body.constraint))
+    params = body.sampling() | turn.params
     job = Job(f"chatcmpl-{uuid4().hex}", int(time.time()), [ChatPrompt(turn.prompt)], params, bool(body.stream))
     return ChatAnswer(job, body, served, name, turn)
 
@@ -76,7 +71,7 @@ class ChatAnswer(Answer):
     def __init__(self, job: Job, body: ChatBody, served: Served, name: str, turn: Turn) -> None:
         self.job, self.body, self.served, self.name, self._turn = job, body, served, name, turn
         self._names = TokenNames(served, bool(body.return_tokens_as_token_ids))
-        self._readers = [turn.reader(index) for index in range(body.n or 1)]
+        self._readers = [turn.reader() for _ in range(body.n or 1)]
         self._prompt_ids: Sequence[int] = ()
 
     def begin(self) -> list[Object]:

@@ -61,6 +61,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     include_stop: bool | None = None
+    skip_special_tokens: bool | None = None
     priority: int | None = None
     prompt_logprobs: Count | None = None
     return_token_ids: bool | None = None
@@ -93,7 +94,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 PLAIN = (
     "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens", "top_k", "min_p", "repetition_penalty",
-    "min_tokens", "stop_token_ids", "ignore_eos", "include_stop", "priority", "prompt_logprobs", "cache_salt", "extra",
+    "min_tokens", "stop_token_ids", "ignore_eos", "include_stop", "skip_special_tokens", "priority", "prompt_logprobs", "cache_salt", "extra",
 )  # fmt: skip
 T = TypeVar("T", bound=Body)
 

@@ -44,6 +44,7 @@ class SamplingParams:
     echo: bool = False  # begin the text with the prompt, as it was given
     priority: int = 0  # lower runs first
     include_stop: bool = False  # keep the stop string in the text
+    skip_special_tokens: bool = True  # leave them out of the text
     cache_salt: str | None = None  # its prompt shares cached blocks with requests of the same salt alone
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # registered parameters of your own
 
@@ -71,7 +72,7 @@ class SamplingParams:
         self._integer("logprobs", 0, MAX_LOGPROBS, optional=True)
         self._integer("prompt_logprobs", 0, MAX_LOGPROBS, optional=True)
         self._integer("priority", -(2**31), 2**31)
-        for name in ("ignore_eos", "echo", "include_stop"):
+        for name in ("ignore_eos", "echo", "include_stop", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         if not (self.cache_salt is None or isinstance(self.cache_salt, str)) or len(self.cache_salt or "") > MAX_SALT:
