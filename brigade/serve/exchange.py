@@ -97,14 +97,10 @@ async def send_error(send: Send, error: ApiError) -> None:
 async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send) -> None:
     prepared = await desk.prepare(answer.job)
     outputs: dict[int, RequestOutput] = {}
-    with desk.opened(prepared, deltas=True) as feed:
+    with desk.opened(prepared, deltas=False) as feed:
         record.submitted()
         while feed.left:
-            for place, said in await feed.next():
-                if isinstance(said, RequestOutput):
-                    outputs[place] = said
-                else:
-                    record.heard(said)
+            outputs.update((place, said) for place, said in await feed.next() if isinstance(said, RequestOutput))
     ordered = [outputs[place] for place in range(len(prepared))]
     record.ended(ordered)
     error = failed(ordered)

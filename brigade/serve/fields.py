@@ -94,7 +94,8 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 PLAIN = (
     "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens", "top_k", "min_p", "repetition_penalty",
-    "min_tokens", "stop_token_ids", "ignore_eos", "include_stop", "skip_special_tokens", "priority", "prompt_logprobs", "cache_salt", "extra",
+    "min_tokens", "stop_token_ids", "ignore_eos", "include_stop", "skip_special_tokens", "priority", "prompt_logprobs",
+    "cache_salt", "extra",
 )  # fmt: skip
 T = TypeVar("T", bound=Body)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from brigade.engine.outputs import Delta, RequestOutput
+from brigade.engine.outputs import Delta, RequestOutput, Sample
 from brigade.serve.errors import ApiError
 
 clock = time.monotonic
@@ -68,6 +68,20 @@ class Record:
             for sample in output.samples:
                 self.finish.append(sample.finish_reason)
                 self.preemptions += sample.metrics.preemptions
+                if not self.streams:
+                    self._tell_times(sample)
+
+    def _tell_times(self, sample: Sample) -> None:
+        """Of an answer that comes at once only the engine knows when its tokens came."""
+        count, times = len(sample.token_ids), sample.metrics
+        self.tokens += count
+        if times.ttft is None or times.latency is None:
+            return
+        if self.first is None:
+            self.first = self.begun + times.ttft
+            self.gauge.first_token(times.ttft)
+        if count > 1:
+            self.gauge.next_tokens(times.latency - times.ttft, count - 1)
 
     def failed(self, error: ApiError, cause: BaseException | None) -> None:
         self.error = error.message

@@ -1,10 +1,11 @@
-"""The assistant's turn: the prompt that a conversation becomes, and how the text that follows is read: what the model thinks, what it
-says, and which tools it calls."""
+"""The assistant's turn: the prompt that a conversation becomes, and how the text behind it is read: what the model thinks, what it says,
+and which tools it calls."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -135,9 +136,8 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any
     reasoned = None if marks is None else marks.before_constraint(prompt, special)
     forced = None if format is None else format.constraint(use, reasoned)
     if forced is not None and constraint is not None:
-        raise ApiError(
-            400, "the tools of this request say what the answer must look like, so response_format cannot; drop one", "tools"
-        )
+        said = "the tools of this request say what the answer must look like, so response_format cannot; drop one of them"
+        raise ApiError(400, said, "tools")
     if constraint is not None and reasoned is not None:
         forced = _behind_reasoning(constraint, reasoned, special)
     elif forced is None:
@@ -179,6 +179,4 @@ def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special
 def _param(text: str) -> str | None:
     """The field that a refusal begins with, such as messages[0].role."""
     word = text.split(" ", 1)[0]
-    return (
-        word if word[:1].islower() and word.replace("_", "").replace(".", "").replace("[", "").replace("]", "").isalnum() else None
-    )
+    return word if re.fullmatch(r"[a-z][a-zA-Z0-9_.\[\]]*", word) else None
