@@ -1,5 +1,5 @@
-"""The assistant's turn: the prompt that a conversation becomes, and how the text behind it is read: what the model thinks, what it says,
-and which tools it calls."""
+"""The assistant's turn: the prompt that a conversation becomes, and how the text behind it is read: what the model thinks, what it
+says, and which tools it calls."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special
         start = " | ".join(map(lark.literal, value))
     else:
         raise ApiError(
-            400, f"a constraint of the kind {kind!r} cannot hold for a model that thinks first; give json_schema or choice, or turn "
-            "thinking off by chat_template_kwargs", "constraint",
+            400, f"a constraint of the kind {kind!r} cannot hold for a model that thinks first; give json_schema or choice, or turn its"
+            " thinking off by chat_template_kwargs", "constraint",
         )  # fmt: skip
     return lark.constraint(lark.rule("answer", start), reasoned)
 
