@@ -170,7 +170,7 @@ def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special
         start = " | ".join(map(lark.literal, value))
     else:
         raise ApiError(
-            400, f"a constraint of the kind {kind!r} cannot hold for a model that thinks first; give json_schema or choice, or turn its"
+            400, f"a constraint of the kind {kind!r} cannot hold where a model thinks first; give json_schema or choice, or turn its"
             " thinking off by chat_template_kwargs", "constraint",
         )  # fmt: skip
     return lark.constraint(lark.rule("answer", start), reasoned)
