@@ -1,1 +1,1 @@
-"""An HTTP server that speaks OpenAI's API: requests in, answers out."""
+"""The OpenAI-compatible server: HTTP on one side, a client object on the other. It holds no engine."""

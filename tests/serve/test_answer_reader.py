@@ -11,7 +11,10 @@ from brigade.serve.reasoning import MARKS, ReasoningSplitter
 from brigade.serve.tools import ToolUse
 from tests.serve.test_tools import BY_NAME, TOOLS
 
-TEXT = '<think>hm</think>\n\nLet me see.\n<tool_call>\n{"name": "now", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>{"name": "now"}'
+TEXT = (
+    '<think>hm</think>\n\nLet me see.\n<tool_call>\n{"name": "now", "arguments": {"a": 1}}\n</tool_call>\n'
+    '<tool_call>{"name": "now"}'
+)
 CALL = {"type": "function", "function": {"name": "now", "arguments": '{"a": 1}'}}
 
 
