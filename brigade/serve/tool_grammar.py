@@ -10,8 +10,13 @@ from typing import Any
 
 from brigade.serve.tools import Tool
 
-# One line, as models are trained to write: without this a model may write white space for ever.
-_ONE_LINE = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
+# What a schema keeps where nothing was promised: what llguidance can hold in every form.
+_SCHEMA_OR_VALUE = frozenset((
+    "type", "enum", "const", "$ref", "minItems", "maxItems", "required", "minLength", "maxLength", "minimum", "maximum",
+    "items", "additionalProperties",
+))  # fmt: skip
+_NAMED = ("properties", "$defs", "definitions")
+_LISTED = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf", "prefixItems": "prefixItems"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Lark:
 
     def json(self, schema: Mapping[str, Any], strict: bool) -> str:
         """Where nothing was promised, a keyword that llguidance cannot hold is no reason to refuse the request."""
-        return "%json " + json.dumps({**schema, "x-guidance": _ONE_LINE | {"lenient": not strict}})
+        return "%json " + json.dumps(schema if strict else loosened(schema))
 
     def arguments(self, tool: Tool) -> str:
         return self.json(tool.parameters, tool.strict)
@@ -74,6 +79,21 @@ class Lark:
             self.rule("thought[lazy]", rf"/(.|\n)*{in_regex(reasoned.closes)}/")
             thought = "thought"
         return rf"{opens} {thought} /\s{{0,4}}/ {start}"
+
+
+def loosened(schema: Any) -> Any:
+    """A schema that allows whatever this one does, in keywords that can be held."""
+    if not isinstance(schema, Mapping):
+        return schema
+    found: dict[str, Any] = {}
+    for word, value in schema.items():
+        if word in _NAMED and isinstance(value, Mapping):
+            found[word] = {name: loosened(one) for name, one in value.items()}
+        elif word in _LISTED and isinstance(value, list):
+            found.setdefault(_LISTED[word], [loosened(one) for one in value])
+        elif word in _SCHEMA_OR_VALUE and not (word == "$ref" and not str(value).startswith("#/")):
+            found[word] = loosened(value) if word in ("items", "additionalProperties") else value
+    return found
 
 
 def _literal(text: str, special: Mapping[str, int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from brigade.errors import RequestError
 from brigade.serve.words import shown
 
 MAX_TOOLS = 128
+MAX_DEPTH = 64  # of objects and lists in each other
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _ID_LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -74,10 +74,8 @@ def _parameters(raw: Any, place: str) -> dict[str, Any]:
             raise RequestError(f"{place}.parameters.properties.{name} is {shown(schema)}; give a JSON schema")
     if not isinstance(required, list | tuple) or not all(isinstance(one, str) for one in required):
         raise RequestError(f"{place}.parameters.required is {shown(required)}; give a list of names")
-    try:
-        json.dumps(raw)
-    except RecursionError as error:
-        raise RequestError(f"{place}.parameters is nested too deeply; give a flatter schema") from error
+    if (depth := _depth(raw)) > MAX_DEPTH:
+        raise RequestError(f"{place}.parameters is {depth} levels deep; {MAX_DEPTH} are allowed: use $defs and $ref")
     return {"type": "object", **raw}
 
 
@@ -164,6 +162,14 @@ def read_tools(raw: Any) -> tuple[Tool, ...]:
             raise RequestError(f"tools[{number}].function.name is {tool.name!r} again; give each function a name of its own")
         found[tool.name] = tool
     return tuple(found.values())
+
+
+def _depth(value: Any) -> int:
+    level, depth = [value], 0
+    while level := [one for one in level if isinstance(one, Mapping | list | tuple)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, Mapping) else one)]
+    return depth
 
 
 def _only(raw: Mapping[str, Any], known: Sequence[str], place: str) -> None:

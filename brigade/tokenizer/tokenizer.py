@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Tokenizer:
             texts = {name: None if i is None else inner.id_to_token(i) for name, i in ids.items()}
             special_tokens = {name: text for name, text in texts.items() if text is not None}
         self._special_tokens = dict(special_tokens)
+        self._pieces: dict[frozenset[str], Pieces] = {}
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Tokenizer:
@@ -131,9 +132,10 @@ class Tokenizer:
         text = self.decode([before, token_id], skip_special_tokens=False)
         return text[len(self.decode([before], skip_special_tokens=False)) :]
 
-    def detokenizer(self, skip_special_tokens: bool = True, after: Sequence[int] = ()) -> Detokenizer:
-        """A fresh stream from ids to text deltas; `after` are the ids of the prompt that it continues."""
-        stream = self._new_detokenizer(self._pieces if skip_special_tokens else self._pieces_with_special)
+    def detokenizer(self, skip_special_tokens: bool = True, after: Sequence[int] = (), keep: Iterable[str] = ()) -> Detokenizer:
+        """A fresh stream from ids to text deltas; `after` are the ids of the prompt that it continues. `keep`: special tokens that
+        are written although the others are not, such as the marks of tool calls."""
+        stream = self._new_detokenizer(self._pieces_but(frozenset(keep)) if skip_special_tokens else self._pieces_with_special)
         if len(after):
             stream.follow(after)
         return stream
@@ -152,10 +154,13 @@ class Tokenizer:
     def _decoding(self) -> Decoding:
         return Decoding.of(self._inner)
 
-    @cached_property
-    def _pieces(self) -> Pieces:
-        special = (token.content for token in self._inner.get_added_tokens_decoder().values() if token.special)
-        return Pieces(self._inner, self._decoding, frozenset(special))
+    def _pieces_but(self, keep: frozenset[str]) -> Pieces:
+        """Without the special tokens, except for some; one table for each choice of them."""
+        special = frozenset(self.special_token_ids)
+        keep &= special
+        if keep not in self._pieces:
+            self._pieces[keep] = Pieces(self._inner, self._decoding, special - keep)
+        return self._pieces[keep]
 
     @cached_property
     def _pieces_with_special(self) -> Pieces:

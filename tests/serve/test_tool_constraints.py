@@ -9,7 +9,7 @@ import tokenizers
 
 from brigade.errors import RequestError
 from brigade.serve.tool_formats import MarkedFormat
-from brigade.serve.tool_grammar import Reasoned
+from brigade.serve.tool_grammar import Reasoned, loosened
 from brigade.serve.tools import ToolUse
 from tests.serve.test_tools import BY_NAME, FORMAT_NAMES, TOOLS, TWO, WEATHER, tool
 from tests.tokenizer.builders import byte_level
@@ -99,6 +99,21 @@ def test_what_a_schema_asks_of_arguments_is_forced() -> None:
         row, inner = with_marks(BY_NAME[name], True)
         judge = Judge(row.constraint(ToolUse.read([tool("f", parameters=schema)], "required")), inner)
         assert judge.allows(good) and not judge.allows(good.replace("2", bad))
+
+
+def test_where_nothing_was_promised_a_schema_keeps_what_can_be_held() -> None:
+    value = {
+        "oneOf": [{"type": "string", "pattern": "(?=a)", "nullable": True}, {"$ref": "https://x"}],
+        "maxlength": 3,
+        "title": "t",
+    }
+    schema = {"type": "object", "properties": {"title": value}, "required": ["title"], "additionalProperties": {"format": "x"}}
+    assert loosened(schema) == {
+        "type": "object", "properties": {"title": {"anyOf": [{"type": "string"}, {}]}}, "required": ["title"],
+        "additionalProperties": {}}  # fmt: skip
+    row, inner = with_marks(BY_NAME["Hermes"], True)
+    judge = Judge(row.constraint(ToolUse.read([tool("f", parameters=schema)], "required")), inner)
+    assert judge.allows('<tool_call>\n{"name": "f", "arguments": {"title": "x"}}\n</tool_call>')
 
 
 def test_a_strict_schema_that_xml_cannot_be_held_to_is_refused() -> None:

@@ -380,7 +380,7 @@ def test_ids_are_equal_where_the_draws_are() -> None:
 # Asking
 
 DEEP: list = []
-for _ in range(100_000):
+for _ in range(1_000):
     DEEP = [DEEP]
 
 
@@ -426,7 +426,7 @@ def test_a_named_function_alone_may_be_called_but_all_are_shown() -> None:
         ({"tools": [tool(parameters={"properties": []})]}, "tools[0].function.parameters.properties is []"),
         ({"tools": [tool(parameters={"properties": {"a": 5}})]}, "tools[0].function.parameters.properties.a is 5"),
         ({"tools": [tool(parameters={"required": "a"})]}, 'tools[0].function.parameters.required is "a"'),
-        ({"tools": [tool(parameters={"default": DEEP})]}, "tools[0].function.parameters is nested too deeply"),
+        ({"tools": [tool(parameters={"default": DEEP})]}, "levels deep; 64 are allowed"),
         ({"tools": [tool(strict="yes")]}, 'tools[0].function.strict is "yes"'),
         ({"tools": [tool(description=5)]}, "tools[0].function.description is 5"),
         ({"tools": [tool(returns={})]}, "tools[0].function.returns is not known"),

@@ -289,3 +289,14 @@ def test_a_panic_of_the_library_is_the_texts_own_error(call) -> None:
     Panics.decode = Panics.encode = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         call(own)
+
+
+def test_special_tokens_that_are_kept_are_written_among_others_that_are_not() -> None:
+    inner = byte_level()
+    inner.add_special_tokens(["[CALL]", "[OTHER]"])
+    tokenizer = Tokenizer(inner)
+    ids = tokenizer.encode("a[CALL]b[OTHER]c<end>")
+    assert set(tokenizer.special_token_ids) == {"[CALL]", "[OTHER]", "<end>"}
+    for keep, text in [((), "abc"), (("[CALL]", "no token"), "a[CALL]bc"), (("[CALL]", "[OTHER]"), "a[CALL]b[OTHER]c")]:
+        stream = tokenizer.detokenizer(keep=keep)
+        assert "".join(stream.push(i) for i in ids) + stream.finish() == text
