@@ -170,12 +170,13 @@ class Engine:
         if tokenizer is None:
             return
         ids = request.prompt_token_ids
-        request.detokenizer = tokenizer.detokenizer(request.params.skip_special_tokens, after=ids)
-        if request.params.stop:
+        params = request.params
+        request.detokenizer = tokenizer.detokenizer(params.skip_special_tokens, ids, params.keep_special_tokens)
+        if params.stop:
             from brigade.tokenizer import StopStrings
 
-            request.stop_strings = StopStrings(request.params.stop, request.params.include_stop)
-        if request.params.echo:
+            request.stop_strings = StopStrings(params.stop, params.include_stop)
+        if params.echo:
             text = tokenizer.decode(ids) if prompt is None else prompt
             if prompt is None and request.max_tokens:
                 # Bytes at the end that are no character yet belong to the continuation.

@@ -43,6 +43,12 @@ class AnswerReader:
             parts += self._answer(piece.text) if piece.kind == "content" else self._thought(piece.text)
         return parts + (self._parts(self._parser.finish()) if self._parser is not None else [])
 
+    def read_whole(self, text: str) -> Part:
+        """The message of a text that is complete."""
+        self.feed(text)
+        self.finish()
+        return self.message()
+
     def message(self) -> Part:
         """All of it; behind `finish`. Content is null beside calls, if there is none."""
         content = "".join(self._content)
@@ -54,6 +60,8 @@ class AnswerReader:
         return found
 
     def finish_reason(self, said: str) -> str:
+        if self.is_done and self._calls:
+            said = "stop"  # what followed the one call is no part of the answer
         return "tool_calls" if said == "stop" and self._calls and not self._named else said
 
     def _answer(self, text: str) -> list[Part]:

@@ -110,9 +110,8 @@ class ChatAnswer(Answer):
         choices = []
         for sample in output.samples:
             reader = self._readers[sample.index]
-            reader.take_whole(sample.text)
             choice: Object = {
-                "index": sample.index, "message": reader.message(), "logprobs": None,
+                "index": sample.index, "message": reader.read_whole(sample.text), "logprobs": None,
                 "finish_reason": reader.finish_reason(sample.finish_reason), "stop_reason": sample.stop_reason,
             }  # fmt: skip
             if self.body.logprobs:

@@ -12,12 +12,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from brigade.errors import RequestError
+from brigade.serve.answer_reader import AnswerReader
 from brigade.serve.errors import ApiError
-from brigade.serve.job import Object
 from brigade.serve.messages import normalise_messages, read_template_variables
 from brigade.serve.reasoning import ReasoningMarks, detect_reasoning
 from brigade.serve.template_traits import TemplateTraits
-from brigade.serve.tool_events import CallArguments, CallBegan, Content, Event
 from brigade.serve.tool_formats import ToolFormat, format_for
 from brigade.serve.tool_grammar import Lark, Reasoned
 from brigade.serve.tools import ToolUse
@@ -38,80 +37,11 @@ class Turn:
     format: ToolFormat | None
     marks: ReasoningMarks | None
 
-    def reader(self) -> TurnReader:
-        return TurnReader(self)
-
-
-class TurnReader:
-    """The text of one answer, in pieces that are cut anywhere, becomes parts of a message."""
-
-    def __init__(self, turn: Turn) -> None:
-        self._splitter = None if turn.marks is None else turn.marks.splitter(turn.prompt)
-        self._parser = None if turn.format is None else turn.format.parser(turn.use, random.SystemRandom().randrange)
-        self._is_named = turn.use.choice.mode == "named"
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: list[Object] = []
-
-    def feed(self, text: str) -> list[Object]:
-        return self._read(text) if text else []
-
-    def finish(self) -> list[Object]:
-        parts: list[Object] = []
-        if self._splitter is not None:
-            for piece in self._splitter.finish():
-                parts += self._reason(piece.text) if piece.kind == "reasoning" else self._say(piece.text)
-        if self._parser is not None:
-            parts += self._take(self._parser.finish())
-        return parts
-
-    def take_whole(self, text: str) -> None:
-        self.feed(text)
-        self.finish()
-
-    def message(self) -> Object:
-        said: str | None = "".join(self._content)
-        found: Object = {"role": "assistant", "content": None if self._calls and not said else said, "refusal": None}
-        if self._reasoning:
-            found["reasoning_content"] = "".join(self._reasoning)
-        if self._calls:
-            found["tool_calls"] = [{name: value for name, value in call.items() if name != "index"} for call in self._calls]
-        return found
-
-    def finish_reason(self, said: str) -> str:
-        """As OpenAI's API has it: a call that was named in the request ends like any other answer."""
-        return "tool_calls" if said == "stop" and self._calls and not self._is_named else said
-
-    def _read(self, text: str) -> list[Object]:
-        if self._splitter is None:
-            return self._say(text)
-        parts: list[Object] = []
-        for piece in self._splitter.feed(text):
-            parts += self._reason(piece.text) if piece.kind == "reasoning" else self._say(piece.text)
-        return parts
-
-    def _reason(self, text: str) -> list[Object]:
-        self._reasoning.append(text)
-        return [{"reasoning_content": text}]
-
-    def _say(self, text: str) -> list[Object]:
-        return self._take([Content(text)] if self._parser is None else self._parser.feed(text))
-
-    def _take(self, events: list[Event]) -> list[Object]:
-        parts: list[Object] = []
-        for event in events:
-            match event:
-                case Content(text):
-                    self._content.append(text)
-                    parts.append({"content": text})
-                case CallBegan(index, id, name):
-                    call = {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}
-                    self._calls.append({**call, "function": dict(call["function"])})
-                    parts.append({"tool_calls": [call]})
-                case CallArguments(index, text):
-                    self._calls[index]["function"]["arguments"] += text
-                    parts.append({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
-        return parts
+    def reader(self) -> AnswerReader:
+        """Of one answer."""
+        splitter = None if self.marks is None else self.marks.splitter(self.prompt)
+        parser = None if self.format is None else self.format.parser(self.use, random.SystemRandom().randrange)
+        return AnswerReader(splitter, parser, self.use.choice.mode == "named")
 
 
 @lru_cache(maxsize=8)
@@ -143,9 +73,10 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any
     elif forced is None:
         forced = None if constraint is None else dict(constraint)
     params: dict[str, Any] = {} if forced is None else {"constraint": forced}
-    shown = [*(getattr(format, "markers", ()) or ()), *((marks.opens, marks.closes) if marks is not None else ())]
-    if any(mark in special for mark in shown):
-        params["skip_special_tokens"] = False  # else the marks would not be in the text that is read
+    shown = [*(() if format is None else format.markers), *(() if marks is None else (marks.opens, marks.closes))]
+    keep = [mark for mark in shown if mark in special]
+    if keep:
+        params["keep_special_tokens"] = keep  # else they would not be in the text that is read
     return Turn(prompt, params, use, format, marks)
 
 
@@ -170,8 +101,8 @@ def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special
         start = " | ".join(map(lark.literal, value))
     else:
         raise ApiError(
-            400, f"a constraint of the kind {kind!r} cannot hold where a model thinks first; give json_schema or choice, or turn its"
-            " thinking off by chat_template_kwargs", "constraint",
+            400, f"a constraint of the kind {kind!r} cannot hold where a model thinks first; give json_schema or choice, or turn "
+            "thinking off by chat_template_kwargs", "constraint",
         )  # fmt: skip
     return lark.constraint(lark.rule("answer", start), reasoned)
 

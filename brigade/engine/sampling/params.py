@@ -45,6 +45,7 @@ class SamplingParams:
     priority: int = 0  # lower runs first
     include_stop: bool = False  # keep the stop string in the text
     skip_special_tokens: bool = True  # leave them out of the text
+    keep_special_tokens: Sequence[str] = ()  # all but these
     cache_salt: str | None = None  # its prompt shares cached blocks with requests of the same salt alone
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # registered parameters of your own
 
@@ -81,6 +82,9 @@ class SamplingParams:
         if not _is_list(stops) or not all(isinstance(stop, str) and stop for stop in stops):
             raise RequestError(f"stop is {self.stop!r}; it must be one or more strings that are not empty")
         object.__setattr__(self, "stop", tuple(stops))
+        if not _is_list(self.keep_special_tokens) or not all(isinstance(one, str) for one in self.keep_special_tokens):
+            raise RequestError(f"keep_special_tokens is {self.keep_special_tokens!r}; it must be a list of texts")
+        object.__setattr__(self, "keep_special_tokens", tuple(self.keep_special_tokens))
         if not _is_list(self.stop_token_ids) or not all(_is_integer(i) and i >= 0 for i in self.stop_token_ids):
             raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of ids of 0 or more")
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
