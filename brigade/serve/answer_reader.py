@@ -19,6 +19,7 @@ class AnswerReader:
 
     def __init__(self, splitter: ReasoningSplitter | None, parser: ToolParser | None, named: bool = False) -> None:
         self._splitter, self._parser, self._named = splitter, parser, named
+        self._was_done = False  # before the text ended
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[Part] = []
@@ -38,6 +39,7 @@ class AnswerReader:
 
     def finish(self) -> list[Part]:
         """What was held back; once, at the end of the text."""
+        self._was_done = self.is_done
         parts: list[Part] = []
         for piece in self._splitter.finish() if self._splitter is not None else ():
             parts += self._answer(piece.text) if piece.kind == "content" else self._thought(piece.text)
@@ -60,7 +62,7 @@ class AnswerReader:
         return found
 
     def finish_reason(self, said: str) -> str:
-        if self.is_done and self._calls:
+        if self._was_done:
             said = "stop"  # what followed the one call is no part of the answer
         return "tool_calls" if said == "stop" and self._calls and not self._named else said
 

@@ -69,6 +69,12 @@ def test_the_finish_reason_tells_of_calls() -> None:
     assert called.finish_reason("length") == "length"
 
 
+def test_what_follows_the_one_call_of_an_answer_says_nothing_of_its_end() -> None:
+    one = reader(parallel_tool_calls=False)
+    whole(one, TEXT + " and more, until it is cut off")
+    assert one.finish_reason("length") == "tool_calls"
+
+
 def test_the_one_call_of_an_answer_ends_it() -> None:
     one = reader(parallel_tool_calls=False)
     assert not one.is_done
