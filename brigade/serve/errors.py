@@ -35,12 +35,19 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, RequestError):
         text = str(error)
-        if "max_waiting" in text or "requests are open" in text:
+        if "max_waiting" in text or "are open; max_requests" in text:
             return ApiError(429, text, code="rate_limit_exceeded", retry_after=1)
         return ApiError(400, text, param=_named(text))
     if isinstance(error, EngineStopped):
         return ApiError(503, str(error), code="engine_stopped", retry_after=5)
     return ApiError(500, f"an error of this server ({in_one_line(error)}); its log has more", code="internal_error")
+
+
+def request_failed(error: str | None) -> ApiError:
+    """Of an answer that could not go on. Without a replica that is nothing which the request could mend."""
+    if error is not None and error.startswith("there was no replica"):
+        return ApiError(503, error, code="no_replica", retry_after=5)
+    return ApiError(500, error or "this request could not go on", code="request_failed")
 
 
 def _named(text: str) -> str | None:

@@ -10,7 +10,7 @@ import msgspec
 
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.serve.desk import Desk, failed
-from brigade.serve.errors import ApiError, as_api_error
+from brigade.serve.errors import ApiError, as_api_error, request_failed
 from brigade.serve.job import Answer, Object
 from brigade.serve.limits import Limits
 from brigade.serve.record import Record
@@ -105,7 +105,7 @@ async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send) -
     record.ended(ordered)
     error = failed(ordered)
     if error is not None:
-        raise ApiError(500, error, code="request_failed")
+        raise request_failed(error)
     await send_json(send, 200, answer.whole(ordered))
 
 
@@ -145,7 +145,7 @@ async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, 
 
 def _objects(answer: Answer, place: int, delta: Delta) -> list[Object]:
     if delta.finish_reason == "error":
-        return [ApiError(500, delta.error or "this request could not go on", code="request_failed").body]
+        return [request_failed(delta.error).body]
     return answer.chunk(place, delta)
 
 
