@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from brigade.errors import RequestError
 from brigade.serve.errors import ApiError
+from brigade.serve.fields import template_variables
 from brigade.serve.job import Object
 from brigade.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ class TurnReader:
 def open_turn(body: ChatBody, tokenizer: Tokenizer) -> Turn:
     if body.tools:
         raise ApiError(400, "tools are not supported yet; drop them", "tools")
-    extra = dict(body.chat_template_kwargs or {})
+    extra = template_variables(body.chat_template_kwargs)
     if body.reasoning_effort is not None:
         extra["reasoning_effort"] = body.reasoning_effort
     try:

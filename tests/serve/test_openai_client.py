@@ -140,7 +140,9 @@ def test_log_probabilities_of_a_chat(client, llm: LLM) -> None:
 def test_stop_strings_and_biases(client) -> None:
     found = client.completions.create(model="mini", prompt=PROMPT, max_tokens=40, temperature=0, stop=["self", "."])
     assert found.choices[0].finish_reason == "stop" and "self" not in found.choices[0].text
-    biased = client.completions.create(model="mini", prompt=PROMPT, max_tokens=3, temperature=0, logit_bias={"260": -100, "14": 100})
+    biased = client.completions.create(
+        model="mini", prompt=PROMPT, max_tokens=3, temperature=0, logit_bias={"260": -100, "14": 100}
+    )
     assert biased.choices[0].text.startswith(".")
 
 
