@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from contextlib import ExitStack
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         from brigade.serve.app import json_line
 
         app.log = None if args.quiet else json_line
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that goes away in the middle of a word
         server = Server(app, args.tls_cert, args.tls_key)
         listener.listen(2048)
         scheme = "http" if args.tls_cert is None else "https"

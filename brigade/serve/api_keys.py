@@ -22,6 +22,12 @@ class Caller:
     name: str | None = None
     salt: str | None = None
 
+    def salted(self, given: str | None) -> str | None:
+        """The salt of a request that brings one of its own, or none: no two keys have the same."""
+        if self.salt is None or given is None:
+            return given if self.salt is None else self.salt
+        return hmac.new(self.salt.encode(), given.encode(), "sha256").hexdigest()
+
 
 class ApiKeys:
     """None at all: everybody may ask. The log names a key by its number and the beginning of its digest."""

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
@@ -130,7 +131,7 @@ class App:
 
         answer = await asyncio.to_thread(translate) if len(data) > LARGE else translate()
         if caller.salt is not None:
-            salt = f"{caller.salt}/{answer.job.params.get('cache_salt', '')}"[:256]
+            salt = caller.salted(answer.job.params.get("cache_salt"))
             answer.job = replace(answer.job, params={**answer.job.params, "cache_salt": salt})
         record.model, record.streams = self.served.name, answer.job.streams
         if answer.job.streams:
@@ -212,4 +213,5 @@ def _tell(record: Record) -> None:
 
 
 def json_line(found: Object) -> None:
-    print(json.dumps(found, ensure_ascii=False), file=sys.stderr, flush=True)
+    with suppress(OSError):  # whoever read it is gone, which is no reason to answer nobody
+        print(json.dumps(found, ensure_ascii=False), file=sys.stderr, flush=True)

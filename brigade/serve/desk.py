@@ -15,6 +15,7 @@ from brigade.serve.errors import ApiError
 from brigade.serve.job import Job
 
 AT_ONCE = 2000  # characters that are read as tokens between two others' words; more of them, on a thread
+EACH = 100  # characters that take as long as what is to be done for any prompt
 RETRY = 10  # seconds after which whoever was sent away by a server that ends may look for another
 
 
@@ -31,9 +32,11 @@ class Desk:
     async def prepare(self, job: Job) -> list[Any]:
         """Prompts as tokens, and parameters that fit. What takes long is done on another thread."""
         self.check_open()
-        size = sum(len(prompt.text if isinstance(prompt, ChatPrompt) else prompt) for prompt in job.prompts)
+        size = sum(EACH + len(prompt.text if isinstance(prompt, ChatPrompt) else prompt) for prompt in job.prompts)
         if size > AT_ONCE or "constraint" in job.params:
-            return await asyncio.to_thread(self._prepare, job)
+            prepared = await asyncio.to_thread(self._prepare, job)
+            self.check_open()  # it may have begun to drain meanwhile, when this was not open yet
+            return prepared
         return self._prepare(job)
 
     def check_open(self) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from brigade.engine.sampling.params import MAX_SALT
 from brigade.serve.errors import ApiError
 
 MOST_N = 128  # answers to one prompt
@@ -65,7 +66,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     priority: int | None = None
     prompt_logprobs: Count | None = None
     return_token_ids: bool | None = None
-    cache_salt: str | None = None
+    cache_salt: Annotated[str, Meta(max_length=MAX_SALT)] | None = None
     extra: dict[str, Any] | None = None
 
     def sampling(self) -> dict[str, Any]:
@@ -97,6 +98,7 @@ PLAIN = (
     "min_tokens", "stop_token_ids", "ignore_eos", "include_stop", "skip_special_tokens", "priority", "prompt_logprobs",
     "cache_salt", "extra",
 )  # fmt: skip
+SET_HERE = ("self", "messages", "add_generation_prompt", "tools")  # variables of a chat template that have fields of their own
 T = TypeVar("T", bound=Body)
 
 
@@ -105,6 +107,14 @@ def _token(key: str) -> int:
         return int(key)
     except ValueError:
         raise ApiError(400, f'logit_bias names {key[:60]!r}; its keys are token ids, such as "50256"', "logit_bias") from None
+
+
+def template_variables(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of `chat_template_kwargs`."""
+    for name in SET_HERE:
+        if name in (given or {}):
+            raise ApiError(400, f"chat_template_kwargs names {name}, which is not set there; drop it", "chat_template_kwargs")
+    return dict(given or {})
 
 
 def read_body(data: bytes, kind: type[T]) -> T:

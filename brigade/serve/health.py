@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from typing import Any
 
+from brigade.errors import EngineStopped
 from brigade.serve.errors import ApiError
 
+PERIOD, PATIENCE = 1.0, 2.0  # seconds between two questions to a coordinator, and for its answer
 HANGS = 60.0  # seconds without a finished layer, while there is work, after which an engine hangs
 
 
@@ -50,21 +53,30 @@ class EngineHealth(Health):
 
 
 class FleetHealth(Health):
-    """`client` asks a coordinator; its answer is kept for a second."""
+    """`client` asks a coordinator every second, on a thread of its own: whoever looks here waits for nothing. It ends with the
+    client."""
 
     def __init__(self, client: Any, model: str) -> None:
         self._client, self._model = client, model
-        self._status: Any = None
-        self._asked = float("-inf")
+        self._said = self._ask()
+        threading.Thread(target=self._keep_asking, name="brigade-health", daemon=True).start()
+
+    def _keep_asking(self) -> None:
+        while not isinstance(self._said, EngineStopped):
+            time.sleep(PERIOD)
+            self._said = self._ask()
+
+    def _ask(self) -> Any:
+        try:
+            return self._client.status(timeout=PATIENCE)
+        except Exception as error:
+            return error
 
     def _look(self) -> Any:
-        if time.monotonic() - self._asked > 1.0:
-            try:
-                self._status = self._client.status(timeout=2.0)
-            except Exception as error:
-                raise ApiError(503, f"the coordinator does not answer: {error}", code="no_coordinator") from error
-            self._asked = time.monotonic()
-        return self._status
+        said = self._said
+        if isinstance(said, Exception):
+            raise ApiError(503, f"the coordinator does not answer: {said}", code="no_coordinator", retry_after=5) from said
+        return said
 
     def check(self) -> dict[str, Any]:
         replicas = [one for one in self._look().replicas if one.model == self._model]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from brigade.serve.errors import ApiError
 from brigade.serve.limits import Limits
@@ -25,9 +26,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._refusal: ApiError | None = None
         self._late: asyncio.TimerHandle | None = None
+        self._open = deque[RequestResponseCycle]()  # requests in the order in which they came, the first of which is being answered
+        self._unread: asyncio.TimerHandle | None = None
+        self._skips_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=1)  # `pause_writing` is called as soon as a client does not take what it is sent
         if len(self.connections) > self.limits.connections:
             self._refuse(
                 ApiError(503, f"{self.limits.connections} connections are open, and no more are taken; try later", None, "busy", 1)
@@ -37,27 +42,96 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._all_is_read()
         super().connection_lost(exc)
+        for cycle in self._open:  # uvicorn tells the newest alone
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._all_is_read()
+        self._look_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._all_is_read()
+
+    def _look_later(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self.limits.send_seconds, self._look_whether_read, left)
+
+    def _look_whether_read(self, left: int) -> None:
+        """A closed connection too would be held until its client has read the rest."""
+        if self.transport.get_write_buffer_size() < left:
+            self._look_later()
+        else:
+            self.transport.abort()
+
+    def _all_is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         if self._is_in_head:
             self._head += len(data)
+            if self._late is None:  # empty lines before a request, which are no message yet
+                self._wait_for_head()
         try:
-            super().data_received(data)
+            self._unset_keepalive_if_required()
+            self._parse(data)
         except Exception as error:  # the parser's own complaints have their answer by now
             self._refuse(ApiError(400, f"this is no HTTP request ({type(error).__name__})", code="bad_request"))
             return
         if self._is_in_head and self._head > self.limits.header_bytes and not self.transport.is_closing():
             self._refuse(self._too_large())
 
+    def _parse(self, data: bytes) -> None:
+        while True:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._decline_upgrade()
+            except httptools.HttpParserError:
+                return self.send_400_response("")
+
+    def _decline_upgrade(self) -> None:
+        """A request for an upgrade is an ordinary one where it is not granted (RFC 9110, 7.8; Java's client asks for HTTP/2 in all of
+        its). Its parser takes what follows for another protocol, so the body is read by a new one, which needs a head first."""
+        framing = [b"%b: %b\r\n" % one for one in self.headers if one[0] in (b"content-length", b"transfer-encoding")]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self._skips_head = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        self._skips_head = False
+
+    def on_url(self, url: bytes) -> None:
+        if not self._skips_head:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._skips_head:
+            super().on_header(name, value)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():  # else the new parser says so
+            super().on_message_complete()
+
     def on_message_begin(self) -> None:
+        if self._skips_head:
+            return
         super().on_message_begin()
         self._head, self._is_in_head = 0, True
         self._wait_for_head()
 
     def on_headers_complete(self) -> None:
+        if self._skips_head:
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._is_in_head = False
         self._stop_waiting()
@@ -65,6 +139,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refusal = self._too_large()
             raise httptools.HttpParserError("headers")
         super().on_headers_complete()
+        while self._open and self._open[0].response_complete:
+            self._open.popleft()
+        self._open.append(self.cycle)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -73,9 +150,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(self._refusal or ApiError(400, "this is no HTTP request that can be read", code="bad_request"))
-
-    def handle_websocket_upgrade(self) -> None:
-        self._refuse(ApiError(400, "websockets are not spoken here", code="bad_request"))
 
     def _too_large(self) -> ApiError:
         most = self.limits.header_bytes
@@ -92,6 +166,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         if self.transport.is_closing():
+            return
+        if self.flow.read_paused:  # by this side, until the requests before it are answered
+            self._wait_for_head()
             return
         seconds = self.limits.header_seconds
         self._refuse(ApiError(408, f"the headers were not there after {seconds:g} s; send them at once", code="timeout"))

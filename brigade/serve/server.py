@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
         try:
             config = uvicorn.Config(
                 app, http=guarded(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
-                server_header=False, timeout_keep_alive=int(max(limits.keep_alive_seconds, 1)), backlog=BACKLOG,
+                server_header=False, timeout_keep_alive=limits.keep_alive_seconds, backlog=BACKLOG,
                 proxy_headers=False, ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=5,
             )  # fmt: skip
             config.load()
@@ -52,6 +52,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._brigade = app
         self._draining: asyncio.Task[None] | None = None
+        self._was_told = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -59,9 +60,10 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is None or self._draining is not None:
+        if self._loop is None or self._was_told:
             self.should_exit = self.force_exit = True
             return
+        self._was_told = True
         self._loop.call_soon_threadsafe(self._begin_to_drain, signal.Signals(sig).name)
 
     def _begin_to_drain(self, name: str) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from brigade.errors import RequestError
 from brigade.serve.errors import ApiError
-from brigade.serve.fields import convert
+from brigade.serve.fields import convert, template_variables
 from brigade.serve.job import Object
 from brigade.serve.served import Served
 
@@ -38,10 +38,9 @@ def tokenize(found: Mapping[str, Any], served: Served) -> Object:
     if body.prompt is not None:
         ids = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
     else:
+        extra = template_variables(body.chat_template_kwargs)
         try:
-            text = tokenizer.apply_chat_template(
-                body.messages or [], body.add_generation_prompt, **(body.chat_template_kwargs or {})
-            )
+            text = tokenizer.apply_chat_template(body.messages or [], body.add_generation_prompt, **extra)
         except RequestError as error:
             raise ApiError(400, str(error), "messages") from error
         ids = tokenizer.encode(text, add_special_tokens=False)
