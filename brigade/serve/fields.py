@@ -34,8 +34,8 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # padding against listeners who count bytes: false is all that there is
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -84,11 +84,16 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def wants_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check_stream(self) -> None:
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options has no effect without stream: true; drop it, or give stream", "stream_options")
+        if self.stream_options is not None and self.stream_options.include_obfuscation:
+            raise ApiError(
+                400, "stream_options.include_obfuscation is true; this server pads no events: drop it",
+                "stream_options.include_obfuscation", "unsupported_value",
+            )  # fmt: skip
 
 
 PLAIN = (
@@ -125,6 +130,9 @@ def read_json(data: bytes) -> dict[str, Any]:
 
 
 def convert(found: Mapping[str, Any], kind: type[T]) -> T:
+    for other, name in OTHER_NAMES.items():
+        if other in found and name in found:
+            raise ApiError(400, f"{other} and {name} are two names of one field; give one", other)
     found = {OTHER_NAMES.get(name, name): value for name, value in found.items()}
     for name, values in HARMLESS.items():
         if name in found and name not in kind.__struct_fields__:
@@ -165,7 +173,7 @@ def is_deeper(value: Any, most: int) -> bool:
     """Whether lists and objects nest deeper than `most`. Walks without recursion."""
     level = [value]
     while level:
-        if most < 0:
+        if most == 0:
             return True
         level = [
             inner

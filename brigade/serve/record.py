@@ -45,6 +45,7 @@ class Record:
     error: str | None = None
     cause: BaseException | None = None
     is_job: bool = False
+    is_gone: bool = False  # the client went away before the answer's end
 
     def submitted(self) -> None:
         self.is_job = True
@@ -85,4 +86,5 @@ class Record:
                 "cached_tokens": self.cached_tokens, "tokens": self.tokens, "finish": ",".join(self.finish) or None,
                 "first_token": None if self.first is None else round(self.first - self.begun, 4),
             }  # fmt: skip
-        return {name: value for name, value in (found | {"error": self.error}).items() if value is not None}
+        found |= {"error": self.error, "gone": self.is_gone or None}
+        return {name: value for name, value in found.items() if value is not None}

@@ -18,7 +18,7 @@ def constraint_of(response_format: dict[str, Any] | None, constraint: dict[str, 
 def _of_format(given: dict[str, Any]) -> dict[str, Any] | None:
     kind = given.get("type")
     allowed = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
-    if kind not in allowed:
+    if not isinstance(kind, str) or kind not in allowed:
         raise ApiError(
             400, f"response_format.type is {str(kind)[:60]!r}; text, json_object and json_schema are known", "response_format.type"
         )

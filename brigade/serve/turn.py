@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from brigade.errors import RequestError
 from brigade.serve.errors import ApiError
 from brigade.serve.job import Object
+from brigade.serve.template import render
 from brigade.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -57,7 +57,4 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer) -> Turn:
     extra = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         extra["reasoning_effort"] = body.reasoning_effort
-    try:
-        return Turn(tokenizer.apply_chat_template(body.messages, **extra))
-    except RequestError as error:
-        raise ApiError(400, str(error), "messages") from error
+    return Turn(render(tokenizer, body.messages, extra))
