@@ -98,3 +98,16 @@ def test_a_model_that_is_not_served_has_no_tokens_here(ask) -> None:
         ask("/tokenize", prompt="a", model="large").status_code == ask("/detokenize", tokens=[1], model="large").status_code == 404
     )
     assert ask("/tokenize", prompt="a", model="other").status_code == 200
+
+
+def test_a_template_reads_how_much_to_think(llm: LLM) -> None:
+    template = "{{ reasoning_effort }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with serving(llm, tokenizer=llm.tokenizer.with_template(template)) as server:
+        chat = {"messages": MESSAGES, "max_tokens": 1, "return_token_ids": True, "reasoning_effort": "low"}
+        said = httpx.post(f"{server.url}/v1/chat/completions", json=chat).json()
+        assert llm.tokenizer.decode(said["prompt_token_ids"]) == "lowsort a list"
+
+
+def test_a_template_that_does_not_read_how_much_to_think_says_so(ask) -> None:
+    answer = ask("/v1/chat/completions", messages=MESSAGES, reasoning_effort="low")
+    assert answer.status_code == 400 and "does not read 'reasoning_effort'" in answer.json()["error"]["message"]
