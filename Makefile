@@ -20,6 +20,10 @@ $(VENV)/.test: $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
+$(VENV)/.neighbours: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,neighbours]'
+	@touch $@
+
 demo: $(VENV)/.runtime
 	$(BIN)/brigade generate --stream --temperature 0.6 --top-p 0.9 --seed 1 --max-tokens 120 'def fibonacci(n):'
 
@@ -29,7 +33,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -m 'not slow and not alone' $(SIDE_BY_SIDE) || failed=1; \
 	$(BIN)/python -m pytest -m 'alone and not slow' || failed=1; exit $$failed
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.neighbours
 	@failed=0; \
 	$(BIN)/python -m pytest -m 'slow and not alone' $(SIDE_BY_SIDE) || failed=1; \
 	$(BIN)/python -m pytest -m 'slow and alone' || failed=1; exit $$failed

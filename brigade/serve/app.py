@@ -76,7 +76,7 @@ class App:
         try:
             await self._answer(scope, headers, record, receive, self._noted(send, record, headers))
         except ClientGone:
-            pass
+            record.is_gone = True
         finally:
             self.metrics.ended(record)
             if record.cause is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from brigade.errors import EngineStopped, RequestError, in_one_line
@@ -53,6 +54,6 @@ def request_failed(error: str | None) -> ApiError:
 
 
 def _named(text: str) -> str | None:
-    """The parameter that a refusal begins with: "temperature is 7; ..."."""
-    word = text.split(" ", 1)[0]
-    return word if word.replace("_", "").isalpha() and word.islower() and " is " in text[: len(word) + 4] else None
+    """The parameter that a refusal begins with: "temperature is 7; ...", "logit_bias names token -1; ..."."""
+    found = re.match(r"([a-z_]+) (?:is|names|of token) ", text)
+    return None if found is None else found[1]

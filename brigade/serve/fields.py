@@ -35,8 +35,8 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # padding against listeners who count bytes: false is all that there is
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -86,11 +86,16 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def wants_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check_stream(self) -> None:
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options has no effect without stream: true; drop it, or give stream", "stream_options")
+        if self.stream_options is not None and self.stream_options.include_obfuscation:
+            raise ApiError(
+                400, "stream_options.include_obfuscation is true; this server pads no events: drop it",
+                "stream_options.include_obfuscation", "unsupported_value",
+            )  # fmt: skip
 
 
 PLAIN = (
@@ -98,7 +103,6 @@ PLAIN = (
     "min_tokens", "stop_token_ids", "ignore_eos", "include_stop", "skip_special_tokens", "priority", "prompt_logprobs",
     "cache_salt", "extra",
 )  # fmt: skip
-SET_HERE = ("self", "messages", "add_generation_prompt", "tools")  # variables of a chat template that have fields of their own
 T = TypeVar("T", bound=Body)
 
 
@@ -107,14 +111,6 @@ def _token(key: str) -> int:
         return int(key)
     except ValueError:
         raise ApiError(400, f'logit_bias names {key[:60]!r}; its keys are token ids, such as "50256"', "logit_bias") from None
-
-
-def template_variables(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Of `chat_template_kwargs`."""
-    for name in SET_HERE:
-        if name in (given or {}):
-            raise ApiError(400, f"chat_template_kwargs names {name}, which is not set there; drop it", "chat_template_kwargs")
-    return dict(given or {})
 
 
 def read_body(data: bytes, kind: type[T]) -> T:
@@ -137,6 +133,9 @@ def read_json(data: bytes) -> dict[str, Any]:
 
 
 def convert(found: Mapping[str, Any], kind: type[T]) -> T:
+    for other, name in OTHER_NAMES.items():
+        if other in found and name in found:
+            raise ApiError(400, f"{other} and {name} are two names of one field; give one", other)
     found = {OTHER_NAMES.get(name, name): value for name, value in found.items()}
     for name, values in HARMLESS.items():
         if name in found and name not in kind.__struct_fields__:
@@ -177,7 +176,7 @@ def is_deeper(value: Any, most: int) -> bool:
     """Whether lists and objects nest deeper than `most`. Walks without recursion."""
     level = [value]
     while level:
-        if most < 0:
+        if most == 0:
             return True
         level = [
             inner

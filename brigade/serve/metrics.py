@@ -76,7 +76,7 @@ class Metrics:
             self._gap.observe(seconds / count)
 
     def ended(self, record: Record) -> None:
-        if record.status is None:
+        if record.is_gone or record.status is None:
             self._gone.inc()
         elif record.status >= 400 or record.error is not None:
             self._failed.labels(**self._label, status=str(record.status)).inc()

@@ -36,7 +36,7 @@ class Record:
     model: str | None = None
     streams: bool = False
     first: float | None = None
-    last: float | None = None
+    last: dict[tuple[str, int], float] = field(default_factory=dict)  # when each sample was heard last
     prompt_tokens: int = 0
     cached_tokens: int = 0
     tokens: int = 0
@@ -45,6 +45,7 @@ class Record:
     error: str | None = None
     cause: BaseException | None = None
     is_job: bool = False
+    is_gone: bool = False  # the client went away before the answer's end
 
     def submitted(self) -> None:
         self.is_job = True
@@ -54,12 +55,13 @@ class Record:
             return
         now, count = clock(), len(delta.token_ids)
         self.tokens += count
-        if self.first is None or self.last is None:
+        sample = delta.request_id, delta.index
+        if self.first is None:
             self.first = now
             self.gauge.first_token(now - self.begun)
-        else:
-            self.gauge.next_tokens(now - self.last, count)
-        self.last = now
+        if sample in self.last:
+            self.gauge.next_tokens(now - self.last[sample], count)
+        self.last[sample] = now
 
     def ended(self, outputs: Sequence[RequestOutput]) -> None:
         self.prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
@@ -99,4 +101,5 @@ class Record:
                 "cached_tokens": self.cached_tokens, "tokens": self.tokens, "finish": ",".join(self.finish) or None,
                 "first_token": None if self.first is None else round(self.first - self.begun, 4),
             }  # fmt: skip
-        return {name: value for name, value in (found | {"error": self.error}).items() if value is not None}
+        found |= {"error": self.error, "gone": self.is_gone or None}
+        return {name: value for name, value in found.items() if value is not None}

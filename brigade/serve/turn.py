@@ -53,16 +53,11 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any
     """`constraint`: what the answer must look like, by the request's own word."""
     try:
         use = ToolUse.read(body.tools, body.tool_choice, body.parallel_tool_calls)
-        traits = traits_of(tokenizer.chat, use.is_on)
-        special = tokenizer.special_token_ids
+        traits, special = traits_of(tokenizer.chat, use.is_on), tokenizer.special_token_ids
         format, marks = format_for(use, traits, special), detect_reasoning(traits.source)
-        messages = normalise_messages(body.messages, traits)
-        variables = _variables(body, traits)
-        if use.is_on:
-            variables["tools"] = use.for_template
-        prompt = tokenizer.apply_chat_template(messages, **variables)
+        prompt = write_prompt(body.messages, body.chat_template_kwargs, tokenizer, use.for_template, body.reasoning_effort)
     except RequestError as error:
-        raise ApiError(400, str(error), _param(str(error))) from error
+        raise refused(error) from error
     reasoned = None if marks is None else marks.before_constraint(prompt, special)
     forced = None if format is None else format.constraint(use, reasoned)
     if forced is not None and constraint is not None:
@@ -80,13 +75,29 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any
     return Turn(prompt, params, use, format, marks)
 
 
-def _variables(body: ChatBody, traits: TemplateTraits) -> dict[str, Any]:
-    found = read_template_variables(body.chat_template_kwargs, traits)
-    if body.reasoning_effort is not None:
+def write_prompt(
+    messages: Any,
+    variables: Any,
+    tokenizer: Tokenizer,
+    tools: list[dict[str, Any]] | None = None,
+    reasoning_effort: str | None = None,
+    add_generation_prompt: bool = True,
+) -> str:
+    """A conversation as the model's chat template writes it. `variables`: those that the request gives the template."""
+    traits = traits_of(tokenizer.chat, tools is not None)
+    found = read_template_variables(variables, traits)
+    if reasoning_effort is not None:
         if "reasoning_effort" not in traits.chat.reads(traits.with_tools):
             raise RequestError("reasoning_effort is not read by this model's chat template; drop it")
-        found["reasoning_effort"] = body.reasoning_effort
-    return found
+        found["reasoning_effort"] = reasoning_effort
+    given = {} if tools is None else {"tools": tools}
+    return tokenizer.apply_chat_template(normalise_messages(messages, traits), add_generation_prompt, **given, **found)
+
+
+def refused(error: RequestError) -> ApiError:
+    """With the field that the refusal begins with, such as messages[0].role."""
+    word = str(error).split(" ", 1)[0]
+    return ApiError(400, str(error), word if re.fullmatch(r"[a-z][a-zA-Z0-9_.\[\]]*", word) else None)
 
 
 def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special: Mapping[str, int]) -> dict[str, Any]:
@@ -105,9 +116,3 @@ def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special
             "thinking off by chat_template_kwargs", "constraint",
         )  # fmt: skip
     return lark.constraint(lark.rule("answer", start), reasoned)
-
-
-def _param(text: str) -> str | None:
-    """The field that a refusal begins with, such as messages[0].role."""
-    word = text.split(" ", 1)[0]
-    return word if re.fullmatch(r"[a-z][a-zA-Z0-9_.\[\]]*", word) else None

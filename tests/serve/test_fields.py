@@ -1,0 +1,209 @@
+"""Fields of a request: null is silence, what is harmless is taken, and all else that is not known is refused by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from brigade.errors import RequestError
+from brigade.serve.chat import ChatBody
+from brigade.serve.completions import CompletionBody
+from brigade.serve.errors import ApiError, as_api_error
+from brigade.serve.fields import HARMLESS, MOST_DEPTH, MOST_STOPS, PLAIN, Body, convert, is_deeper, read_body, read_json
+
+PROMPT = {"prompt": "a"}
+MESSAGES = {"messages": [{"role": "user", "content": "a"}]}
+BODIES = [(CompletionBody, PROMPT), (ChatBody, MESSAGES)]
+both = pytest.mark.parametrize(("kind", "least"), BODIES, ids=["completion", "chat"])
+
+
+def refused(found: dict[str, Any], kind: type = CompletionBody) -> ApiError:
+    with pytest.raises(ApiError) as error:
+        body = convert(found, kind)
+        body.check()
+        body.sampling()
+    return error.value
+
+
+@both
+def test_null_is_as_if_the_field_were_not_there(kind, least) -> None:
+    nulls = {field.name: None for field in msgspec.structs.fields(kind) if not field.required} | dict.fromkeys(HARMLESS)
+    with_nulls, without = convert(least | nulls, kind), convert(least, kind)
+    with_nulls.check()
+    assert with_nulls == without and with_nulls.sampling() == without.sampling()
+
+
+def test_null_inside_of_the_stream_options_is_silence_too() -> None:
+    body = convert(
+        PROMPT | {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": None}}, CompletionBody
+    )
+    body.check()
+    assert not body.wants_usage
+
+
+@both
+@pytest.mark.parametrize("name", HARMLESS)
+def test_each_harmless_field_is_taken_with_its_values_and_no_others(kind, least, name) -> None:
+    values = HARMLESS[name]
+    for value in ["me", {"a": "b"}, 7] if values is None else values:
+        assert convert(least | {name: value}, kind) == convert(least, kind)
+    if values is not None:
+        error = refused(least | {name: "another"}, kind)
+        assert (error.param, error.code) == (name, "unsupported_value") and '"another"' in error.message
+
+
+@both
+@pytest.mark.parametrize("name", ["top_quark", "functions", "prediction", "audio", "web_search_options", "x" * 5000])
+def test_an_unknown_field_is_refused_by_its_name(kind, least, name) -> None:
+    error = refused(least | {name: 1}, kind)
+    assert error.status == 400 and error.code == "unknown_parameter" and error.param == name[:100]
+    assert "docs/serve.md" in error.message and len(error.message) < 300
+
+
+def test_an_unknown_field_inside_of_a_field_is_refused_by_its_path() -> None:
+    error = refused(PROMPT | {"stream": True, "stream_options": {"include_all": True}})
+    assert error.param == "stream_options.include_all" and error.code == "unknown_parameter"
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("temperature", "1", "expected `int | float | null`, got `str`"),
+        ("max_tokens", 1.5, "got `float`"),
+        ("max_tokens", -1, ">= 0"),
+        ("n", 0, ">= 1"),
+        ("n", 129, "<= 128"),
+        ("seed", 2**63, "<= 9223372036854775807"),
+        ("seed", True, "got `bool`"),
+        ("stream", "yes", "got `str`"),
+        ("logit_bias", [1], "got `array`"),
+        ("stop_token_ids", "7", "got `str`"),
+        ("extra", 7, "got `int`"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type(kind, least, name, value, words) -> None:
+    error = refused(least | {name: value}, kind)
+    assert error.param == name and error.code == "invalid_type"
+    assert error.message.startswith(f"{name} is {msgspec.json.encode(value).decode()}: ") and words in error.message
+
+
+@pytest.mark.parametrize(("kind", "name"), [(CompletionBody, "prompt"), (ChatBody, "messages")])
+def test_what_must_be_there_is_asked_for(kind, name) -> None:
+    error = refused({}, kind)
+    assert (error.param, error.code, error.message) == (name, "missing_required_parameter", f"{name} is missing; give it")
+
+
+def test_a_value_is_shown_in_one_short_piece() -> None:
+    assert len(refused(PROMPT | {"temperature": "x" * 10_000}).message) < 200
+
+
+def test_vllms_name_of_a_field_is_read_as_ours_and_not_beside_it() -> None:
+    body = convert(PROMPT | {"include_stop_str_in_output": True, "stop": "x"}, CompletionBody)
+    assert body.sampling()["include_stop"] is True
+    assert "two names" in refused(PROMPT | {"include_stop_str_in_output": True, "include_stop": False}).message
+
+
+def test_a_stop_string_that_is_to_be_kept_needs_none() -> None:
+    assert "include_stop" not in convert(PROMPT | {"include_stop": True}, CompletionBody).sampling()
+
+
+def test_sampling_parameters_keep_their_names_and_values() -> None:
+    given = {
+        "n": 2, "temperature": 0.5, "top_p": 0.9, "presence_penalty": 0.1, "frequency_penalty": 0.2, "max_tokens": 3, "top_k": 4,
+        "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 1, "stop_token_ids": [5], "ignore_eos": True, "priority": 6,
+        "prompt_logprobs": 2, "cache_salt": "salt", "extra": {"mine": 1}, "include_stop": True, "skip_special_tokens": False,
+    }  # fmt: skip
+    assert set(given) == set(PLAIN)
+    body = convert(PROMPT | given | {"stop": ["x"], "seed": 7, "logit_bias": {"8": 1.5}}, CompletionBody)
+    assert body.sampling() == given | {"stop": ["x"], "seed": 7, "logit_bias": {8: 1.5}}
+
+
+def test_a_negative_seed_is_another_one_for_each_number() -> None:
+    seeds = [convert(PROMPT | {"seed": seed}, CompletionBody).sampling()["seed"] for seed in (-1, -(2**63), 2**63 - 1)]
+    assert seeds == [2**64 - 1, 2**63, 2**63 - 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "words"),
+    [
+        ({"stop": ["x"] * (MOST_STOPS + 1)}, "stop", "65 strings; 64 are allowed"),
+        ({"logit_bias": {"word": 1}}, "logit_bias", "'word'"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "no effect without stream"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "pads no events"),
+    ],
+)
+def test_what_could_have_no_effect_or_is_too_much_is_refused(given, param, words) -> None:
+    error = refused(PROMPT | given)
+    assert error.param == param and words in error.message
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "words"),
+    [
+        ({"messages": []}, "messages", "empty"),
+        ({"messages": [{}] * 4097}, "messages", "4096 are allowed"),
+        ({"top_logprobs": 2}, "top_logprobs", "no effect without logprobs"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens", "differ"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "<= 20"),
+    ],
+)
+def test_what_a_conversation_may_not_say(given, param, words) -> None:
+    error = refused(MESSAGES | given, ChatBody)
+    assert error.param == param and words in error.message
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"prompt": NaN}', b'{"a": 1} x', b'{"a": "\\x"}', b'{"a": 1e999}'])
+def test_what_is_no_json_is_refused(data) -> None:
+    with pytest.raises(ApiError, match="is not valid JSON") as error:
+        read_json(data)
+    assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("data", "word"), [(b"[1]", "list"), (b'"a"', "text"), (b"1", "number"), (b"null", "null"), (b"true", "truth")]
+)
+def test_json_that_is_no_object_is_refused(data, word) -> None:
+    with pytest.raises(ApiError, match=f"the body is a {word}"):
+        read_json(data)
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * (depth - 1) + b"{}" + b"}" * (depth - 1)
+
+
+def test_depth_is_counted_with_the_body_itself() -> None:
+    assert read_json(nested(MOST_DEPTH))
+    for depth in (MOST_DEPTH + 1, 100_000):
+        with pytest.raises(ApiError, match="deeper than 64"):
+            read_json(nested(depth))
+    with pytest.raises(ApiError, match="deeper than 64"):
+        read_json(b'{"a":' + b"[" * 100_000)
+    assert is_deeper([[1], [[2]]], 2) and not is_deeper([[1], [[2]]], 3)
+
+
+def test_a_body_is_read_at_once() -> None:
+    assert read_body(b'{"prompt": "a", "user": "me"}', CompletionBody) == CompletionBody(prompt="a")
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ("temperature is 7; it must be a number from 0 to 100", "temperature"),
+        ("logit_bias names token -1; it must be an id of 0 or more", "logit_bias"),
+        ("logit_bias of token 5 is 'x'; it must be a number from -100 to 100", "logit_bias"),
+        ("the prompt has 0 tokens; give at least 1", None),
+        ("token id 9 is outside the vocabulary of 4; use 0 to 3", None),
+    ],
+)
+def test_an_engines_refusal_names_its_field(said, param) -> None:
+    error = as_api_error(RequestError(said))
+    assert (error.status, error.param, error.message) == (400, param, said)
+
+
+def test_every_field_of_the_shared_body_has_a_use() -> None:
+    """A field that is read by nobody would be accepted and then ignored."""
+    elsewhere = {"model", "stream", "stream_options", "seed", "stop", "logit_bias", "return_token_ids"}
+    assert {field.name for field in msgspec.structs.fields(Body)} == set(PLAIN) | elsewhere
