@@ -149,6 +149,7 @@ def admits(prompts: Sequence[Any], settings: Sequence[Mapping[str, Any]]) -> Cal
 
     def check(blueprint: Any, plan: Any) -> None:
         from brigade.engine.prompt import encode_prompt, named
+        from brigade.engine.submission import first_matcher
 
         limits, count = blueprint.limits(plan), 0
         for number, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
@@ -156,6 +157,7 @@ def admits(prompts: Sequence[Any], settings: Sequence[Mapping[str, Any]]) -> Cal
             count += params.n
             with named(number, len(prompts)):
                 limits.admit(encode_prompt(prompt, blueprint.tokenizer).token_ids, params)
+                first_matcher(params, blueprint.tokenizer, limits.vocab_size)
         limits.check_count(count)
 
     return check

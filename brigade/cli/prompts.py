@@ -46,7 +46,7 @@ def _read_line(raw: bytes) -> tuple[Any, dict[str, Any]]:
         raise RequestError(f"is not valid JSON ({error.msg} at column {error.colno}); mend the line") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise RequestError(f"is no JSON that can be read ({error}); mend the line") from error
-    allowed = {*NAMES, "logit_bias", "extra", *SAMPLING}
+    allowed = {*NAMES, "logit_bias", "extra", "constraint", *SAMPLING}
     wanted = "a line is an object with text or token_ids, and sampling parameters"
     if not isinstance(line, dict):
         raise RequestError(f"is {_shown(line)}, which is no object; {wanted}")

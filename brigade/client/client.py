@@ -92,8 +92,10 @@ def _given(params: Params) -> dict[str, Any]:
         return {name: getattr(params, name) for name in PARAMETERS}
     if not isinstance(params, Mapping):
         raise RequestError(f"params is a {type(params).__name__}; give SamplingParams(...), a mapping, or None for the defaults")
-    named_params(SamplingParams, params)
-    return dict(params)
+    checked, given = named_params(SamplingParams, params), dict(params)
+    if "constraint" in given:  # as it travels: a schema is deeper than a message may be
+        given["constraint"] = checked.constraint
+    return given
 
 
 class Client(_Asking, BlockingFace):

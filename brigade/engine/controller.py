@@ -156,6 +156,8 @@ class TextGenerationController:
         for sampled, request in zip(found, readers, strict=True):
             if not 0 <= sampled.token_id < vocabulary:
                 raise ValueError(f"the sampler gave token {sampled.token_id}; ids go from 0 to {vocabulary - 1}")
+            if request.matcher is not None and not request.matcher.allows(sampled.token_id, request.ending):
+                raise ValueError(f"the sampler gave token {sampled.token_id}, which the request's constraint does not allow")
             if request.logprobs is not None and sampled.logprobs is None:
                 raise ValueError("the sampler gave no log-probabilities, which were asked for")
         return found
@@ -182,7 +184,12 @@ class TextGenerationController:
         """The request goes on by this token. What comes back is the text that is safe to send then."""
         request.ids.append(token)
         request.output_token_ids.append(token)
-        text = self._finish(request, self._text(request, token), now)
+        text = self._text(request, token)
+        if request.matcher is not None and request.finish_reason is None:
+            request.matcher.follow(request.output_token_ids)
+            if request.matcher.ended_at == len(request.output_token_ids):
+                request.finish_reason = "stop"  # nothing can follow
+        text = self._finish(request, text, now)
         if text:
             request.pieces.append(text)
         return text

@@ -27,11 +27,13 @@ from brigade.engine.request import Request, clock
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.sampling.rng import derive_seed
 from brigade.engine.scheduler import Scheduler, StaticScheduler
-from brigade.engine.submission import Delivered, Limits, Submission
+from brigade.engine.submission import Delivered, Limits, Submission, first_matcher
 from brigade.errors import EngineStopped, RequestError, in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from brigade.engine.constraint.matcher import Matcher
 
 
 class Engine:
@@ -117,7 +119,16 @@ class Engine:
         self.limits.check_delivered(delivered, max_tokens, params)
         seed = int.from_bytes(os.urandom(7), "little") if params.seed is None else params.seed
         arrival = clock() if arrival is None else arrival
-        return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits, delivered)
+        matchers = self._matchers(params, delivered)
+        return Submission(encoded.text, ids, params, max_tokens, seed, arrival, collect_logits, delivered, matchers)
+
+    def _matchers(self, params: SamplingParams, delivered: Sequence[Delivered]) -> tuple[Matcher, ...]:
+        """Of each sample of a constrained request, behind the tokens that were delivered."""
+        first = first_matcher(params, self.controller.tokenizer, self.vocab_size)
+        if first is None:
+            return ()
+        ending = {*self.controller.eos_ids, *params.stop_token_ids}
+        return tuple(first.behind(one.token_ids, ending) for one in delivered or (Delivered(),) * params.n)
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
@@ -138,6 +149,7 @@ class Engine:
             Request(
                 request_id, index, (params.priority, number), params, derive_seed(submission.seed, index), submission.ids,
                 self.controller.eos_ids, submission.arrival, submission.max_tokens, collect_logits=submission.collect_logits,
+                matcher=submission.matchers[index].copy() if submission.matchers else None,
                 takes_best=self.controller.takes_best(params),
             )
             for index in range(params.n)

@@ -15,6 +15,7 @@ from brigade.errors import in_one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from brigade.engine.constraint.matcher import Matcher
     from brigade.engine.sampling.logprobs import TokenLogprobs
     from brigade.tokenizer import Detokenizer, StopStrings
 
@@ -43,6 +44,7 @@ class Request:
     detokenizer: Detokenizer | None = None
     stop_strings: StopStrings | None = None
     collect_logits: bool = False
+    matcher: Matcher | None = None  # of a constrained one: where its answer stands
     takes_best: bool = False  # the greatest logit and its id decide: steps need not return the whole row
 
     rank: tuple[int, int, int] = field(init=False)  # `order`, and the index among samples of one prompt: a total order
@@ -91,6 +93,11 @@ class Request:
     def position(self) -> int:
         """The position the next sampled token will take."""
         return len(self.ids)
+
+    @property
+    def ending(self) -> tuple[int, ...]:
+        """The ids that end the answer by themselves, where something may."""
+        return (*self.eos_ids, *self.params.stop_token_ids)
 
     @property
     def wants_every_row(self) -> bool:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from brigade.engine.config import EngineConfig
 from brigade.engine.request import most_positions
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import RequestError
+
+if TYPE_CHECKING:
+    from brigade.engine.constraint.matcher import Matcher
+    from brigade.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Delivered:
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A request that was checked and can be served: what `Engine.prepare` returns and `Engine.add` takes. `delivered`: of each
-    sample, if the request goes on from another engine."""
+    sample, if the request goes on from another engine. `matchers`: of each sample of a constrained request, behind those tokens."""
 
     prompt: str | None
     ids: list[int]
@@ -33,6 +38,19 @@ class Submission:
     arrival: float
     collect_logits: bool
     delivered: tuple[Delivered, ...] = ()
+    matchers: tuple[Matcher, ...] = ()
+
+
+def first_matcher(params: SamplingParams, tokenizer: Tokenizer | None, vocab_size: int | None) -> Matcher | None:
+    """The constraint of an answer, at its start; None where there is none. It is compiled where nobody had it yet, so this may take
+    longer than a step: it is for the thread that asks. Refused, with the place, where it cannot be compiled."""
+    if params.constraint is None:
+        return None
+    if tokenizer is None:
+        raise RequestError("a constraint is on text, but this model has no tokenizer; drop constraint")
+    from brigade.engine.constraint.grammars import grammars_of
+
+    return grammars_of(tokenizer, vocab_size).matcher(params.constraint)
 
 
 @dataclass(frozen=True, slots=True)

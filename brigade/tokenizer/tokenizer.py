@@ -126,6 +126,16 @@ class Tokenizer:
             return self._in_the_middle(token_id).encode()
         return piece.encode() if isinstance(piece, str) else piece or b""
 
+    @property
+    def adds_bytes(self) -> bool:
+        """Whether the text of tokens is that of each, one behind the other (`token_bytes`), and does not depend on neighbours."""
+        return self._decoding.kind != "general"
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Those that are left out of a text."""
+        return frozenset(i for i, token in self._inner.get_added_tokens_decoder().items() if token.special)
+
     def _in_the_middle(self, token_id: int) -> str:
         # Decoders treat a first token apart (no space before it), and some join equal neighbours: so put another before.
         before = 0 if token_id != 0 else 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from brigade.engine.constraint.given import checked_constraint
 from brigade.engine.sampling.registry import check_extra
 from brigade.errors import RequestError
 
@@ -48,6 +49,7 @@ class SamplingParams:
     keep_special_tokens: Sequence[str] = ()  # all but these
     cache_salt: str | None = None  # its prompt shares cached blocks with requests of the same salt alone
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # registered parameters of your own
+    constraint: Mapping[str, Any] | None = field(default=None, hash=False)  # the form of the answer: one kind and its value
 
     # Asked of every row at every step, so worked out once.
     is_penalised: bool = field(init=False, repr=False, compare=False)
@@ -95,9 +97,13 @@ class SamplingParams:
         self._check_bias()
         self._check_lengths()
         check_extra(self.extra)
+        if self.constraint is not None:
+            object.__setattr__(self, "constraint", checked_constraint(self.constraint))
+            self._check_beside_constraint()
         penalised = self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
         object.__setattr__(self, "is_penalised", penalised)
-        object.__setattr__(self, "edits_logits", bool(penalised or self.logit_bias or self.min_tokens or self.extra))
+        edits = bool(penalised or self.logit_bias or self.min_tokens or self.extra or self.constraint)
+        object.__setattr__(self, "edits_logits", edits)
         object.__setattr__(self, "is_plain", self.is_greedy and not self.edits_logits and self.logprobs is None)
 
     def _number(self, name: str, low: float, high: float, open_below: bool = False) -> None:
@@ -129,6 +135,16 @@ class SamplingParams:
             raise RequestError("max_tokens is 0; it must be 1 or more unless prompt_logprobs or echo is asked for")
         if self.include_stop and not self.stop:
             raise RequestError("include_stop has no effect without stop strings; give stop, or drop it")
+
+    def _check_beside_constraint(self) -> None:
+        """A constraint says where an answer may end, so nothing else may put that off."""
+        for name in ("min_tokens", "ignore_eos"):
+            if getattr(self, name):
+                raise RequestError(
+                    f"{name} is {getattr(self, name)!r}, but a constraint says where its answer may end; drop one of them"
+                )
+        if self.max_tokens == 0:
+            raise RequestError("a constraint has no effect with max_tokens 0; drop it, or ask for tokens")
 
     @property
     def is_greedy(self) -> bool:

@@ -1,7 +1,9 @@
 """What changes a row of logits before temperature, in this order: repetition, frequency and presence penalties, bias, a
-least length, and registered parameters."""
+least length, registered parameters, and a constraint, which has the last word."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -36,6 +38,10 @@ def edit_in_place(logits: np.ndarray, row: SampleRow, history: History | None) -
         logits[[token for token in ending if token < len(logits)]] = -np.inf
     if params.extra:
         logits[:] = process_extra(torch.from_numpy(logits), row).detach().cpu().numpy()
+    if params.constraint is not None:
+        assert row.matcher is not None
+        if math.isfinite(logits.max()):  # what is no number is told, also where it is forbidden
+            row.matcher.hold(logits, (*row.eos_ids, *params.stop_token_ids))
 
 
 def _penalise(logits: np.ndarray, row: SampleRow, history: History) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from brigade.engine.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from brigade.engine.constraint.matcher import Matcher
 
 
 class SampleRow(Protocol):
@@ -21,3 +24,5 @@ class SampleRow(Protocol):
     def output_token_ids(self) -> Sequence[int]: ...
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
+    @property
+    def matcher(self) -> Matcher | None: ...  # asked of a constrained row alone

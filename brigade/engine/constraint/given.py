@@ -1,0 +1,75 @@
+"""What a request may ask of the form of its answer: one kind and its value, checked once.
+
+It becomes a plain mapping of texts, which travels in a message and in a prompts file, and is the same when it is checked again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from brigade.engine.constraint.lark import check_lark
+from brigade.engine.constraint.schema import check_schema, read_schema
+from brigade.errors import RequestError
+
+KINDS = ("json_schema", "json_object", "regex", "grammar", "choice")
+MOST_CHARACTERS = 128 << 10  # of a schema, a regular expression, a grammar, or all choices together
+MOST_CHOICES = 10_000
+
+
+def checked_constraint(given: Any) -> dict[str, Any]:
+    """One kind with its value, as texts."""
+    if not isinstance(given, Mapping) or len(given) != 1:
+        shown = sorted(map(str, given)) if isinstance(given, Mapping) else repr(given)
+        raise RequestError(f"constraint is {shown}; it must be a mapping with exactly one of {', '.join(KINDS)}")
+    ((kind, value),) = given.items()
+    if kind not in KINDS:
+        raise RequestError(f"constraint is of the kind {kind!r}; it must be one of {', '.join(KINDS)}")
+    if kind == "json_object":
+        if value is not True:
+            raise RequestError(f"constraint json_object is {value!r}; it must be true, or drop the constraint")
+        return {kind: True}
+    if kind == "choice":
+        return {kind: _choices(value)}
+    if kind == "json_schema":
+        if isinstance(value, str):
+            _check_length(kind, value)
+        text = json.dumps(_schema(value), separators=(",", ":"))
+        _check_length(kind, text)
+        return {kind: text}
+    if not isinstance(value, str) or not value:
+        raise RequestError(f"constraint {kind} is {value!r}; it must be a text that is not empty")
+    _check_length(kind, value)
+    if kind == "grammar":
+        check_lark(value)
+    return {kind: value}
+
+
+def _schema(value: Any) -> dict[str, Any]:
+    schema = read_schema(value, "constraint json_schema")
+    check_schema(schema, "constraint json_schema")
+    return schema
+
+
+def _choices(value: Any) -> list[str]:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
+        raise RequestError(f"constraint choice is {value!r}; it must be a list of one or more texts")
+    if len(value) > MOST_CHOICES:
+        raise RequestError(f"constraint choice has {len(value)} texts; {MOST_CHOICES} are allowed: give fewer")
+    for one in value:
+        if not isinstance(one, str) or not one:
+            raise RequestError(f"constraint choice has {one!r}; each must be a text that is not empty")
+    if len(set(value)) < len(value):
+        twice = next(one for place, one in enumerate(value) if one in value[:place])
+        raise RequestError(f"constraint choice has {twice!r} twice; give each text once")
+    _check_length("choice", "".join(value))
+    return list(value)
+
+
+def _check_length(kind: str, text: str) -> None:
+    if len(text) > MOST_CHARACTERS:
+        raise RequestError(f"constraint {kind} has {len(text)} characters; {MOST_CHARACTERS} are allowed: shorten it")
+    at = next((at for at, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
+    if at is not None:
+        raise RequestError(f"constraint {kind} has half of a surrogate pair at {at}, which is no character; remove it")
