@@ -10,6 +10,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brigade.checkpoint.load import EMBEDDED
 from brigade.errors import CheckpointError, RequestError
 from brigade.tokenizer import StopStrings, Tokenizer
 from tests.tokenizer.builders import BUILDERS, TEXT, byte_level
@@ -289,3 +290,11 @@ def test_a_panic_of_the_library_is_the_texts_own_error(call) -> None:
     Panics.decode = Panics.encode = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         call(own)
+
+
+def test_special_ids_and_whether_tokens_add_their_own_bytes_are_told() -> None:
+    """What a constraint needs to know."""
+    mini = Tokenizer.from_folder(EMBEDDED)
+    assert mini.special_ids == {0} and mini.adds_bytes
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    assert not Tokenizer(words).adds_bytes and Tokenizer(words).special_ids == frozenset()
