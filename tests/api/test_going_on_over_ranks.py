@@ -10,6 +10,7 @@ import pytest
 from brigade import LLM
 from brigade.backends.cpu.library import find_kernels
 from tests.api.small_model import write_model
+from tests.engine.constraint.test_same_tokens import constrained
 from tests.engine.going_on import Heard, check, requests, run
 
 SETTINGS = {"kv_blocks": 64, "block_size": 32, "max_batch_size": 12, "max_step_tokens": 64, "prefill_chunk": 48}
@@ -17,7 +18,7 @@ SETTINGS = {"kv_blocks": 64, "block_size": 32, "max_batch_size": 12, "max_step_t
 
 @pytest.mark.skipif(find_kernels() is None, reason="the C++ kernels are not built: no compiler on this machine")
 def test_from_one_rank_to_four_and_back(tmp_path: Path) -> None:
-    folder, asked = write_model(tmp_path / "model"), requests(40, seed=3)
+    folder, asked = write_model(tmp_path / "model"), requests(40, seed=3) + constrained(18)
     with LLM(folder, **SETTINGS) as one, LLM(folder, tp=2, pp=2, **SETTINGS) as four:
         began = {llm: said_to_the_end(llm, asked) for llm in (one, four)}
         for tokens, first, then in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,12 @@ BAD = {
     "a number as text": ('{"text": 5}', "has 5 as text; it must be a string or a list of ids"),
     "half of a pair": ('{"text": "a\\ud83d"}', "half of a surrogate pair in text at 1"),
     "digits without end": ('{"text": "a", "seed": ' + 5000 * "9" + "}", "is no JSON that can be read"),
+    "another kind of constraint": ('{"text": "a", "constraint": {"xml": "b"}}', "constraint is of the kind 'xml'"),
+    "a keyword that is not done": (
+        '{"text": "a", "constraint": {"json_schema": {"if": {}}}}', "has the keyword 'if' at #, which is not supported there",
+    ),
     "brackets without end": (100_000 * "[", "is no JSON that can be read"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [["generate"], ["bench", "throughput"]], ids=" ".join)
@@ -47,3 +52,24 @@ def test_a_good_bias_is_taken(tmp_path: Path, capsys) -> None:
     file.write_text('{"text": "a", "logit_bias": {"42": 100, "7": -1.5}, "temperature": 0, "max_tokens": 2}\n')
     assert main(["generate", "--prompts-file", str(file), "--kv-blocks", "8", "--json", str(tmp_path / "o.json")]) == 0
     assert '"token_ids": [\n      42,\n      42\n' in (tmp_path / "o.json").read_text()
+
+
+def test_a_constraint_is_taken(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "p.jsonl"
+    schema = '{"type": "object", "properties": {"a": {"enum": [[1], 2]}}, "required": ["a"], "additionalProperties": false}'
+    second = '{"text": "y = ", "max_tokens": 40, "constraint": {"json_schema": ' + schema + "}}\n"
+    file.write_text('{"text": "x = ", "constraint": {"choice": ["yes", "no"]}}\n' + second)
+    assert main(["generate", "--prompts-file", str(file), "--kv-blocks", "8", "--json", str(tmp_path / "o.json")]) == 0
+    chosen, object_ = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith("---")]
+    assert chosen in ("yes", "no") and json.loads(object_)["a"] in ([1], 2)
+
+
+def test_a_grammar_that_cannot_be_compiled_is_named_before_the_weights_are_read(tmp_path: Path, capsys, monkeypatch) -> None:
+    from brigade.assembly import assemble
+
+    monkeypatch.setattr(assemble, "load", lambda *_: pytest.fail("the weights were read"))
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"text": "a"}\n{"text": "b", "constraint": {"grammar": "start: a b\\na: /x/"}}\n')
+    assert main(["generate", "--prompts-file", str(file)]) == 2
+    errors = capsys.readouterr().err
+    assert "prompt 1" in errors and 'at 1(8): unknown name: "b"' in errors and errors.count("\n") == 1

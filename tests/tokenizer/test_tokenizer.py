@@ -10,6 +10,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brigade.checkpoint.load import EMBEDDED
 from brigade.errors import CheckpointError, RequestError
 from brigade.tokenizer import StopStrings, Tokenizer
 from tests.tokenizer.builders import BUILDERS, TEXT, byte_level
@@ -300,3 +301,11 @@ def test_special_tokens_that_are_kept_are_written_among_others_that_are_not() ->
     for keep, text in [((), "abc"), (("[CALL]", "no token"), "a[CALL]bc"), (("[CALL]", "[OTHER]"), "a[CALL]b[OTHER]c")]:
         stream = tokenizer.detokenizer(keep=keep)
         assert "".join(stream.push(i) for i in ids) + stream.finish() == text
+
+
+def test_special_ids_and_whether_tokens_add_their_own_bytes_are_told() -> None:
+    """What a constraint needs to know."""
+    mini = Tokenizer.from_folder(EMBEDDED)
+    assert mini.special_ids == {0} and mini.adds_bytes
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    assert not Tokenizer(words).adds_bytes and Tokenizer(words).special_ids == frozenset()

@@ -48,7 +48,7 @@ BAD = {
     "look-around": ({"regex": "(?=a)b"}, "constraint regex cannot be compiled", "look-around"),
     "a backslash": ({"regex": "a\\"}, "ends with a single backslash, at 1", ""),
     "no such rule": ({"grammar": 'start: "a"\n  | b\n'}, "constraint grammar cannot be compiled", 'unknown name: "b"'),
-    "no syntax": ({"grammar": 'start: "a"\nx: ="\n'}, "constraint grammar cannot be compiled", "2(5): lexer error"),
+    "no syntax": ({"grammar": 'start: "a"\nx: ="\n'}, "constraint grammar cannot be compiled", "2(6): lexer error"),
     "no start": ({"grammar": 'x: "a"'}, "constraint grammar cannot be compiled", "no start rule"),
     "no such type": ({"json_schema": {"type": "text"}}, "constraint json_schema cannot be compiled", "Invalid type: text"),
     "no such format": ({"json_schema": {"format": "colour"}}, "constraint json_schema cannot", "Unknown format: colour"),
@@ -232,10 +232,10 @@ def test_the_longest_texts_are_compiled_or_refused_in_time(grammars: Grammars, c
 
 
 PIECES = (
-    "start", ":", "|", '"', "'", "/", "\\", "(", ")", "[", "]", "{", "}", "*", "+", "?", "~", "&", "a", "A", "\n", " ", "0", "9", ",",
-    "..", "%json", "%ignore", "%import common.", "%regex", "%declare", "%override", "@", "->", "_", ".", "#", "//", "-", "é", "\x00",
-    "\uffff", "(?i)", "\\p{L}", "\\x", "{1,", "$ref", "start: ", '"a"', "/a+/", "X: ", "lazy", "max_tokens=3", "suffix=", "[lazy]",
-    "::", "=", "%lark {", "%llguidance {}", "true", "null",
+    "start", ":", "|", '"', "'", "/", "\\", "(", ")", "[", "]", "{", "}", "*", "+", "?", "~", "&", "a", "A", "\n", " ", "0", "9",
+    ",", "..", "%json", "%ignore", "%import common.", "%regex", "%declare", "%override", "@", "->", "_", ".", "#", "//", "-", "é",
+    "\x00", "\uffff", "(?i)", "\\p{L}", "\\x", "{1,", "$ref", "start: ", '"a"', "/a+/", "X: ", "lazy", "max_tokens=3", "suffix=",
+    "[lazy]", "::", "=", "%lark {", "%llguidance {}", "true", "null",
 )  # fmt: skip
 
 

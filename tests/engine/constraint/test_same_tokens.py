@@ -14,10 +14,13 @@ from tests.api.small_model import write_model
 from tests.engine.going_on import Asked, Heard, check, requests, run
 
 SETTINGS = {"kv_blocks": 64, "block_size": 32, "max_batch_size": 12, "max_step_tokens": 64, "prefill_chunk": 48}
+SCHEMA = '{"type":"object","properties":{"a":{"type":"string","maxLength":6},"b":{"type":"integer"}},"required":["a","b"]}'
 CONSTRAINTS = (
-    {"json_schema": '{"type":"object","properties":{"a":{"type":"string","maxLength":6},"b":{"type":"integer"}},"required":["a","b"]}'},
-    {"regex": "[a-z]{2,6}(-[0-9]{2}){1,3}"}, {"choice": ["yes", "no, not at all", "größer", "日本語です"]}, {"json_object": True},
-    {"grammar": 'start: "(" (start | /[0-9]/)* ")"'}, {"regex": "a+"},
+    {"json_schema": SCHEMA}, {"regex": "[a-z]{2,6}(-[0-9]{2}){1,3}"}, {"choice": ["yes", "no, not at all", "größer", "日本語です"]},
+    {"json_object": True}, {"grammar": 'start: "(" (start | /[0-9]/)* ")"'}, {"regex": "a+"},
+)  # fmt: skip
+BESIDE = (
+    {}, {"logprobs": 2}, {"repetition_penalty": 1.3}, {"top_k": 3}, {"logit_bias": {17: 5.0}}, {"stop": ["a", "é"]},
 )  # fmt: skip
 
 
@@ -25,15 +28,8 @@ def constrained(count: int) -> list[Asked]:
     """Of every kind, and with every other parameter that goes with a constraint."""
     found = []
     for number in range(count):
-        given = {
-            "max_tokens": 4 + 5 * (number % 4),
-            "temperature": (0.0, 0.8, 1.3)[number % 3],
-            "seed": number,
-            "n": 1 + (number % 7 == 3),
-        }
-        given |= ({}, {"logprobs": 2}, {"repetition_penalty": 1.3}, {"top_k": 3}, {"logit_bias": {17: 5.0}}, {"stop": ["a", "é"]})[
-            number % 6
-        ]
+        given = {"max_tokens": 4 + 5 * (number % 4), "temperature": (0.0, 0.8, 1.3)[number % 3], "seed": number}
+        given |= {"n": 1 + (number % 7 == 3)} | BESIDE[number % len(BESIDE)]
         prompt = "def f(x):" * (1 + number % 9) if number % 2 else [5 + number] * (1 + 3 * number)
         found.append(Asked(prompt, SamplingParams(constraint=CONSTRAINTS[number % len(CONSTRAINTS)], **given)))
     return found
@@ -56,18 +52,8 @@ def whole(llm: LLM, asked: list[Asked]) -> list[list[Heard]]:
 
 
 def said(each: list[list[Heard]]) -> list:
-    return [
-        (
-            one.sample.token_ids,
-            one.sample.text,
-            one.sample.finish_reason,
-            one.sample.stop_reason,
-            one.sample.logprobs,
-            one.sample.error,
-        )
-        for heard in each
-        for one in heard
-    ]
+    samples = [one.sample for heard in each for one in heard]
+    return [(one.token_ids, one.text, one.finish_reason, one.stop_reason, one.logprobs, one.error) for one in samples]
 
 
 def test_the_requests_end_in_every_way(whole: list[list[Heard]]) -> None:
@@ -156,7 +142,7 @@ def test_where_no_token_is_left_the_request_ends_alone(llm: LLM) -> None:
 
 
 def test_a_grammar_that_is_too_much_work_on_its_way_ends_its_request_alone(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(grammars.LIMITS, "step_max_items", 40)
+    monkeypatch.setitem(grammars.LIMITS, "step_max_items", 400)
     constraint = {"grammar": 'start: start start | "a" | "a" "a"\n// not kept from before'}
     reason, error = ends(llm, SamplingParams(max_tokens=60, temperature=0.0, constraint=constraint))
     assert reason == "error" and "the constraint is too much work behind" in error and "make it simpler" in error
