@@ -52,8 +52,9 @@ class TurnReader:
 
 
 def open_turn(body: ChatBody, tokenizer: Tokenizer) -> Turn:
-    if body.tools:
-        raise ApiError(400, "tools are not supported yet; drop them", "tools")
+    for name in ("tools", "tool_choice", "parallel_tool_calls"):
+        if getattr(body, name) not in (None, []):
+            raise ApiError(400, f"{name} is given, and tools are not supported yet; drop it", name)
     extra = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         extra["reasoning_effort"] = body.reasoning_effort
