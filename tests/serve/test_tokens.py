@@ -111,3 +111,30 @@ def test_a_template_reads_how_much_to_think(llm: LLM) -> None:
 def test_a_template_that_does_not_read_how_much_to_think_says_so(ask) -> None:
     answer = ask("/v1/chat/completions", messages=MESSAGES, reasoning_effort="low")
     assert answer.status_code == 400 and "reasoning_effort is not read" in answer.json()["error"]["message"]
+
+
+def test_special_tokens_are_added_unless_that_is_refused(llm: LLM) -> None:
+    import tokenizers
+    from tokenizers.processors import TemplateProcessing
+
+    from brigade.tokenizer import Tokenizer
+
+    inner = tokenizers.Tokenizer.from_str(llm.tokenizer._inner.to_str())
+    inner.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", llm.tokenizer.eos_ids[0])]
+    )
+    with (
+        serving(llm, tokenizer=Tokenizer(inner, eos_ids=llm.tokenizer.eos_ids)) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+
+        def ids(**body) -> list[int]:
+            return client.post("/tokenize", json={"prompt": "a", **body}).json()["tokens"]
+
+        assert ids() == ids(add_special_tokens=True) == [llm.tokenizer.eos_ids[0], *ids(add_special_tokens=False)]
+        assert ids(add_special_tokens=False) == llm.tokenizer.encode("a")
+        assert (
+            client.post("/tokenize", json={"messages": MESSAGES})
+            .json()["error"]["message"]
+            .startswith("this model has no chat template")
+        )
