@@ -101,8 +101,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 return self.send_400_response("")
 
     def _decline_upgrade(self) -> None:
-        """A request for an upgrade is an ordinary one where it is not granted (RFC 9110, 7.8; Java's client asks for HTTP/2 in all
-        of its). Its parser takes what follows for another protocol, so the body is read by a new one, which needs a head first."""
+        """A request for an upgrade is an ordinary one where it is not granted (RFC 9110, 7.8; Java's client asks for HTTP/2).
+        Its parser takes what follows for another protocol, so the body is read by a new one, which needs a head first."""
         framing = [b"%b: %b\r\n" % one for one in self.headers if one[0] in (b"content-length", b"transfer-encoding")]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own

@@ -17,6 +17,7 @@ from brigade.serve.app import App
 from brigade.serve.protocol import guarded
 
 BACKLOG = 2048
+UNSENT = 256 << 10  # bytes that the system holds for one connection: with more, it would take long to see whether a client reads
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -27,6 +28,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--host {host} is no address of this machine ({error.strerror}); give one, such as 127.0.0.1") from error
     made = socket.socket(found[0], socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)  # connections have it of the listener
     try:
         made.bind(found[4])
     except (OSError, OverflowError) as error:
