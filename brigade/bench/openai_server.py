@@ -75,7 +75,8 @@ class OpenAIServer:
         }  # fmt: skip
 
     async def ask(self, request: Simulated) -> AsyncIterator[int | Total]:
-        """One for each chunk that brings a token. The server's own count comes last, since a chunk may have brought several."""
+        """One for each chunk that brings a token. One that brings an end and no text may have a token or none, which the server's
+        own count tells, that comes last; and a chunk may have brought several."""
         usage = None
         async with self.client.request("POST", "/completions", self.body(request)) as response:
             if response.status != 200:
@@ -88,9 +89,8 @@ class OpenAIServer:
                     if event.error is not None:
                         raise HttpError(_message(event.error))
                     usage = event.usage or usage
-                    # A chunk that has nothing but the end of an answer brings no token.
-                    if event.choices and (event.choices[0].text or event.choices[0].finish_reason is None):
-                        yield 1
+                    if event.choices:
+                        yield 1 if event.choices[0].text or event.choices[0].finish_reason is None else 0
         self.answers += 1
         if usage is None:
             return

@@ -64,7 +64,7 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Of one request, in seconds from its sending: when each of its tokens came. Tokens that came together have one time.
-    `arrivals`: how many times something came."""
+    `arrivals`: how many times some came."""
 
     tokens: Sequence[float]
     end: float
@@ -153,8 +153,9 @@ async def _time(ask: Ask, request: Simulated) -> Timing:
                 came.append((time.perf_counter() - begun, count))
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
-    end = time.perf_counter() - begun
-    return Timing([moment for moment, count in spread(came, total) for _ in range(count)], end, error, len(came))
+    end, moments = time.perf_counter() - begun, spread(came, total)
+    tokens = [moment for moment, count in moments for _ in range(count)]
+    return Timing(tokens, end, error, sum(count > 0 for _, count in moments))
 
 
 def spread(came: Sequence[tuple[float, int]], total: int | None) -> Sequence[tuple[float, int]]:

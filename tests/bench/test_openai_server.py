@@ -60,6 +60,7 @@ def test_the_request_asks_for_a_greedy_answer_of_exactly_so_many_tokens() -> Non
         [token("a"), token("b"), token("c", "length"), usage(3)],
         [token("a"), token(""), token("b"), token("", "length"), usage(3)],  # an end that brings nothing; text that is held back
         [event({"choices": [{"text": "a", "finish_reason": None}], "usage": None}), token("b"), token("c", "length"), usage(3)],
+        [token(""), token(""), token("", "length"), usage(3)],  # a server without a tokenizer
         [token("a"), token("b"), token("c", "length")],  # no usage
     ],
 )
