@@ -16,7 +16,15 @@ from brigade.bench.report import PERCENTILES, percentile
 from brigade.bench.workload import Simulated
 from brigade.errors import ConfigError
 
-Ask = Callable[[Simulated], AsyncIterator[int]]
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many tokens an answer had, where that is known at its end alone."""
+
+    tokens: int
+
+
+Ask = Callable[[Simulated], AsyncIterator[int | Total]]  # how many tokens came; a `Total` may follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +63,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one request, in seconds from its sending: when each of its tokens came. Tokens that came together have one time."""
+    """Of one request, in seconds from its sending: when each of its tokens came. Tokens that came together have one time.
+    `arrivals`: how many times some came."""
 
     tokens: Sequence[float]
     end: float
     error: str | None = None
+    arrivals: int = 0
 
     @property
     def first(self) -> float:
@@ -134,13 +144,27 @@ async def drive(ask: Ask, requests: Sequence[Simulated], load: Load) -> Served:
 
 
 async def _time(ask: Ask, request: Simulated) -> Timing:
-    begun, tokens, error = time.perf_counter(), list[float](), None
+    begun, came, total, error = time.perf_counter(), list[tuple[float, int]](), None, None
     try:
         async for count in ask(request):
-            tokens += [time.perf_counter() - begun] * count
+            if isinstance(count, Total):
+                total = count.tokens
+            else:
+                came.append((time.perf_counter() - begun, count))
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
-    return Timing(tokens, time.perf_counter() - begun, error)
+    end, moments = time.perf_counter() - begun, spread(came, total)
+    tokens = [moment for moment, count in moments for _ in range(count)]
+    return Timing(tokens, end, error, sum(count > 0 for _, count in moments))
+
+
+def spread(came: Sequence[tuple[float, int]], total: int | None) -> Sequence[tuple[float, int]]:
+    """The moments at which tokens came, with their numbers made to add up to `total`: what came is taken as all of one size. The
+    first moment keeps its first token."""
+    if total is None or not came or sum(count for _, count in came) == total:
+        return came
+    edges = [-(-place * total // len(came)) for place in range(len(came) + 1)]
+    return [(moment, end - begin) for (moment, _), begin, end in zip(came, edges, edges[1:], strict=False)]
 
 
 def as_json(served: Served, first: float | None, between: float | None) -> dict[str, Any]:
@@ -149,13 +173,17 @@ def as_json(served: Served, first: float | None, between: float | None) -> dict[
         "tokens_per_second": served.tokens / served.seconds, "requests_per_second": len(served.good) / served.seconds,
         "goodput": served.goodput(first, between), "errors": [one.error for one in served.timings if one.error is not None],
         **{kind.replace(" ", "_").replace("-", "_"): served.percentiles(kind) for kind in KINDS},
-        "timings": [{"tokens": list(one.tokens), "end": one.end, "error": one.error} for one in served.timings],
+        "timings": [
+            {"tokens": list(one.tokens), "arrivals": one.arrivals, "end": one.end, "error": one.error} for one in served.timings
+        ],
     }  # fmt: skip
 
 
 def table(all_served: Sequence[Served], first: float | None, between: float | None) -> list[list[str]]:
     """A head, and a line for each load; times in milliseconds."""
-    head = ["load", "tokens/s", "requests/s", *(f"{kind} {p}" for kind in KINDS for p in ("p50", "p99")), "failed"]
+    shares = [f"p{p}" for p in PERCENTILES]
+    heads = [f"{kind}: {p}" if p == shares[0] else p for kind in KINDS for p in shares]
+    head = ["load", "tokens/s", "requests/s", *heads, "failed"]
     if first is not None or between is not None:
         head.append("goodput/s")
     lines = [head]
@@ -163,7 +191,7 @@ def table(all_served: Sequence[Served], first: float | None, between: float | No
         line = [str(served.load), f"{served.tokens / served.seconds:.1f}", f"{len(served.good) / served.seconds:.2f}"]
         for kind in KINDS:
             found = served.percentiles(kind)
-            line += [f"{1e3 * found[p]:.1f}" if found else "-" for p in ("p50", "p99")]
+            line += [f"{1e3 * found[p]:.1f}" if found else "-" for p in shares]
         line.append(str(len(served.timings) - len(served.good)))
         goodput = served.goodput(first, between)
         lines.append(line if goodput is None else [*line, f"{goodput:.2f}"])

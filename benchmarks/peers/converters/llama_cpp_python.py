@@ -41,8 +41,8 @@ def write(source: Path, out: Path) -> None:
     writer.add_head_count(config["n_head"])
     writer.add_layer_norm_eps(config["layer_norm_epsilon"])
     writer.add_file_type(llama_cpp.LLAMA_FTYPE_ALL_F32)
-    writer.add_tokenizer_model("none")  # ids in, ids out
     writer.add_vocab_size(config["vocab_size"])
+    add_words(writer, source, config["eos_token_id"])
     for name, tensor in load_file(source / "model.safetensors").items():
         turned = tensor.T.copy() if ".c_" in name and tensor.ndim == 2 else tensor
         writer.add_tensor(gguf_name(name), turned)
@@ -50,6 +50,22 @@ def write(source: Path, out: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_words(writer: gguf.GGUFWriter, source: Path, end: int) -> None:
+    """The text of every id, which a server needs for its answers. Prompts are ids, so the one merge is there only because the
+    format wants some: it makes a word that the vocabulary lacks, which has no effect."""
+    vocab = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    words = sorted(vocab, key=vocab.__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(words)
+    kinds = gguf.TokenType
+    writer.add_token_types([kinds.CONTROL if number == end else kinds.NORMAL for number in range(len(words))])
+    writer.add_token_merges([f"{words[0]} {words[1]}"])
+    writer.add_bos_token_id(end)
+    writer.add_eos_token_id(end)
+    writer.add_add_bos_token(False)
 
 
 def main(source: str, out: str, kind: str) -> None:
