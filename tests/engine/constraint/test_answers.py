@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from brigade import LLM, SamplingParams
+from brigade.errors import RequestError
 from tests.engine.constraint.schemas import schemas
 
 PROMPT = "def answer(x):\n    return "
@@ -43,6 +44,43 @@ def test_many_more_answers_are_valid(llm: LLM, seed: int) -> None:
     outputs = ask(llm, [{"json_schema": schema} for schema in SCHEMAS], temperature=1.6, seed=seed)
     for schema, output in zip(SCHEMAS, outputs, strict=True):
         check(schema, output)
+
+
+STRING = {"type": "string", "maxLength": 4}
+HARD = (
+    {"allOf": [{"properties": {"a": {"type": "integer", "minimum": 5}}}, {"properties": {"a": {"maximum": 9}}}], "required": ["a"],
+     "type": "object", "additionalProperties": False, "properties": {"a": True}},
+    {"$defs": {"base": {"type": "integer", "minimum": -20}}, "$ref": "#/$defs/base", "maximum": 3, "multipleOf": 3},
+    {"oneOf": [{"type": "object", "properties": {"k": {"const": k}, k: STRING}, "required": ["k", k], "additionalProperties": False}
+               for k in ("x", "y")]},
+    {"type": "object", "additionalProperties": {"type": "boolean"}, "maxProperties": 2, "propertyOrder": None},
+    {"type": "object", "properties": {"a": {"enum": [1]}, "b": {"enum": [2]}}, "required": ["b", "a"], "minProperties": 2,
+     "additionalProperties": False},
+    {"type": "array", "prefixItems": [{"const": 1.5}, {"$ref": "#/prefixItems/0"}], "maxItems": 4,
+     "items": {"type": ["null", "boolean"]}},
+    {"anyOf": [{"type": "string", "pattern": "^[a-c]+$", "maxLength": 3, "minLength": 2},
+               {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.125}]},
+    {"type": "object", "properties": {"a/b~c": {"type": "null"}, "d": {"$ref": "#/properties/a~1b~0c"}}, "required": ["d"],
+     "additionalProperties": False},
+    {"enum": ["a", 1, None, True, 1.25, [], {}, "\U0001f600", "\\\"/"]},
+    {"type": "string", "minLength": 3, "maxLength": 3},
+    {"type": "object", "required": ["free"], "properties": {"free": {"type": ["integer", "string"], "maxLength": 2, "minimum": 0,
+     "maximum": 50}}, "additionalProperties": False},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", range(len(HARD)))
+def test_schemas_that_combine_others_are_obeyed_too(llm: LLM, place: int) -> None:
+    """Or refused: a word that is no keyword."""
+    schema = HARD[place]
+    if "propertyOrder" in schema:
+        with pytest.raises(RequestError, match="the keyword 'propertyOrder' at #"):
+            SamplingParams(constraint={"json_schema": schema})
+        schema = {word: value for word, value in schema.items() if word != "propertyOrder"}
+    for seed in range(4):
+        for output in ask(llm, [{"json_schema": schema}] * 8, temperature=(0.0, 1.0, 1.6, 4.0)[seed], max_tokens=600):
+            if output.finish_reason == "stop" or "additionalProperties" not in schema:  # free names have any length
+                check(schema, output)
 
 
 def test_the_hundred_use_every_keyword_that_is_supported() -> None:

@@ -113,3 +113,11 @@ def test_tokens_that_a_constrained_answer_cannot_have_said_are_refused(grammars:
         with pytest.raises(RequestError, match=words):
             matcher.behind(said, {END})
     assert allowed(matcher) == allowed(grammars.matcher({"choice": ["ab", "abc"]}))  # it stands where it stood
+
+
+def test_a_token_that_takes_a_processor_too_long_is_the_last(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher = grammars.matcher({"regex": "a+"})
+    monkeypatch.setattr("brigade.engine.constraint.matcher.MOST_SECONDS", -1.0)
+    matcher.follow(TOKENIZER.encode("a"))
+    with pytest.raises(RequestError, match="over -1 seconds behind 1 tokens; make it simpler"):
+        allowed(matcher)
