@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 Finish = Literal["stop", "length", "abort", "error"]
 Prompt = str | list[int]
@@ -202,7 +202,7 @@ class Identity(Message):
     """What must be equal for two replicas to produce the same tokens: how they compute, what they compute with, the longest
     request, and the model's own sampling parameters, for those that a request does not name. `has_tokenizer`: they read and say
     text. `vocab_size`: their ids are below that; `parameters`: the names of sampling parameters that were registered beside the
-    built-in ones."""
+    built-in ones. `grammars`: what compiles constraints, with its version."""
 
     numerics_id: str
     fingerprint: str
@@ -211,6 +211,7 @@ class Identity(Message):
     has_tokenizer: bool = True
     vocab_size: int = 0
     parameters: list[str] = []
+    grammars: str = ""
 
     @property
     def digest(self) -> str:

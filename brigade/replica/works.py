@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -69,8 +70,9 @@ class Works:
         llm = self.llm
         defaults = {name: llm.sampling_defaults[name] for name in sorted(llm.sampling_defaults)}
         return Identity(
-            llm.numerics_id, llm.fingerprint, llm.engine.limit, defaults, llm.has_tokenizer, llm.config.vocab_size, names()
-        )
+            llm.numerics_id, llm.fingerprint, llm.engine.limit, defaults, llm.has_tokenizer, llm.config.vocab_size, names(),
+            f"llguidance-{version('llguidance')}",
+        )  # fmt: skip
 
     def place(self, order: Place) -> Rejected | None:
         """Begin, or go on. What can never be served is refused."""

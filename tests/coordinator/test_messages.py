@@ -9,7 +9,7 @@ import msgspec
 from brigade.coordinator import messages
 from brigade.coordinator.messages import PROTOCOL
 
-KNOWN = {2: "aca562bb1b222690"}
+KNOWN = {3: "5ec35000463fef6b"}
 
 
 def shape() -> str:
