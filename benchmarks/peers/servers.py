@@ -63,6 +63,7 @@ def llama_cpp(start: Start) -> list[str]:
         str(program), "--host", "127.0.0.1", "--port", str(start.port), "--model", str(start.model / "model.gguf"),
         "--ctx-size", str(place.batch * place.positions), "--parallel", str(place.batch), "--threads", str(place.threads),
         "--threads-batch", str(place.threads), "--flash-attn", "on", "--no-cache-prompt", "--cache-ram", "0",
+        "--log-verbosity", "2",
     ]  # fmt: skip
 
 
