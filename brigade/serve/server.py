@@ -26,7 +26,7 @@ def bind(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
         raise ConfigError(f"--host {host} is no address of this machine ({error.strerror}); give one, such as 127.0.0.1") from error
-    made = socket.socket(found[0], socket.SOCK_STREAM)
+    made = socket.socket(found[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio sends small pieces at once
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)  # connections have it of the listener
     try:
