@@ -155,7 +155,8 @@ class App:
         self.served.check_name(name)
         return {
             "id": name, "object": "model", "created": self.served.created, "owned_by": "brigade", "root": self.served.name,
-            "max_model_len": self.served.positions, "vocab_size": self.served.vocab_size, "system_fingerprint": self.served.fingerprint,
+            "max_model_len": self.served.positions, "vocab_size": self.served.vocab_size,
+            "system_fingerprint": self.served.fingerprint,
         }  # fmt: skip
 
     def _record(self, scope: Any, headers: dict[bytes, bytes]) -> Record:
