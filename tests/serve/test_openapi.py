@@ -53,9 +53,9 @@ def test_what_the_document_says_is_true() -> None:
                 suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             @given(case=cases)
-            def try_it(case, path=operation.path) -> None:
+            def try_it(case) -> None:
                 reply = case.call(timeout=60)
-                seen.setdefault(path, set()).add(reply.status_code)
+                seen.setdefault(case.path, set()).add(reply.status_code)
                 assert reply.status_code != 500
                 case.validate_response(reply, checks=checks)
 
