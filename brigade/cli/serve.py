@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brigade.cli.options import add_model_options, given_model_options, make_llm
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
 
+if TYPE_CHECKING:
+    from brigade.tokenizer import Tokenizer
+
 PORT = 8000
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,17 +66,18 @@ def _add_limits(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from brigade.serve.api_keys import read_keys
     from brigade.serve.limits import Limits
-    from brigade.serve.server import Server, bind
+    from brigade.serve.server import Server, bind, check_certificate
 
     _check(args)
     given = {one.name: getattr(args, one.name) for one in fields(Limits) if getattr(args, one.name) is not None}
     limits, keys = Limits(**given), read_keys(args.api_key, args.api_key_file)
     template = None if args.chat_template is None else _read_template(args.chat_template)
-    if args.host not in ("127.0.0.1", "localhost", "::1") and not len(keys):
-        print(f"brigade: {args.host} may be reached from elsewhere, and no --api-key is asked for", file=sys.stderr)
+    check_certificate(args.tls_cert, args.tls_key)
     with ExitStack() as stack:
         listener = bind(args.host, args.port)
         stack.callback(listener.close)
+        if args.host not in ("127.0.0.1", "localhost", "::1") and not len(keys):
+            print(f"brigade: {args.host} may be reached from elsewhere, and no --api-key is asked for", file=sys.stderr)
         app = _fleet(args, stack, template) if args.connect is not None or args.dp > 1 else _own(args, stack, template)
         app.keys, app.limits, app.origins = keys, limits, args.cors
         from brigade.serve.app import json_line
@@ -94,6 +100,9 @@ def _check(args: argparse.Namespace) -> None:
         args.model = args.served_model
     if (args.tls_cert is None) != (args.tls_key is None):
         raise ConfigError("--tls-cert and --tls-key belong together; give both, or none")
+    for origin in args.cors:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise ConfigError(f"--cors {origin} is no origin of pages; give one as browsers say it, such as https://example.org")
     if args.dp < 1:
         raise ConfigError(f"--dp is {args.dp}; give 1 or more")
     if args.connect is None:
@@ -111,6 +120,14 @@ def _read_template(path: Path) -> str:
         raise ConfigError(f"--chat-template {path} cannot be read ({error}); give a Jinja file in UTF-8") from error
 
 
+def _with_template(tokenizer: Tokenizer | None, template: str | None, remedy: str) -> Tokenizer | None:
+    if template is None:
+        return tokenizer
+    if tokenizer is None:
+        raise ConfigError(f"--chat-template has no effect without a tokenizer: {remedy}, or drop it")
+    return tokenizer.with_template(template)
+
+
 def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> Any:
     """One engine in this process, or leading ranks of it."""
     from brigade.api.async_llm import AsyncLLM
@@ -125,11 +142,10 @@ def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> An
     print(llm.plan, file=sys.stderr)
     face = AsyncLLM(llm)
     stack.callback(face.close)
-    tokenizer = llm.tokenizer if template is None or llm.tokenizer is None else llm.tokenizer.with_template(template)
     names = args.served_model_name or [llm.name]
     served = Served(
-        names, f"{llm.numerics_id}-{llm.fingerprint}", llm.engine.limit, llm.config.vocab_size, tokenizer, llm.sampling_defaults,
-        int(time.time()),
+        names, f"{llm.numerics_id}-{llm.fingerprint}", llm.engine.limit, llm.config.vocab_size,
+        _with_template(llm.tokenizer, template, "this model has none"), llm.sampling_defaults, int(time.time()),
     )  # fmt: skip
     return App(served, Desk(face), EngineHealth(llm))
 
@@ -160,10 +176,7 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
     if whose is not None or args.connect is None:
         source = open_model(whose)
         tokenizer = Tokenizer.of_model(source.tokenizer_path)
-    if template is not None:
-        if tokenizer is None:
-            raise ConfigError("--chat-template has no effect without a tokenizer; give --tokenizer, or drop it")
-        tokenizer = tokenizer.with_template(template)
+    tokenizer = _with_template(tokenizer, template, "give --tokenizer" if args.connect is not None else "this model has none")
     client = AsyncClient(address, name, keys=args.keys)
     stack.callback(client.close)
     identity = wait_for_replica(client, keeper)

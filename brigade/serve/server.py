@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import sys
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,8 @@ UNSENT = 256 << 10  # bytes that the system holds for one connection: with more,
 
 def bind(host: str, port: int) -> socket.socket:
     """Taken before a model is loaded, so that an address that is not free is said at once. Nobody can connect until it listens."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port is {port}; give one from 1 to 65535, or 0 for a free one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
@@ -31,10 +34,24 @@ def bind(host: str, port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)  # connections have it of the listener
     try:
         made.bind(found[4])
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         made.close()
         raise ConfigError(f"{host}:{port} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
     return made
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Before a model is loaded too."""
+    if certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the certificate {certificate} or its key {key} cannot be used ({error}); give PEM files") from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password, and nobody can be asked for it")
 
 
 class Server(uvicorn.Server):
@@ -42,15 +59,11 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: App, certificate: Path | None = None, key: Path | None = None) -> None:
         limits = app.limits
-        try:
-            config = uvicorn.Config(
-                app, http=guarded(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
-                server_header=False, timeout_keep_alive=limits.keep_alive_seconds, backlog=BACKLOG,
-                proxy_headers=False, ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=5,
-            )  # fmt: skip
-            config.load()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"the certificate {certificate} or its key cannot be used ({error}); give PEM files") from error
+        config = uvicorn.Config(
+            app, http=guarded(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
+            server_header=False, timeout_keep_alive=limits.keep_alive_seconds, backlog=BACKLOG, proxy_headers=False,
+            ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=5,
+        )  # fmt: skip
         super().__init__(config)
         self._brigade = app
         self._draining: asyncio.Task[None] | None = None
@@ -78,6 +91,7 @@ class Server(uvicorn.Server):
             print(f"brigade: {name}: {desk.open} requests go on to their end; once more ends at once", file=sys.stderr)
         if not await desk.drain(seconds):
             print(f"brigade: {desk.open} requests were not over after {seconds:g} s and are cut off", file=sys.stderr)
+            self.force_exit = True
         self.should_exit = True
 
     @contextlib.contextmanager

@@ -223,7 +223,7 @@ class Letters:
     def decode(self, ids) -> str:
         return "".join(chr(i + 32) for i in ids)
 
-    def detokenizer(self, after=()):
+    def detokenizer(self, skip_special_tokens=True, after=(), keep=()):
         from brigade.tokenizer.detokenizer import ByteDetokenizer
 
         return ByteDetokenizer([chr(i + 32).encode() for i in range(97)])

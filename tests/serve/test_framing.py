@@ -71,10 +71,10 @@ def test_a_head_is_answered_without_a_body(server: Running) -> None:
 
 def test_all_of_several_requests_end_when_their_client_goes_away(server: Running, llm: LLM) -> None:
     """The second one waits for the first, and is the one that the HTTP library tells."""
-    long = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True, "stream": True}
+    long = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}
     one = wire(server.port)
     with one as made:
         made.send(request("/v1/completions", long) + request("/version"))
         made.until(b"data: ")
         assert server.app.desk.open == 1
-    assert becomes(lambda: server.app.desk.open == 0, 2.0) and llm.thread.wait_idle(2)
+    assert becomes(lambda: server.app.desk.open == 0, 0.5) and llm.thread.wait_idle(2)

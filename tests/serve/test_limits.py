@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +44,17 @@ def test_headers_that_come_slowly_are_waited_for_only_so_long(llm: LLM) -> None:
                 assert refusal(one.reply(), 408)["code"] == "timeout" and one.is_closed()
             assert time.monotonic() - begun < 2
         assert ask(server.port, "/health").status == 200
+
+
+def test_headers_are_not_late_while_the_server_itself_does_not_read_them(llm: LLM) -> None:
+    """The first answer takes longer than headers may; meanwhile nothing is read behind the second request."""
+    with limited(llm, header_seconds=0.4) as server, wire(server.port) as one:
+        begun, third = time.monotonic(), request("/v1/models")
+        one.send(request("/v1/completions", LONG | {"n": 16}) + request("/version") + third[:9])
+        assert one.reply().events[-1] == "[DONE]" and time.monotonic() - begun > 0.6
+        assert "version" in one.reply().json
+        one.send(third[9:])
+        assert one.reply().json["object"] == "list"
 
 
 def test_empty_lines_hold_no_connection(llm: LLM) -> None:
@@ -238,17 +248,6 @@ def test_too_many_waiting_requests_are_told_to_come_again() -> None:
             one.close()
         assert becomes(lambda: server.app.desk.open == 0)
         assert ask(server.port, "/v1/completions", SHORT).status == 200
-
-
-def test_many_prompts_or_a_long_one_do_not_stop_the_words_of_others(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They become tokens on another thread than that of the sockets."""
-    where: list[str] = []
-    with limited(llm) as server:
-        desk, before = server.app.desk, server.app.desk._prepare
-        monkeypatch.setattr(desk, "_prepare", lambda job: (where.append(threading.current_thread().name), before(job))[1])
-        for prompt, is_apart in (("a", False), ("a" * 4000, True), (["a"] * 100, True)):
-            ask(server.port, "/v1/completions", SHORT | {"prompt": prompt, "max_tokens": 1})
-            assert where.pop().startswith("asyncio_") == is_apart
 
 
 @pytest.mark.parametrize(("name", "value"), [("connections", 0), ("body_seconds", 0.0), ("send_seconds", float("nan"))])

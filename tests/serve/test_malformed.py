@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import socket
 import struct
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 from brigade import LLM, SamplingParams
 from tests.serve.malformed import Case, cases, wrong_field, wrong_fields
-from tests.serve.raw import Broken, Reply, Wire, becomes, is_error, read_replies, request
+from tests.serve.raw import Broken, Reply, Wire, ask, becomes, is_error, read_replies, request
 from tests.serve.servers import Running, serving
 
 AT_ONCE = 24
@@ -173,6 +174,28 @@ def test_no_request_however_wrong_harms_the_server_or_others(server: Running, ll
     nothing_is_left(server, llm)
     assert threads() == before
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("response_format", {"type": {}}, "response_format.type"), ("response_format", {"type": []}, "response_format.type"),
+        *[("chat_template_kwargs", {name: 1}, "chat_template_kwargs") for name in ("self", "messages", "add_generation_prompt",
+            "tools")],
+        ("temperature", 10**400, "temperature"), ("stop", ["x" * 100_000, ""], "stop"), ("logit_bias", {"9" * 5000: 1},
+        "logit_bias"),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused_by_its_name(server: Running, field: str, value: object, param: str) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, field: value}
+    data = json.dumps(body).encode()
+    reply = ask(server.port, "/v1/chat/completions", data)
+    assert reply.status == 400 and is_error(reply.json) and len(reply.body) < 3000
+    assert reply.json["error"]["param"] == param or field == "temperature", reply
+    if field == "chat_template_kwargs" and "tools" not in value:  # type: ignore[operator]
+        again = ask(server.port, "/tokenize", {"messages": body["messages"], field: value})
+        assert again.status == 400 and again.json["error"]["param"] == param
 
 
 @pytest.mark.slow
