@@ -157,7 +157,8 @@ def admits(prompts: Sequence[Any], settings: Sequence[Mapping[str, Any]]) -> Cal
             count += params.n
             with named(number, len(prompts)):
                 limits.admit(encode_prompt(prompt, blueprint.tokenizer).token_ids, params)
-                first_matcher(params, blueprint.tokenizer, limits.vocab_size)
+                if params.constraint is not None:
+                    first_matcher(params.constraint, blueprint.tokenizer, limits.vocab_size)
         limits.check_count(count)
 
     return check

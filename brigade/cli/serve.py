@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import re
+import resource
 import sys
 import time
 from contextlib import ExitStack
@@ -83,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         from brigade.serve.app import json_line
 
         app.log = None if args.quiet else json_line
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each connection is an open file
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that goes away in the middle of a word
         server = Server(app, args.tls_cert, args.tls_key)
         listener.listen(2048)
@@ -144,10 +148,16 @@ def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> An
     stack.callback(face.close)
     names = args.served_model_name or [llm.name]
     served = Served(
-        names, f"{llm.numerics_id}-{llm.fingerprint}", llm.engine.limit, llm.config.vocab_size,
+        names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limit, llm.config.vocab_size,
         _with_template(llm.tokenizer, template, "this model has none"), llm.sampling_defaults, int(time.time()),
     )  # fmt: skip
     return App(served, Desk(face), EngineHealth(llm))
+
+
+def _fingerprint(numerics_id: str, model: str, template: str | None) -> str:
+    """What decides the bits of an answer, beside its request."""
+    own = [] if template is None else [hashlib.sha256(template.encode()).hexdigest()[:16]]
+    return "-".join([numerics_id, model, *own])
 
 
 def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> Any:
@@ -158,7 +168,7 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
     from brigade.replica.launcher import as_options
     from brigade.serve.app import App
     from brigade.serve.desk import Desk
-    from brigade.serve.fleet import NAME, local_coordinator, wait_for_replica
+    from brigade.serve.fleet import NAME, fitting, local_coordinator, wait_for_replica
     from brigade.serve.health import FleetHealth
     from brigade.serve.served import Served
     from brigade.tokenizer import Tokenizer
@@ -182,7 +192,7 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
     identity = wait_for_replica(client, keeper)
     own = client.model if source is None or args.connect is not None else source.name
     served = Served(
-        args.served_model_name or [own], f"{identity.numerics_id}-{identity.fingerprint}", identity.positions,
+        args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
         identity.vocab_size, tokenizer, identity.defaults, int(time.time()),
     )  # fmt: skip
-    return App(served, Desk(client), FleetHealth(client, client.model))
+    return App(served, Desk(client, fitting(served)), FleetHealth(client, client.model))

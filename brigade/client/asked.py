@@ -92,7 +92,7 @@ class Asked:
         if rest.prompt_token_ids is not None:
             self.prompt_token_ids = rest.prompt_token_ids
         if piece.index == 0 and not self.has_told_ids and self.prompt_token_ids:
-            ids, self.has_told_ids = self.prompt_token_ids, True
+            ids, self.has_told_ids = tuple(self.prompt_token_ids), True
         if rest.prompt_logprobs is not None and self.prompt_logprobs is None:  # a replica that goes on tells them again
             of_prompt = [None if row is None else logprobs_of(row) for row in rest.prompt_logprobs]
             self.prompt_logprobs = of_prompt

@@ -17,10 +17,10 @@ MOST_PREFIXES = 1 << 18  # of one replica
 MOST_CHUNKS = 64  # of one prompt: prompts that are equal so far share all that matters
 
 
-def prompt_keys(prompt: Prompt) -> list[bytes]:
-    """A digest of every beginning that is made of whole chunks, the shortest first."""
+def prompt_keys(prompt: Prompt, salt: object = None) -> list[bytes]:
+    """A digest of every beginning that is made of whole chunks, the shortest first. Requests of another `salt` share none."""
     size = CHUNK[type(prompt)]
-    digest, keys = hashlib.blake2b(digest_size=8), []
+    digest, keys = hashlib.blake2b(b"" if salt is None else repr(salt).encode("utf-8", "surrogatepass"), digest_size=8), []
     for start in range(0, min(len(prompt), size * MOST_CHUNKS) - size + 1, size):
         chunk = prompt[start : start + size]
         digest.update(chunk.encode("utf-8", "surrogatepass") if isinstance(chunk, str) else repr(chunk).encode())

@@ -49,7 +49,8 @@ class Router:
 
     def keys(self, job: Job) -> list[bytes]:
         if job.keys is None:
-            job.keys = prompt_keys(job.ask.prompt) if self.routing == "prefix" else []
+            ask = job.ask
+            job.keys = prompt_keys(ask.prompt, ask.params.get("cache_salt")) if self.routing == "prefix" else []
         return job.keys
 
     def choose(self, replicas: Iterable[Replica], job: Job) -> Replica | None:

@@ -124,11 +124,11 @@ class Engine:
 
     def _matchers(self, params: SamplingParams, delivered: Sequence[Delivered]) -> tuple[Matcher, ...]:
         """Of each sample of a constrained request, behind the tokens that were delivered."""
-        first = first_matcher(params, self.controller.tokenizer, self.vocab_size)
-        if first is None:
+        if params.constraint is None:
             return ()
-        ending = {*self.controller.eos_ids, *params.stop_token_ids}
-        return tuple(first.behind(one.token_ids, ending) for one in delivered or (Delivered(),) * params.n)
+        ending, tokenizer = {*self.controller.eos_ids, *params.stop_token_ids}, self.controller.tokenizer
+        each = delivered or (Delivered(),) * params.n
+        return tuple(first_matcher(params.constraint, tokenizer, self.vocab_size).behind(one.token_ids, ending) for one in each)
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""

@@ -147,7 +147,7 @@ class Request:
         rows = None
         if self.index == 0 and not self.has_told_prompt and len(self.prompt_logprobs) == len(self.prompt_token_ids) - 1:
             rows, self.has_told_prompt = self.prompt_rows(), True
-        ids = self.prompt_token_ids if self.index == 0 and not self.has_told_ids else None
+        ids = tuple(self.prompt_token_ids) if self.index == 0 and not self.has_told_ids else None
         self.has_told_ids = True
         return Delta(
             self.request_id, self.index, text, token_ids, logprobs, self.finish_reason, self.error, self.stop_reason, rows,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from brigade.engine.config import EngineConfig
 from brigade.engine.request import most_positions
@@ -41,16 +41,14 @@ class Submission:
     matchers: tuple[Matcher, ...] = ()
 
 
-def first_matcher(params: SamplingParams, tokenizer: Tokenizer | None, vocab_size: int | None) -> Matcher | None:
-    """The constraint of an answer, at its start; None where there is none. It is compiled where nobody had it yet, so this may take
-    longer than a step: it is for the thread that asks. Refused, with the place, where it cannot be compiled."""
-    if params.constraint is None:
-        return None
+def first_matcher(constraint: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int | None) -> Matcher:
+    """The constraint of one answer, at its start. It is compiled, which may take longer than a step: for the thread that asks.
+    Refused, with the place, where it cannot be compiled."""
     if tokenizer is None:
         raise RequestError("a constraint is on text, but this model has no tokenizer; drop constraint")
     from brigade.engine.constraint.grammars import grammars_of
 
-    return grammars_of(tokenizer, vocab_size).matcher(params.constraint)
+    return grammars_of(tokenizer, vocab_size).matcher(constraint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from brigade.serve.tokens import detokenize, tokenize
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 OPEN_TO_ALL = ("/health", "/ready", "/version")  # without a key
+ALLOWED = b"authorization, content-type, x-request-id"  # headers of pages that do not say which they will send
 LARGE = 8 << 10  # bytes of a body from which it is read on another thread
 
 JOBS: dict[str, Callable[[Mapping[str, Any], Served], Answer]] = {
@@ -97,7 +98,7 @@ class App:
             found = as_api_error(error)
             record.failed(found, error)
             if record.status is None:
-                await send_error(send, found)
+                await send_error(send, found, closes=not record.is_read and _has_body(headers))
 
     async def _route(
         self, scope: Any, headers: dict[bytes, bytes], caller: Caller, record: Record, receive: Receive, send: Send
@@ -107,6 +108,7 @@ class App:
             _check_method(method, "POST", path)
             self.desk.check_open()
             data = await read_all(receive, headers, self.limits)
+            record.is_read = True
             if path in JOBS:
                 return await self._run(JOBS[path], data, caller, record, receive, send)
             return await send_json(send, 200, await asyncio.to_thread(lambda: QUESTIONS[path](read_json(data), self.served)))
@@ -135,9 +137,9 @@ class App:
             answer.job = replace(answer.job, params={**answer.job.params, "cache_salt": salt})
         record.model, record.streams = self.served.name, answer.job.streams
         if answer.job.streams:
-            work = answer_stream(answer, self.desk, record, send, self.limits)
+            work = answer_stream(answer, self.desk, record, send, self.limits, len(data) > LARGE)
         else:
-            work = answer_whole(answer, self.desk, record, send)
+            work = answer_whole(answer, self.desk, record, send, len(data) > LARGE)
         await while_heard(work, receive)
 
     def _pages(self) -> dict[str, Callable[[], Object | bytes]]:
@@ -169,10 +171,12 @@ class App:
         """Sends with what every answer has: the request's id, and leave for pages of other origins."""
         more = [(b"x-request-id", record.id.encode())]
         origin = headers.get(b"origin", b"").decode("latin-1")
+        if self.origins:
+            more.append((b"vary", b"Origin"))
         if origin and ("*" in self.origins or origin in self.origins):
             more += [
-                (b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin"),
-                (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
+                (b"access-control-allow-origin", origin.encode("latin-1")), (b"access-control-max-age", b"600"),
+                (b"access-control-allow-headers", headers.get(b"access-control-request-headers", ALLOWED)),
                 (b"access-control-allow-methods", b"GET, POST, OPTIONS"), (b"access-control-expose-headers", b"x-request-id"),
             ]  # fmt: skip
 
@@ -183,6 +187,10 @@ class App:
             await send(message)
 
         return noted
+
+
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
 def _check_method(method: str, allowed: str, path: str) -> None:

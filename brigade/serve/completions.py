@@ -12,7 +12,7 @@ from msgspec import Meta
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.engine.prompt import Prompt
 from brigade.serve.errors import ApiError
-from brigade.serve.fields import MOST_PROMPTS, Body, convert
+from brigade.serve.fields import MOST_PROMPTS, MOST_SAMPLES, Body, convert
 from brigade.serve.job import Answer, Job, Object, usage
 from brigade.serve.logprobs import TokenNames, completion_logprobs, prompt_logprobs
 from brigade.serve.response_format import constraint_of
@@ -61,6 +61,8 @@ class CompletionBody(Body, kw_only=True):
 
     def check(self) -> None:
         self.check_stream()
+        if (count := len(self.prompts) * (self.n or 1)) > MOST_SAMPLES:
+            raise ApiError(400, f"{len(self.prompts)} prompts and n {self.n} are {count} answers; {MOST_SAMPLES} are allowed", "n")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ApiError(400, f"best_of is {self.best_of}, which is not supported; {NOT_HERE['best_of']}", "best_of")
         if self.suffix:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from brigade.api.faces import AsyncFace, Feed
 from brigade.engine.outputs import RequestOutput
-from brigade.engine.prompt import ChatPrompt
+from brigade.engine.prompt import ChatPrompt, Prompt
 from brigade.errors import RequestError
 from brigade.serve.errors import ApiError
 from brigade.serve.job import Job
@@ -20,20 +20,20 @@ RETRY = 10  # seconds after which whoever was sent away by a server that ends ma
 
 
 class Desk:
-    """`face`: an `AsyncLLM` or an `AsyncClient`."""
+    """`face`: an `AsyncLLM` or an `AsyncClient`. `check` refuses what the face itself cannot refuse before it is sent elsewhere."""
 
-    def __init__(self, face: AsyncFace) -> None:
-        self.face = face
+    def __init__(self, face: AsyncFace, check: Callable[[Prompt, Mapping[str, Any]], None] | None = None) -> None:
+        self.face, self._check = face, check
         self.is_draining = False
         self.open = 0  # jobs
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def prepare(self, job: Job) -> list[Any]:
+    async def prepare(self, job: Job, is_large: bool = False) -> list[Any]:
         """Prompts as tokens, and parameters that fit. What takes long is done on another thread."""
         self.check_open()
         size = sum(EACH + len(prompt.text if isinstance(prompt, ChatPrompt) else prompt) for prompt in job.prompts)
-        if size > AT_ONCE or "constraint" in job.params:
+        if is_large or size > AT_ONCE or "constraint" in job.params:
             prepared = await asyncio.to_thread(self._prepare, job)
             self.check_open()  # it may have begun to drain meanwhile, when this was not open yet
             return prepared
@@ -47,6 +47,8 @@ class Desk:
         prepared = []
         for place, prompt in enumerate(job.prompts):
             try:
+                if self._check is not None:
+                    self._check(prompt, job.params)
                 prepared.append(self.face.prepare(prompt, job.params))
             except RequestError as error:
                 if len(job.prompts) == 1:

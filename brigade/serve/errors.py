@@ -8,7 +8,7 @@ from typing import Any
 from brigade.errors import EngineStopped, RequestError, in_one_line
 
 LONGEST = 1000  # characters of a message, which may repeat what a client sent
-KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+KINDS = {429: "rate_limit_error"}
 
 
 class ApiError(Exception):
@@ -38,7 +38,11 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, RequestError):
         text = str(error)
-        if "max_waiting" in text or "are open; max_requests" in text:
+        if "is draining" in text or "take too long to compile" in text:
+            return ApiError(503, text, code="busy", retry_after=5)
+        if "exceed the limit of" in text and "positions" in text:
+            return ApiError(400, text, code="context_length_exceeded")
+        if re.match(r"\d+ requests wait and |\d+ requests (of this client )?are open; max_requests", text):
             return ApiError(429, text, code="rate_limit_exceeded", retry_after=1)
         return ApiError(400, text, param=_named(text))
     if isinstance(error, EngineStopped):

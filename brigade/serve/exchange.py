@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -20,6 +21,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 encode = msgspec.json.encode
 JSON = (b"content-type", b"application/json")
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+MANY = 2000  # tokens of an answer from which it is written on another thread
 PATIENCE = 1.0  # seconds that the status waits for a first word, since a refusal may come instead of it
 BEAT = 15.0  # seconds of silence after which a comment tells the client, and what lies between, that the stream is alive
 
@@ -87,31 +89,37 @@ async def send_bytes(send: Send, status: int, data: bytes, headers: list[tuple[b
     await send({"type": "http.response.body", "body": data})
 
 
-async def send_error(send: Send, error: ApiError) -> None:
+async def send_error(send: Send, error: ApiError, closes: bool = False) -> None:
+    """`closes`: what is left of the request is not read."""
     headers = error.headers
-    if error.status in (408, 413):
+    if closes or error.status in (408, 413):
         headers = headers | {"connection": "close"}  # what is left of the body is not read
     await send_json(send, error.status, error.body, headers)
 
 
-async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send) -> None:
-    prepared = await desk.prepare(answer.job)
+async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send, is_large: bool) -> None:
+    """`is_large`: the request is, so that reading it is left to another thread."""
+    prepared = await desk.prepare(answer.job, is_large)
     outputs: dict[int, RequestOutput] = {}
-    with desk.opened(prepared, deltas=False) as feed:
+    with desk.opened(prepared, deltas=False) as feed:  # until the answer is sent
         record.submitted()
         while feed.left:
             outputs.update((place, said) for place, said in await feed.next() if isinstance(said, RequestOutput))
-    ordered = [outputs[place] for place in range(len(prepared))]
-    record.ended(ordered)
-    error = failed(ordered)
-    if error is not None:
-        raise request_failed(error)
-    await send_json(send, 200, answer.whole(ordered))
+        ordered = [outputs[place] for place in range(len(prepared))]
+        record.ended(ordered)
+        error = failed(ordered)
+        if error is not None:
+            raise request_failed(error)
+        if record.tokens + record.prompt_tokens > MANY:
+            data = await asyncio.to_thread(lambda: encode(answer.whole(ordered)))
+        else:
+            data = encode(answer.whole(ordered))
+        await send_bytes(send, 200, data, [JSON])
 
 
-async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, limits: Limits) -> None:
+async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, limits: Limits, is_large: bool) -> None:
     """The status is sent with the first word, so that what is refused has a status of its own."""
-    prepared = await desk.prepare(answer.job)
+    prepared = await desk.prepare(answer.job, is_large)
     stream = _Stream(send, limits)
     outputs: dict[int, RequestOutput] = {}
     with desk.opened(prepared, deltas=True) as feed:
@@ -126,14 +134,15 @@ async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, 
                         outputs[place] = one
                     else:
                         record.heard(one)
-                        objects += _objects(answer, place, one)
-                await stream.say(objects, beat=not said)
+                        objects += _objects(answer, place, one, record)
+                await stream.say(objects, beat=True)
                 if not feed.left:
                     break
                 said = await feed.next(BEAT)
             ordered = [outputs[place] for place in range(len(prepared))]
             record.ended(ordered)
-            await stream.say(answer.end(ordered))
+            if failed(ordered) is None:
+                await stream.say(answer.end(ordered))
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception as error:  # the status is out: the error is an event
@@ -143,9 +152,11 @@ async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, 
     await stream.close()
 
 
-def _objects(answer: Answer, place: int, delta: Delta) -> list[Object]:
+def _objects(answer: Answer, place: int, delta: Delta, record: Record) -> list[Object]:
     if delta.finish_reason == "error":
-        return [request_failed(delta.error).body]
+        error = request_failed(delta.error)
+        record.failed(error, None)
+        return [error.body]
     return answer.chunk(place, delta)
 
 
@@ -154,6 +165,7 @@ class _Stream:
 
     def __init__(self, send: Send, limits: Limits) -> None:
         self._send, self._limits = send, limits
+        self._sent = 0.0
 
     async def begin(self, objects: list[Object]) -> None:
         await self._send({"type": "http.response.start", "status": 200, "headers": EVENTS})
@@ -161,7 +173,7 @@ class _Stream:
 
     async def say(self, objects: list[Object], beat: bool = False) -> None:
         data = b"".join([b"data: %b\n\n" % encode(one) for one in objects])
-        if not data and beat:
+        if not data and beat and time.monotonic() - self._sent >= BEAT:
             data = b": this stream is alive\n\n"
         if data:
             await self._write(data, True)
@@ -170,6 +182,7 @@ class _Stream:
         await self._write(b"data: [DONE]\n\n", False)
 
     async def _write(self, data: bytes, more: bool) -> None:
+        self._sent = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.send_seconds):
                 await self._send({"type": "http.response.body", "body": data, "more_body": more})

@@ -18,6 +18,7 @@ from brigade.serve.errors import ApiError
 
 MOST_N = 128  # answers to one prompt
 MOST_PROMPTS = 1024  # of one request
+MOST_SAMPLES = 2048  # answers to all of its prompts together
 MOST_DEPTH = 64  # of lists and objects in each other
 MOST_STOPS = 64
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from brigade.api.faces import named_params
 from brigade.coordinator.loop import Loop
 from brigade.coordinator.messages import Identity
 from brigade.coordinator.settings import CoordinatorSettings
+from brigade.engine.prompt import ChatPrompt, Prompt, encode_prompt
+from brigade.engine.sampling.params import SamplingParams
+from brigade.engine.submission import Limits, first_matcher
 from brigade.errors import ConfigError
 from brigade.replica.launcher import Keeper, LocalLauncher, clean_environment, replica_command
+from brigade.serve.served import Served
 
+PATIENCE = 3.0  # seconds after which it is said what is waited for
 NAME = "model"  # that the replicas serve as: what requests call it is the server's affair
 RESTARTS = 5
 START = 3600.0  # seconds that the largest model may take to load
@@ -40,15 +47,36 @@ def local_coordinator(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[s
         yield loop.addresses[0], keeper
 
 
+def fitting(served: Served) -> Callable[[Prompt, Mapping[str, Any]], None]:
+    """Refuses what no replica could serve, before it is sent: a replica's refusal would be the end of an answer that had begun."""
+    limits = Limits(served.positions, served.vocab_size, 1 << 62, 1, served.tokenizer is not None, True, 1 << 62)
+
+    def check(prompt: Prompt, params: Mapping[str, Any]) -> None:
+        made = named_params(SamplingParams, {**served.defaults, **params})
+        if served.tokenizer is None:
+            if isinstance(prompt, (str, ChatPrompt)) or made.constraint is not None:
+                return  # the replicas read it
+        elif made.constraint is not None:
+            first_matcher(made.constraint, served.tokenizer, served.vocab_size)
+        limits.admit(encode_prompt(prompt, served.tokenizer).token_ids, made)
+
+    return check
+
+
 def wait_for_replica(client: Any, keeper: Keeper | None = None, timeout: float = START) -> Identity:
     """Of the first replica that works."""
-    until = time.monotonic() + timeout
+    begun, has_told = time.monotonic(), keeper is not None  # replicas that are started here tell of their loading themselves
+    until = begun + timeout
     while True:
         found = [one.identity for one in client.status().replicas if one.model == client.model]
         if found:
             return found[0]
         if keeper is not None and keeper.failure is not None:
             raise ConfigError(f"no replica is left: {keeper.failure}; their own messages are above")
+        if not has_told and time.monotonic() - begun > PATIENCE:
+            has_told, names = True, sorted({one.model for one in client.status().replicas})
+            there = f"there are replicas of {', '.join(names)}" if names else "there is no replica yet"
+            print(f"brigade: waiting for a replica of {client.model} at {client.address}; {there}", file=sys.stderr, flush=True)
         if time.monotonic() > until:
             raise ConfigError(f"no replica of {client.model} came to {client.address} in {timeout:g} s; start one")
         time.sleep(0.1)

@@ -29,16 +29,17 @@ class EngineHealth(Health):
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
-        self._layers, self._since = -1, time.monotonic()
+        self._layers, self._since, self._looked = -1, time.monotonic(), time.monotonic()
 
     def check(self) -> dict[str, Any]:
         failure = self._llm.failure
         if failure is not None:
             raise ApiError(503, f"the engine stopped: {failure}", code="engine_stopped")
-        layers, has_work = self._llm.layers_finished, self._llm.engine.has_work
-        if layers != self._layers or not has_work:
-            self._layers, self._since = layers, time.monotonic()
-        silent = time.monotonic() - self._since
+        layers, has_work, now = self._llm.layers_finished, self._llm.engine.has_work, time.monotonic()
+        if layers != self._layers or not has_work or now - self._looked > HANGS / 2:  # who seldom looks knows little
+            self._layers, self._since = layers, now
+        self._looked = now
+        silent = now - self._since
         if silent > HANGS:
             raise ApiError(503, f"the engine has work, and has not finished a layer for {silent:.0f} s", code="engine_hangs")
         return {"status": "ok"}

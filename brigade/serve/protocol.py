@@ -115,8 +115,14 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._skips_head:
-            super().on_header(name, value)
+        if self._skips_head:
+            return
+        super().on_header(name, value)
+        if not self._is_in_head:  # fields behind a chunked body
+            self._head += len(name) + len(value) + 4
+            if self._head > self.limits.header_bytes:
+                self._refusal = self._too_large()
+                raise httptools.HttpParserError("trailers")
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():  # else the new parser says so

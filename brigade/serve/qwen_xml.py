@@ -100,7 +100,7 @@ def _types(schema: Any) -> set[str] | None:
     if isinstance(schema.get("type"), str):
         return {schema["type"]}
     if isinstance(schema.get("type"), list):
-        return set(schema["type"])
+        return {one for one in schema["type"] if isinstance(one, str)}
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
             each = [_types(one) for one in schema[key]]
@@ -138,7 +138,8 @@ def _xml_value(lark: Lark, tool: Tool, name: str, schema: Any) -> str:
         )
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if values is not None:
-        return "(" + " | ".join(lark.literal(value) for value in values) + f") {lark.literal(end)}"
+        texts = [value for value in values if isinstance(value, str)]  # the others are no texts
+        return "(" + " | ".join(map(lark.literal, texts or [""])) + f") {lark.literal(end)}"
     lark.rule("text_of_parameter[lazy]", rf"/(.|\n)*{in_regex(end)}/")
     return "text_of_parameter"
 

@@ -45,6 +45,7 @@ class Record:
     error: str | None = None
     cause: BaseException | None = None
     is_job: bool = False
+    is_read: bool = False  # to its end
     is_gone: bool = False  # the client went away before the answer's end
 
     def submitted(self) -> None:

@@ -72,6 +72,12 @@ def _parameters(raw: Any, place: str) -> dict[str, Any]:
     for name, schema in properties.items():
         if not isinstance(schema, Mapping | bool):
             raise RequestError(f"{place}.parameters.properties.{name} is {shown(schema)}; give a JSON schema")
+        kind, values = (None, None) if isinstance(schema, bool) else (schema.get("type"), schema.get("enum"))
+        kinds = kind if isinstance(kind, list | tuple) else [kind]
+        if not all(one is None or isinstance(one, str) for one in kinds):
+            raise RequestError(f"{place}.parameters.properties.{name}.type is {shown(kind)}; give a name or a list of names")
+        if not isinstance(values, list | tuple | None):
+            raise RequestError(f"{place}.parameters.properties.{name}.enum is {shown(values)}; give a list of values")
     if not isinstance(required, list | tuple) or not all(isinstance(one, str) for one in required):
         raise RequestError(f"{place}.parameters.required is {shown(required)}; give a list of names")
     if (depth := _depth(raw)) > MAX_DEPTH:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from brigade.engine.constraint.given import checked_constraint
 from brigade.errors import RequestError
 from brigade.serve.answer_reader import AnswerReader
 from brigade.serve.errors import ApiError
@@ -52,17 +53,18 @@ def traits_of(chat: ChatTemplate, with_tools: bool) -> TemplateTraits:
 def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any] | None) -> Turn:
     """`constraint`: what the answer must look like, by the request's own word."""
     try:
+        constraint = None if constraint is None else checked_constraint(constraint)
         use = ToolUse.read(body.tools, body.tool_choice, body.parallel_tool_calls)
         traits, special = traits_of(tokenizer.chat, use.is_on), tokenizer.special_token_ids
         format, marks = format_for(use, traits, special), detect_reasoning(traits.source)
         prompt = write_prompt(body.messages, body.chat_template_kwargs, tokenizer, use.for_template, body.reasoning_effort)
+        reasoned = None if marks is None else marks.before_constraint(prompt, special)
+        forced = None if format is None else format.constraint(use, reasoned)
     except RequestError as error:
         raise refused(error) from error
-    reasoned = None if marks is None else marks.before_constraint(prompt, special)
-    forced = None if format is None else format.constraint(use, reasoned)
-    if forced is not None and constraint is not None:
-        said = "the tools of this request say what the answer must look like, so response_format cannot; drop one of them"
-        raise ApiError(400, said, "tools")
+    if use.is_on and constraint is not None:
+        said = "the answer of a request with tools may be a call, so response_format cannot hold; drop it, or give tool_choice none"
+        raise ApiError(400, said, "response_format")
     if constraint is not None and reasoned is not None:
         forced = _behind_reasoning(constraint, reasoned, special)
     elif forced is None:

@@ -15,6 +15,7 @@ from brigade.tokenizer.detokenizer import ByteDetokenizer, ByteFallbackDetokeniz
 from brigade.tokenizer.folder import TokenizerFolder
 from brigade.tokenizer.pieces import Decoding, Pieces
 
+MOST_TABLES = 8  # of pieces, one for each choice of special tokens that are kept
 PANIC = "PanicException"  # of the tokenizers library: no Exception in Python, though it concerns one text alone
 
 
@@ -169,6 +170,8 @@ class Tokenizer:
         special = frozenset(self.special_token_ids)
         keep &= special
         if keep not in self._pieces:
+            while len(self._pieces) >= MOST_TABLES:
+                self._pieces.pop(next(iter(self._pieces)))
             self._pieces[keep] = Pieces(self._inner, self._decoding, special - keep)
         return self._pieces[keep]
 

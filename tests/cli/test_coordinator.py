@@ -103,7 +103,7 @@ def test_a_fleet_of_two_answers_as_the_model_alone(commands, model: Path, tmp_pa
     code, table, _ = run(
         capsys, "bench", "serve", "--connect", clients, "--clients", "1", "3", *few, "--json", facts, "--svg", picture
     )
-    assert code == 0 and "small at" in table and "2 replicas" in table and "goodput/s" in table
+    assert code == 0 and "small, 2 replicas at" in table and "goodput/s" in table
     loads = json.loads(facts.read_text())["loads"]
     assert [one["load"] for one in loads] == ["1 client", "3 clients"] and all(len(one["timings"]) == 6 for one in loads)
     assert picture.read_text().startswith("<svg")

@@ -24,7 +24,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def refused(reply: Reply) -> str:
     assert reply.status == 401 and is_error(reply.json) and reply.headers["www-authenticate"] == "Bearer", reply
-    assert reply.json["error"]["code"] == "invalid_api_key" and reply.json["error"]["type"] == "authentication_error"
+    assert reply.json["error"]["code"] == "invalid_api_key" and reply.json["error"]["type"] == "invalid_request_error"
     return reply.json["error"]["message"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from brigade.checkpoint.load import EMBEDDED
+from brigade.engine.constraint.given import checked_constraint
 from brigade.serve.chat import read_chat
 from brigade.serve.completions import read_completion
 from brigade.serve.errors import ApiError
@@ -78,6 +79,6 @@ def asked(kind: str, **more) -> dict:
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
 def test_both_apis_hand_it_to_the_sampling_parameters(kind) -> None:
-    assert asked(kind, response_format=described())["constraint"] == {"json_schema": SCHEMA}
+    assert checked_constraint(asked(kind, response_format=described())["constraint"]) == checked_constraint({"json_schema": SCHEMA})
     assert asked(kind, constraint={"regex": "a"})["constraint"] == {"regex": "a"}
     assert "constraint" not in asked(kind, response_format={"type": "text"})

@@ -24,7 +24,7 @@ def _multiply(
     batch = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     outs = tl.program_id(1).to(tl.int64) * OUTS + tl.arange(0, OUTS)
-    depth = tl.arange(0, DEPTH)
+    depth = tl.arange(0, DEPTH).to(tl.int64)
     sums = tl.zeros((ROWS, OUTS), dtype=tl.float32)
     for first in range(0, k, DEPTH):
         is_k = first + depth < k

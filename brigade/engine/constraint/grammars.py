@@ -1,4 +1,5 @@
-"""Constraints as grammars over one model's tokens, compiled by llguidance and kept for the next request that asks for the same.
+"""Constraints as grammars over one model's tokens, compiled by llguidance. Each answer has a grammar of its own: copies would share
+what the lexer has built, which counts towards its limits, and so one answer's end would depend on others.
 
 A grammar is compiled by the thread that asks for it, never by the engine's. Its limits are counts of work, not of time, so that a
 grammar that one replica takes is taken by every other. The compiler recurses once for each rule that another leads to: it runs on
@@ -11,21 +12,20 @@ import json
 import re
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from brigade.engine.constraint.lark import special_tokens
 from brigade.engine.constraint.matcher import Matcher
 from brigade.errors import RequestError, in_one_line
 from brigade.tokenizer import Tokenizer
 from brigade.tokenizer.tokenizer import PANIC
 
-MOST_SECONDS = 10.0  # that a request waits for its grammar; what is allowed takes well under one
+MOST_SECONDS = 3.0  # that a request waits for its grammar; what is allowed takes well under one, and a replica must not fall silent
 MOST_OVERDUE = 2  # grammars that nobody waits for any more and that are still being compiled: no thread can be ended from outside
-MOST_KEPT, MOST_KEPT_CHARACTERS = 64, 4 << 20  # compiled grammars, and their texts together
 STACK = 256 << 20  # address space of a compiling thread; it fills what it needs
 MOST_ERROR = 300  # characters of what the compiler says
 _PICTURE = re.compile(r"\s*(\d+ \|.*|\^*|<non-verbose/>)")
@@ -51,12 +51,12 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         special = tokenizer.special_ids
-        texts = [b"" if token in special else tokenizer.token_bytes(token) for token in range(size)]
+        texts = [tokenizer.token_bytes(token) for token in range(size)]
         self.size = size
         # llguidance marks by this byte what is no text; in UTF-8 it does not occur.
         self.tokens = [b"" if 0xFF in text else text for text in texts] + [b"<end of text>"]
         self.eos_token_id = size
-        self.special_token_ids = [size]
+        self.special_token_ids = [*sorted(token for token in special if token < size), size]  # in no text: named by their ids alone
 
     @property
     def speakable(self) -> list[bool]:
@@ -77,21 +77,17 @@ class Grammars:
                 "neighbours; drop constraint"
             )
         vocabulary = Vocabulary(tokenizer, vocab_size)
-        self._speakable = vocabulary.speakable
+        self._speakable, self._special = vocabulary.speakable, frozenset(vocabulary.special_token_ids[:-1])
         self._tokenizer = LLTokenizer(vocabulary)
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
 
     def matcher(self, constraint: Mapping[str, Any]) -> Matcher:
         """At the start of an answer. Refused where it cannot be compiled, or allows no answer."""
-        text = grammar_text(constraint)
-        with self._lock:
-            inner = self._kept.get(text)
-            if inner is not None:
-                self._kept.move_to_end(text)
-                inner = inner.deep_copy()
-        if inner is None:
-            inner = self._compile(text, next(iter(constraint)))
+        text, kind = grammar_text(constraint), next(iter(constraint))
+        if kind == "grammar":
+            self._check_special(constraint["grammar"])
+        inner = _on_a_large_stack(lambda: LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(**LIMITS)), kind)
+        if inner.is_error():
+            raise RequestError(f"constraint {kind} cannot be compiled: {_reason(inner.get_error())}")
         matcher = Matcher(inner, self._speakable)
         if matcher.failure is not None:
             raise RequestError(f"the constraint allows no answer: {matcher.failure}")
@@ -99,15 +95,10 @@ class Grammars:
             raise RequestError("the constraint allows nothing but an empty answer; drop it, or allow some text")
         return matcher
 
-    def _compile(self, text: str, kind: str) -> LLMatcher:
-        inner = _on_a_large_stack(lambda: LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(**LIMITS)), kind)
-        if inner.is_error():
-            raise RequestError(f"constraint {kind} cannot be compiled: {_reason(inner.get_error())}")
-        with self._lock:
-            self._kept[text] = inner
-            while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
-                self._kept.popitem(last=False)
-            return inner.deep_copy()  # nothing ever moves the kept one
+    def _check_special(self, grammar: str) -> None:
+        for token in special_tokens(grammar):
+            if token not in self._special:
+                raise RequestError(f"constraint grammar names <[{token}]>, which is no special token of this model; drop it")
 
 
 _OF_TOKENIZERS: weakref.WeakKeyDictionary[Tokenizer, dict[int, Grammars]] = weakref.WeakKeyDictionary()

@@ -19,30 +19,55 @@ MOST_WRITTEN = 5_000  # pieces of all rules, as they are written
 MOST_ALTERNATIVES = 500  # of one rule; those of a terminal are not counted
 MOST_COMBINED = 6  # uses of & and ~, whose automata may have as many states as the product of theirs
 
-_LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?![/*\s])(?:\\.|[^/\\\n])+/|(?://|#)[^\n]*')  # and comments
-_DEFINED = re.compile(r"([A-Za-z_][\w-]*)\s*(\[[^\]]*\])?\s*(?:\.\s*-?\d+\s*)?:")
-_PIECE = re.compile(r'[A-Za-z_][\w-]*|""')
+# What a grammar writes in quotes, comments, and %json. Each begins once and is read to its end, so a text is walked through once.
+_APART = re.compile(r'(?s)(?://|#)[^\n]*+|"(?:\\.|[^"\\])*+(?P<closed>")?|/(?:\\.|[^/\\])++(?P<ended>/)?|%json\s*+')
+_DEFINED = re.compile(r"(?<![\w-])([A-Za-z_][\w-]*+)\s*+(\[[^\[\]]*+\])?+\s*+(?:\.\s*+-?\d++\s*+)?+:")
+_PIECE = re.compile(r'[A-Za-z_][\w-]*+|""')
+_SPECIAL = re.compile(r"<\[(\d{1,9})\]>")
 _WITHOUT_EFFECT = ("temperature", "capture", "stop", "stop_capture")
-_INNER_SCHEMA = re.compile(r"%json\s*")
 
 
 def check_lark(text: str) -> None:
-    syntax = _LITERAL.sub(lambda found: '""' if found[0][0] in '"/' and found[0][:2] != "//" else " ", text)
+    syntax = _SPECIAL.sub(' "" ', _syntax(text))
     if "%llguidance" in syntax:
         raise RequestError("constraint grammar sets %llguidance options, which are the system's; drop that line")
     if "<" in syntax:
-        raise RequestError("constraint grammar names a special token in <>, which is no part of a text; drop it")
+        raise RequestError("constraint grammar names tokens in <>; only a special token may be, by its id, such as <[5]>")
     if (uses := len(re.findall("[&~]", syntax))) > MOST_COMBINED:
         raise RequestError(f"constraint grammar uses & and ~ {uses} times; {MOST_COMBINED} are allowed: use alternatives")
     _check_sizes(syntax)
-    for found in _INNER_SCHEMA.finditer(text):
-        try:
-            schema, _ = json.JSONDecoder().raw_decode(text, found.end())
-        except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, found.start()) + 1
-            raise RequestError(f"constraint grammar has no JSON behind %json in line {line} ({error}); mend it") from error
-        where = "constraint grammar, behind %json,"
-        check_schema(read_schema(schema, where), where)
+
+
+def special_tokens(text: str) -> list[int]:
+    """Those that a grammar names."""
+    return [int(found) for found in _SPECIAL.findall(_syntax(text))]
+
+
+def _syntax(text: str) -> str:
+    """Names and signs: two quotes stand for each text, expression or schema, which is checked here."""
+    found, at = list[str](), 0
+    while (one := _APART.search(text, at)) is not None:
+        found.append(text[at : one.start()])
+        word, at = one[0], one.end()
+        if word.startswith("%json"):
+            at = _check_inner_schema(text, one.start(), at)
+        elif (word[0] == '"' and one["closed"] is None) or (word[0] == "/" and word[:2] != "//" and one["ended"] is None):
+            line = text.count("\n", 0, one.start()) + 1
+            raise RequestError(f"constraint grammar has a {word[0]} in line {line} that is never closed; mend it")
+        found.append(" " if word[0] == "#" or word[:2] == "//" else ' "" ')
+    return "".join([*found, text[at:]])
+
+
+def _check_inner_schema(text: str, start: int, at: int) -> int:
+    """Where it ends."""
+    try:
+        schema, end = json.JSONDecoder().raw_decode(text, at)
+    except (ValueError, RecursionError) as error:
+        line = text.count("\n", 0, start) + 1
+        raise RequestError(f"constraint grammar has no JSON behind %json in line {line} ({error}); mend it") from error
+    where = "constraint grammar, behind %json,"
+    check_schema(read_schema(schema, where), where)
+    return end
 
 
 def _check_sizes(syntax: str) -> None:

@@ -12,6 +12,7 @@ from brigade.errors import RequestError
 
 MAX_LOGPROBS = 100
 MAX_SALT = 256
+MAX_KEPT = 64
 # A logit of up to 1e30 in size stays finite in fp32 through penalties, bias and temperature, each at its bound, together.
 MIN_TEMPERATURE = 1e-4  # 0 is the exact way to say colder
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
@@ -80,12 +81,16 @@ class SamplingParams:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         if not (self.cache_salt is None or isinstance(self.cache_salt, str)) or len(self.cache_salt or "") > MAX_SALT:
             raise RequestError(f"cache_salt is {self.cache_salt!r:.60}; it must be a text of at most {MAX_SALT} characters")
+        if self.cache_salt is not None and any("\ud800" <= char <= "\udfff" for char in self.cache_salt):
+            raise RequestError("cache_salt has half of a surrogate pair, which is no character; remove it")
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not _is_list(stops) or not all(isinstance(stop, str) and stop for stop in stops):
             raise RequestError(f"stop is {self.stop!r}; it must be one or more strings that are not empty")
         object.__setattr__(self, "stop", tuple(stops))
         if not _is_list(self.keep_special_tokens) or not all(isinstance(one, str) for one in self.keep_special_tokens):
             raise RequestError(f"keep_special_tokens is {self.keep_special_tokens!r}; it must be a list of texts")
+        if len(self.keep_special_tokens) > MAX_KEPT:
+            raise RequestError(f"keep_special_tokens has {len(self.keep_special_tokens)} entries; at most {MAX_KEPT} are allowed")
         object.__setattr__(self, "keep_special_tokens", tuple(self.keep_special_tokens))
         if not _is_list(self.stop_token_ids) or not all(_is_integer(i) and i >= 0 for i in self.stop_token_ids):
             raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of ids of 0 or more")
