@@ -87,7 +87,9 @@ class Record:
             self.gauge.next_tokens(times.latency - times.ttft, count - 1)
 
     def failed(self, error: ApiError, cause: BaseException | None) -> None:
-        self.error = error.message
+        """What a client did wrong may be told in its own words, which are not for the log: there it is a code and a field."""
+        said = [error.code or "refused", *([] if error.param is None else [f"of {error.param}"])]
+        self.error = error.message if error.status >= 500 else " ".join(said)
         self.cause = cause if error.status == 500 else None
 
     def line(self) -> dict[str, Any]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from brigade.serve.chat import ChatBody
 
 
+CLOSES = "</tool_call>"
+
+
 @dataclass(frozen=True)
 class Turn:
     """`params`: sampling parameters that this turn needs beside those that were given."""
@@ -74,6 +77,8 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any
     keep = [mark for mark in shown if mark in special]
     if keep:
         params["keep_special_tokens"] = keep  # else they would not be in the text that is read
+    if format is not None and not (use.parallel and format.several) and CLOSES in format.markers and not body.stop:
+        params |= {"stop": [CLOSES], "include_stop": True}  # the first call ends the answer
     return Turn(prompt, params, use, format, marks)
 
 

@@ -15,6 +15,7 @@ from brigade.tokenizer.detokenizer import ByteDetokenizer, ByteFallbackDetokeniz
 from brigade.tokenizer.folder import TokenizerFolder
 from brigade.tokenizer.pieces import Decoding, Pieces
 
+LONG = 1000  # characters
 MOST_TABLES = 8  # of pieces, one for each choice of special tokens that are kept
 PANIC = "PanicException"  # of the tokenizers library: no Exception in Python, though it concerns one text alone
 
@@ -84,6 +85,8 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         try:
+            if isinstance(text, str) and len(text) > LONG:  # of these two only the second lets other threads run meanwhile
+                return self._inner.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
             return self._inner.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeEncodeError) as error:
             if not isinstance(text, str):

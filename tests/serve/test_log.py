@@ -34,7 +34,7 @@ def test_one_line_a_request(quiet: Running) -> None:
         assert (line["prompt_tokens"], line["tokens"]) == (3, 3) and 0 < line["first_token"] <= line["seconds"] < 30
     assert (whole["stream"], stream["stream"]) == (False, True)
     assert health["status"] == 200 and not {"tokens", "model", "error", "key"} & set(health)
-    assert nothing["status"] == 404 and "nothing at /no" in nothing["error"]
+    assert nothing["status"] == 404 and "not_found" in nothing["error"]
 
 
 def test_what_was_asked_and_answered_is_not_in_it(quiet: Running) -> None:

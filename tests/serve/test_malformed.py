@@ -192,7 +192,7 @@ def test_a_value_that_cannot_be_is_refused_by_its_name(server: Running, field: s
     data = json.dumps(body).encode()
     reply = ask(server.port, "/v1/chat/completions", data)
     assert reply.status == 400 and is_error(reply.json) and len(reply.body) < 3000
-    assert str(reply.json["error"]["param"]).split(".")[0] == param or field == "temperature", reply
+    assert str(reply.json["error"]["param"]).startswith(param) or field == "temperature", reply
     if field == "chat_template_kwargs" and "tools" not in value:  # type: ignore[operator]
         again = ask(server.port, "/tokenize", {"messages": body["messages"], field: value})
         assert again.status == 400 and again.json["error"]["param"].split(".")[0] == param

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from brigade import LLM
+from brigade.serve.chat import read_chat
 from tests.serve.servers import Running, serving
 from tests.serve.templates import HERMES
 
@@ -131,3 +132,18 @@ def test_a_template_without_tools_refuses_them(server: Running) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     with client, pytest.raises(openai.BadRequestError, match="no place for tools"):
         ask(client, tools=TOOLS)
+
+
+def test_where_one_call_is_allowed_its_end_is_the_end_of_the_answer(hermes: Running) -> None:
+    body = {"messages": MESSAGES, "tools": TOOLS}
+    assert read_chat({**body, "parallel_tool_calls": False}, hermes.app.served).job.params["stop"] == ["</tool_call>"]
+    assert "stop" not in read_chat(body, hermes.app.served).job.params
+
+
+def test_an_answer_that_may_be_a_call_has_no_other_format(client) -> None:
+    with pytest.raises(openai.BadRequestError, match="give tool_choice none") as refused:
+        ask(client, tools=TOOLS, response_format={"type": "json_object"})
+    assert refused.value.param == "response_format"
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    content = ask(client, tools=TOOLS, tool_choice="none", response_format=wanted).choices[0].message.content
+    jsonschema.validate(json.loads(content), PERSON)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -309,3 +311,25 @@ def test_special_ids_and_whether_tokens_add_their_own_bytes_are_told() -> None:
     assert mini.special_ids == {0} and mini.adds_bytes
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     assert not Tokenizer(words).adds_bytes and Tokenizer(words).special_ids == frozenset()
+
+
+def test_a_long_text_lets_other_threads_run_while_it_is_read() -> None:
+    mini = Tokenizer.from_folder(EMBEDDED)
+    text = "def fibonacci(n):\n    return n " * 20000
+    gaps, is_over = [], threading.Event()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not is_over.is_set():
+            time.sleep(0.001)
+            gaps.append(time.perf_counter() - last)
+            last = time.perf_counter()
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    begun = time.perf_counter()
+    ids = mini.encode(text)
+    seconds = time.perf_counter() - begun
+    is_over.set()
+    thread.join()
+    assert max(gaps) < seconds / 2 and ids == mini._inner.encode(text).ids
