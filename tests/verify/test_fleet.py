@@ -27,7 +27,7 @@ prompts:
   - {token_ids: [17, 4, 9], frequency_penalty: 0.5}
   - {text: "class A", max_tokens: 9, prompt_logprobs: 1}
 runs:
-  - {name: replicas, layout: {dp: 2}, kills: 1, at_least: {replicas_lost: 1, together: 4}}
+  - {name: replicas, layout: {dp: 2}, kills: 1, at_least: {replicas_lost: 1, together: 3}}  # one of five is short
 """
 
 
