@@ -189,10 +189,11 @@ class Engine:
 
             request.stop_strings = StopStrings(params.stop, params.include_stop)
         if params.echo:
-            text = tokenizer.decode(ids) if prompt is None else prompt
+            shown = {} if params.skip_special_tokens else {"skip_special_tokens": False}
+            text = tokenizer.decode(ids, **shown) if prompt is None else prompt
             if prompt is None and request.max_tokens:
                 # Bytes at the end that are no character yet belong to the continuation.
-                text = text.removesuffix(tokenizer.detokenizer(after=ids).finish())
+                text = text.removesuffix(tokenizer.detokenizer(params.skip_special_tokens, ids).finish())
             request.pieces.append(text)
 
     def _say_again(self, request: Request, known: Delivered) -> None:

@@ -28,6 +28,7 @@ from brigade.coordinator.messages import (
     Row,
     encode,
 )
+from brigade.engine.constraint import RULES
 from brigade.engine.outputs import Delta
 from brigade.engine.prompt import ChatPrompt
 from brigade.engine.sampling.registry import names
@@ -71,7 +72,7 @@ class Works:
         defaults = {name: llm.sampling_defaults[name] for name in sorted(llm.sampling_defaults)}
         return Identity(
             llm.numerics_id, llm.fingerprint, llm.engine.limit, defaults, llm.has_tokenizer, llm.config.vocab_size, names(),
-            f"llguidance-{version('llguidance')}",
+            f"llguidance-{version('llguidance')}/rules-{RULES}",
         )  # fmt: skip
 
     def place(self, order: Place) -> Rejected | None:

@@ -16,7 +16,7 @@ from brigade.errors import in_one_line
 from brigade.serve.api_keys import ApiKeys, Caller
 from brigade.serve.chat import read_chat
 from brigade.serve.completions import read_completion
-from brigade.serve.desk import Desk
+from brigade.serve.desk import RETRY, Desk
 from brigade.serve.errors import ApiError, as_api_error
 from brigade.serve.exchange import (
     JSON,
@@ -92,7 +92,11 @@ class App:
             caller = Caller() if scope["path"] in OPEN_TO_ALL else self.keys.caller(headers.get(b"authorization"))
             record.key = caller.name
             await self._route(scope, headers, caller, record, receive, send)
-        except (ClientGone, asyncio.CancelledError):
+        except ClientGone:
+            raise
+        except asyncio.CancelledError:  # the server ends before this request did
+            if record.status is None:
+                await send_error(send, ApiError(503, "this server ended before the answer; ask another", None, "draining", RETRY))
             raise
         except Exception as error:
             found = as_api_error(error)
