@@ -74,9 +74,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def known(model: Path | None, bodies: list[dict[str, Any]]) -> list[list[int]]:
     """What the engine says when it is asked directly."""
-    names = ("max_tokens", "ignore_eos", "seed", "temperature")
+    names = ("max_tokens", "ignore_eos", "seed", "temperature", "constraint")
     with LLM(model) as llm:
-        params = [SamplingParams(**{name: body[name] for name in names}, logit_bias={POISON: -100}) for body in bodies]
+        given = [{name: body[name] for name in names if name in body} for body in bodies]
+        params = [SamplingParams(**one, logit_bias={POISON: -100}) for one in given]
         return [output.token_ids for output in llm.generate([body["prompt"] for body in bodies], params)]
 
 
@@ -247,7 +248,11 @@ def streams(server: Serve, bodies: list[dict[str, Any]], meanwhile) -> list[list
 
 
 def test_a_replica_that_is_killed_while_streams_run_changes_no_token(serve, model: Path) -> None:
-    bodies = [LONG | {"prompt": f"x{seed} = ", "seed": seed, "max_tokens": 400} for seed in range(6)]
+    """Constrained ones among them."""
+    bodies = [LONG | {"prompt": f"x{seed} = ", "seed": seed, "max_tokens": 400} for seed in range(4)]
+    for seed in (4, 5):
+        one = LONG | {"prompt": f"x{seed} = ", "seed": seed, "max_tokens": 400, "constraint": {"regex": "([a-z]{1,9} ){90,}"}}
+        bodies.append({name: value for name, value in one.items() if name not in ("ignore_eos", "min_tokens")})
     server = serve(model, *SMALL, "--dp", "2")
     assert becomes(lambda: ask(server.port, "/health").json.get("replicas") == 2, 60)
     victim = _children(server.process.pid)[0]
