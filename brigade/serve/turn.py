@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 CLOSES = "</tool_call>"
+FIELDS = ("messages", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "constraint")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def write_prompt(
 def refused(error: RequestError) -> ApiError:
     """With the field that the refusal begins with, such as messages[0].role."""
     word = str(error).split(" ", 1)[0]
-    return ApiError(400, str(error), word if re.fullmatch(r"[a-z][a-zA-Z0-9_.\[\]]*", word) else None)
+    is_field = re.split(r"[.\[]", word, maxsplit=1)[0] in FIELDS and re.fullmatch(r"[a-zA-Z0-9_.\[\]]+", word)
+    return ApiError(400, str(error), word if is_field else None)
 
 
 def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special: Mapping[str, int]) -> dict[str, Any]:
