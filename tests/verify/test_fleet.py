@@ -20,14 +20,14 @@ CASE = """
 model: mini
 dtype: float32
 settings: {max_batch_size: 4, block_size: 32, kv_blocks: 64}
-params: {max_tokens: 150, temperature: 0, ignore_eos: true}
+params: {max_tokens: 400, temperature: 0, ignore_eos: true}
 prompts:
   - "def fibonacci(n):"
   - {text: "import ", temperature: 0.8, seed: 4, n: 2}
   - {token_ids: [17, 4, 9], frequency_penalty: 0.5}
   - {text: "class A", max_tokens: 9, prompt_logprobs: 1}
 runs:
-  - {name: replicas, layout: {dp: 2}, kills: 1, at_least: {replicas_lost: 1, together: 3}}  # one of five is short
+  - {name: replicas, layout: {dp: 2}, kills: 1, at_least: {replicas_lost: 1}}
 """
 
 
@@ -44,7 +44,7 @@ def test_replicas_say_what_one_engine_said_though_one_is_killed(folder: Path) ->
     (outcome,) = check_case(case, runs_of(case))
     assert outcome.is_same, outcome.error or outcome.differences
     assert outcome.found is not None and outcome.found.metrics == ("ids", "logprobs")
-    assert outcome.found.measured["replicas_lost"] == 1 and outcome.differences is not None and outcome.differences.compared == 610
+    assert outcome.found.measured["replicas_lost"] == 1 and outcome.differences is not None and outcome.differences.compared == 1610
 
 
 def test_other_tokens_and_a_kill_that_did_not_happen_are_found(folder: Path, tmp_path: Path) -> None:
