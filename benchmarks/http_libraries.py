@@ -43,13 +43,13 @@ def plain() -> Any:
     """As `brigade/serve` does it."""
     from brigade.serve.chat import ChatBody
     from brigade.serve.exchange import read_all, send_json
-    from brigade.serve.fields import read_body
+    from brigade.serve.fields import convert, read_json
     from brigade.serve.limits import Limits
 
     limits = Limits()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        read_body(await read_all(receive, dict(scope["headers"]), limits), ChatBody).check()
+        convert(read_json(await read_all(receive, dict(scope["headers"]), limits)), ChatBody).check()
         await send_json(send, 200, ANSWER)
 
     return app
@@ -61,10 +61,10 @@ def starlette() -> Any:
     from starlette.routing import Route
 
     from brigade.serve.chat import ChatBody
-    from brigade.serve.fields import read_body
+    from brigade.serve.fields import convert, read_json
 
     async def chat(request: Any) -> Any:
-        read_body(await request.body(), ChatBody).check()
+        convert(read_json(await request.body()), ChatBody).check()
         return JSONResponse(ANSWER)
 
     return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])

@@ -6,6 +6,7 @@ line prints that line and exits with 2. What cannot happen is an `assert`, never
 
 from __future__ import annotations
 
+import json
 import signal
 
 
@@ -50,6 +51,12 @@ def signal_name(number: int) -> str | None:
         return signal.Signals(number).name
     except ValueError:
         return None
+
+
+def shown_as_json(value: object) -> str:
+    """A value out of a file or a request, as one short line can hold it."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def in_one_line(error: BaseException) -> str:

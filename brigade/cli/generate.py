@@ -12,9 +12,9 @@ from brigade.cli.options import (
     add_model_options,
     add_sampling_options,
     admits,
-    given_model_options,
     make_llm,
     model_files,
+    refuse_model_options,
     sampling_settings,
     with_defaults,
 )  # fmt: skip
@@ -64,12 +64,8 @@ def run(args: argparse.Namespace) -> int:
 def _ask_coordinator(args: argparse.Namespace, prompts: list[Any], settings: list[dict[str, Any]]) -> int:
     """Parameters that were not given are as the served model's own defaults say."""
     from brigade.client import Client
-    from brigade.replica.launcher import as_options
 
-    useless = as_options({name: value for name, value in given_model_options(args).items() if name != "model"})
-    if useless:
-        raise ConfigError(f"{useless[0]} has no effect with --connect, where replicas compute; drop it")
-
+    refuse_model_options(args)
     with Client(args.connect, args.model, keys=args.keys) as client:
         begun = time.perf_counter()
         outputs = _stream(client, prompts[0], settings[0]) if args.stream else _whole(client, prompts, settings)

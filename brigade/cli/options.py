@@ -75,6 +75,16 @@ def given_model_options(args: argparse.Namespace) -> dict[str, Any]:
     return {one.dest: getattr(args, one.dest) for one in known._actions if getattr(args, one.dest) != one.default}
 
 
+def refuse_model_options(args: argparse.Namespace) -> None:
+    """For a command that asks a coordinator: what a model computes with is its replicas' affair. `--model` names it then."""
+    from brigade.errors import ConfigError
+    from brigade.replica.launcher import as_options
+
+    useless = as_options({name: value for name, value in given_model_options(args).items() if name != "model"})
+    if useless:
+        raise ConfigError(f"{useless[0]} has no effect with --connect, where replicas compute; drop it")
+
+
 def add_layout_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "layout", "one model over many ranks; under torchrun or srun the ranks are those that it started"

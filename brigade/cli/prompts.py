@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from brigade.cli.options import SAMPLING
-from brigade.errors import RequestError
+from brigade.errors import RequestError, shown_as_json
 
 NAMES = ("text", "prompt", "token_ids")
 
@@ -49,7 +49,7 @@ def _read_line(raw: bytes) -> tuple[Any, dict[str, Any]]:
     allowed = {*NAMES, "logit_bias", "extra", "constraint", *SAMPLING}
     wanted = "a line is an object with text or token_ids, and sampling parameters"
     if not isinstance(line, dict):
-        raise RequestError(f"is {_shown(line)}, which is no object; {wanted}")
+        raise RequestError(f"is {shown_as_json(line)}, which is no object; {wanted}")
     unknown = sorted(set(line) - allowed)
     if unknown:
         raise RequestError(f"has the unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(map(repr, unknown))}; {wanted}")
@@ -75,17 +75,17 @@ def _check_prompt(name: str, prompt: Any) -> None:
         return
     if not isinstance(prompt, list) or not all(type(each) is int for each in prompt):
         wanted = "a list of ids" if name == "token_ids" else "a string or a list of ids"
-        raise RequestError(f"has {_shown(prompt)} as {name}; it must be {wanted}")
+        raise RequestError(f"has {shown_as_json(prompt)} as {name}; it must be {wanted}")
 
 
 def _read_bias(given: Any) -> dict[int, Any]:
     """JSON has strings as keys."""
     if not isinstance(given, dict):
-        raise RequestError(f'has {_shown(given)} as logit_bias; it must be an object such as {{"42": -1.5}}')
+        raise RequestError(f'has {shown_as_json(given)} as logit_bias; it must be an object such as {{"42": -1.5}}')
     bias = {}
     for key, value in given.items():
         if not (key.isascii() and key.isdigit()) or len(key) > 18:
-            raise RequestError(f'has {_shown(key)} as a key of logit_bias; it must be a token id such as "42"')
+            raise RequestError(f'has {shown_as_json(key)} as a key of logit_bias; it must be a token id such as "42"')
         bias[int(key)] = value
     return bias
 
@@ -94,11 +94,6 @@ def _check(settings: dict[str, Any]) -> None:
     from brigade.engine.sampling.params import SamplingParams
 
     SamplingParams(**settings)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def read_stdin() -> str:

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brigade.cli.options import add_model_options, given_model_options, make_llm
+from brigade.cli.options import add_model_options, make_llm, refuse_model_options
 from brigade.cli.progress import Progress
 from brigade.errors import ConfigError
 
@@ -68,7 +68,7 @@ def _add_limits(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from brigade.serve.api_keys import read_keys
     from brigade.serve.limits import Limits
-    from brigade.serve.server import Server, bind, check_certificate
+    from brigade.serve.server import BACKLOG, Server, bind, check_certificate
 
     _check(args)
     given = {one.name: getattr(args, one.name) for one in fields(Limits) if getattr(args, one.name) is not None}
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each connection is an open file
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that goes away in the middle of a word
         server = Server(app, args.tls_cert, args.tls_key)
-        listener.listen(2048)
+        listener.listen(BACKLOG)
         scheme = "http" if args.tls_cert is None else "https"
         host, port = listener.getsockname()[:2]
         print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{host}:{port}/v1", file=sys.stderr, flush=True)
@@ -165,7 +165,6 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
     from brigade.checkpoint.load import open_model
     from brigade.cli.coordinator import replica_settings
     from brigade.client import AsyncClient
-    from brigade.replica.launcher import as_options
     from brigade.serve.app import App
     from brigade.serve.desk import Desk
     from brigade.serve.fleet import NAME, fitting, local_coordinator, wait_for_replica
@@ -178,9 +177,7 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         address, keeper = stack.enter_context(local_coordinator(replica_settings(args)))
         name, whose = NAME, args.model
     else:
-        useless = as_options({key: value for key, value in given_model_options(args).items() if key != "model"})
-        if useless:
-            raise ConfigError(f"{useless[0]} has no effect with --connect, where replicas compute; drop it")
+        refuse_model_options(args)
         address, name, whose = args.connect, args.model, args.tokenizer
     tokenizer = source = None
     if whose is not None or args.connect is None:

@@ -70,8 +70,6 @@ class App:
         self._document = encode(document())
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await _lifespan(receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         record = self._record(scope, headers)
         try:
@@ -206,14 +204,6 @@ def _version() -> Object:
     from brigade import __version__
 
     return {"version": __version__}
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
 
 
 def _tell(record: Record) -> None:

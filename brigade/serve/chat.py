@@ -69,10 +69,10 @@ def read_chat(found: Mapping[str, Any], served: Served) -> ChatAnswer:
 
 class ChatAnswer(Answer):
     def __init__(self, job: Job, body: ChatBody, served: Served, name: str, turn: Turn) -> None:
-        self.job, self.body, self.served, self.name, self._turn = job, body, served, name, turn
+        super().__init__(job, served, name)
+        self.body = body
         self._names = TokenNames(served, bool(body.return_tokens_as_token_ids))
         self._readers = [turn.reader() for _ in range(body.n or 1)]
-        self._prompt_ids: Sequence[int] = ()
 
     def begin(self) -> list[Object]:
         """Clients learn the role before the first word."""
@@ -81,8 +81,6 @@ class ChatAnswer(Answer):
     def chunk(self, place: int, delta: Delta) -> list[Object]:
         reader = self._readers[delta.index]
         parts = reader.feed(delta.text) + (reader.finish() if delta.finish_reason is not None else [])
-        if delta.prompt_token_ids is not None:
-            self._prompt_ids = delta.prompt_token_ids
         more: Object = {}
         if self.body.logprobs and delta.logprobs:
             more["logprobs"] = chat_logprobs(delta.logprobs, self._names, self.body.top_logprobs or 0)
@@ -103,7 +101,7 @@ class ChatAnswer(Answer):
         return [self._chunk(choice) for choice in choices]
 
     def end(self, outputs: Sequence[RequestOutput]) -> list[Object]:
-        return [self._object("chat.completion.chunk", []) | {"usage": usage(outputs)}] if self.body.wants_usage else []
+        return [self.envelope("chat.completion.chunk", []) | {"usage": usage(outputs)}] if self.body.wants_usage else []
 
     def whole(self, outputs: Sequence[RequestOutput]) -> Object:
         (output,) = outputs
@@ -119,7 +117,7 @@ class ChatAnswer(Answer):
             if self.body.return_token_ids:
                 choice["token_ids"] = list(sample.token_ids)
             choices.append(choice)
-        found = self._object("chat.completion", choices) | {"usage": usage(outputs)}
+        found = self.envelope("chat.completion", choices) | {"usage": usage(outputs)}
         if self.body.return_token_ids:
             found["prompt_token_ids"] = list(output.prompt_token_ids)
         if output.prompt_logprobs is not None and self.body.prompt_logprobs is not None:
@@ -130,11 +128,5 @@ class ChatAnswer(Answer):
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def _chunk(self, choice: Object) -> Object:
-        found = self._object("chat.completion.chunk", [choice])
+        found = self.envelope("chat.completion.chunk", [choice])
         return found | {"usage": None} if self.body.wants_usage else found
-
-    def _object(self, kind: str, choices: list[Object]) -> Object:
-        return {
-            "id": self.job.id, "object": kind, "created": self.job.created, "model": self.name,
-            "system_fingerprint": self.served.fingerprint, "choices": choices,
-        }  # fmt: skip

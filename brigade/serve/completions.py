@@ -79,7 +79,8 @@ def read_completion(found: Mapping[str, Any], served: Served) -> CompletionAnswe
 
 class CompletionAnswer(Answer):
     def __init__(self, job: Job, body: CompletionBody, served: Served, name: str) -> None:
-        self.job, self.body, self.served, self.name = job, body, served, name
+        super().__init__(job, served, name)
+        self.body = body
         self._names = TokenNames(served, bool(body.return_tokens_as_token_ids))
         self._n = body.n or 1
         self._characters: dict[int, int] = {}  # that were said of a choice so far, for offsets
@@ -135,7 +136,4 @@ class CompletionAnswer(Answer):
         return {"index": index, "text": text, "logprobs": None, "finish_reason": finish, "stop_reason": reason}
 
     def _object(self, choices: list[Object]) -> Object:
-        return {
-            "id": self.job.id, "object": "text_completion", "created": self.job.created, "model": self.name,
-            "system_fingerprint": self.served.fingerprint, "choices": choices,
-        }  # fmt: skip
+        return self.envelope("text_completion", choices)

@@ -9,8 +9,7 @@ from typing import Any
 
 from brigade.api.faces import AsyncFace, Feed
 from brigade.engine.outputs import RequestOutput
-from brigade.engine.prompt import ChatPrompt, Prompt
-from brigade.errors import RequestError
+from brigade.engine.prompt import ChatPrompt, Prompt, named
 from brigade.serve.errors import ApiError
 from brigade.serve.job import Job
 
@@ -46,14 +45,10 @@ class Desk:
     def _prepare(self, job: Job) -> list[Any]:
         prepared = []
         for place, prompt in enumerate(job.prompts):
-            try:
+            with named(place, len(job.prompts)):
                 if self._check is not None:
                     self._check(prompt, job.params)
                 prepared.append(self.face.prepare(prompt, job.params))
-            except RequestError as error:
-                if len(job.prompts) == 1:
-                    raise
-                raise RequestError(f"prompt {place}: {error}") from error
         return prepared
 
     @contextmanager

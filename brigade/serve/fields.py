@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from brigade.coordinator.messages import is_deeper
 from brigade.engine.sampling.params import MAX_SALT
 from brigade.serve.errors import ApiError
 
@@ -114,11 +115,6 @@ def _token(key: str) -> int:
         raise ApiError(400, f'logit_bias names {key[:60]!r}; its keys are token ids, such as "50256"', "logit_bias") from None
 
 
-def read_body(data: bytes, kind: type[T]) -> T:
-    """A request's body. What does not fit is refused with the name of its field."""
-    return convert(read_json(data), kind)
-
-
 def read_json(data: bytes) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(data)
@@ -171,22 +167,6 @@ def _refusal(said: str, found: Mapping[str, Any]) -> ApiError:
     top = re.split(r"[.\[]", where, maxsplit=1)[0]
     value = f" is {_shown(found[top])}" if where == top and top in found else ""
     return ApiError(400, f"{where}{value}: {words[:1].lower()}{words[1:]}", where or None, "invalid_type")
-
-
-def is_deeper(value: Any, most: int) -> bool:
-    """Whether lists and objects nest deeper than `most`. Walks without recursion."""
-    level = [value]
-    while level:
-        if most == 0:
-            return True
-        level = [
-            inner
-            for one in level
-            for inner in (one.values() if isinstance(one, dict) else one)
-            if isinstance(inner, (dict, list))
-        ]  # fmt: skip
-        most -= 1
-    return False
 
 
 def _shown(value: Any) -> str:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from brigade.api.faces import named_params
-from brigade.coordinator.loop import Loop
 from brigade.coordinator.messages import Identity
-from brigade.coordinator.settings import CoordinatorSettings
 from brigade.engine.prompt import ChatPrompt, Prompt, encode_prompt
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.submission import Limits, first_matcher
 from brigade.errors import ConfigError
-from brigade.replica.launcher import Keeper, LocalLauncher, clean_environment, replica_command
+from brigade.replica.launcher import Keeper, replica_command
+from brigade.replica.local_fleet import local_fleet
 from brigade.serve.served import Served
 
 PATIENCE = 3.0  # seconds after which it is said what is waited for
@@ -26,25 +24,14 @@ RESTARTS = 5
 START = 3600.0  # seconds that the largest model may take to load
 
 
-@contextmanager
-def local_coordinator(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Keeper]]:
-    """A coordinator in this process, and a replica for each of these settings: its address for clients, and who keeps them running.
-    No journal: the only client is in this process too."""
-    with ExitStack() as stack:
-        keeper: Keeper | None = None
-        loop = Loop(CoordinatorSettings(), is_over=lambda: keeper is not None and keeper.failure is not None)
-        thread = threading.Thread(target=loop.run, name="brigade-coordinator", daemon=True)
-        thread.start()
-        stack.callback(thread.join, 10)
-        stack.callback(loop.end)
-        commands = [
-            replica_command({"connect": loop.addresses[1], "serve_as": NAME, "name": f"local-{place}", **one})
-            for place, one in enumerate(settings)
-        ]
-        keeper = Keeper(LocalLauncher(commands, clean_environment()), len(commands), RESTARTS)
-        keeper.start()
-        stack.callback(keeper.close)
-        yield loop.addresses[0], keeper
+def local_coordinator(settings: Sequence[Mapping[str, Any]]) -> AbstractContextManager[tuple[str, Keeper]]:
+    """A coordinator in this process, and a replica for each of these settings. No journal: the only client is here too."""
+
+    def commands(address: str) -> list[list[str]]:
+        where = {"connect": address, "serve_as": NAME}
+        return [replica_command({**where, "name": f"local-{place}", **one}) for place, one in enumerate(settings)]
+
+    return local_fleet(commands, RESTARTS, ends_with_replicas=True)
 
 
 def fitting(served: Served) -> Callable[[Prompt, Mapping[str, Any]], None]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.engine.prompt import Prompt
+from brigade.serve.served import Served
 
 Object = dict[str, Any]
 
@@ -35,7 +36,16 @@ class Job:
 class Answer(ABC):
     """A job as one API answers it. `chunk` and what follows it are for a job that streams, `whole` for one that does not."""
 
-    job: Job
+    def __init__(self, job: Job, served: Served, name: str) -> None:
+        """`name`: of the model, as the request calls it."""
+        self.job, self.served, self.name = job, served, name
+
+    def envelope(self, kind: str, choices: list[Object]) -> Object:
+        """What every object of an answer has."""
+        return {
+            "id": self.job.id, "object": kind, "created": self.job.created, "model": self.name,
+            "system_fingerprint": self.served.fingerprint, "choices": choices,
+        }  # fmt: skip
 
     def begin(self) -> list[Object]:
         """Objects that come before the first delta."""

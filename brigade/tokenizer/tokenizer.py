@@ -138,7 +138,7 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Those that are left out of a text."""
-        return frozenset(i for i, token in self._inner.get_added_tokens_decoder().items() if token.special)
+        return frozenset(self.special_token_ids.values())
 
     def _in_the_middle(self, token_id: int) -> str:
         # Decoders treat a first token apart (no space before it), and some join equal neighbours: so put another before.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from brigade.checkpoint.hub import pinned
 from brigade.checkpoint.load import open_model
 from brigade.client import Client
 from brigade.coordinator.journal import Journal
-from brigade.coordinator.loop import Loop
 from brigade.coordinator.messages import ReplicaState
-from brigade.coordinator.settings import CoordinatorSettings
 from brigade.engine.prompt import ChatPrompt, write_chat
 from brigade.errors import ConfigError
-from brigade.replica.launcher import Keeper, LocalLauncher, LocalProcess, clean_environment, replica_command, share_of_processors
+from brigade.replica.launcher import Keeper, LocalProcess, replica_command, share_of_processors
+from brigade.replica.local_fleet import local_fleet
 from brigade.tokenizer import Tokenizer
 from brigade.verify.models import ModelChoice, RankOptions
 from brigade.verify.play import Ask, read_prompt, request_record, versions
@@ -126,16 +124,10 @@ def _listen(
 def running(chosen: ModelChoice, options: RankOptions, run: Run) -> Iterator[Fleet]:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        loop = Loop(CoordinatorSettings(), journal=Journal(Path(folder) / "journal"))
-        thread = threading.Thread(target=loop.run, name="brigade-coordinator", daemon=True)
-        thread.start()
-        stack.callback(thread.join, 10)
-        stack.callback(loop.end)
-        launcher = LocalLauncher(_commands(chosen, options, run, loop.addresses[1]), clean_environment())
-        keeper = Keeper(launcher, run.layout.dp, run.kills + 2)
-        keeper.start()
-        stack.callback(keeper.close)
-        client = Client(loop.addresses[0], NAME, patience=START)
+        journal = Journal(Path(folder) / "journal")
+        commands = partial(_commands, chosen, options, run)
+        address, keeper = stack.enter_context(local_fleet(commands, run.kills + 2, journal))
+        client = Client(address, NAME, patience=START)
         stack.callback(client.close)
         fleet = Fleet(client, keeper)
         until = time.monotonic() + START

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,16 +57,6 @@ class Command:
         self.lines += self.process.stdout.readlines()
         self.process.stdout.close()
         return code
-
-
-@pytest.fixture
-def commands() -> Iterator[list[Command]]:
-    made: list[Command] = []
-    yield made
-    for one in made:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait()
 
 
 def coordinator(commands: list[Command], tmp_path: Path, *more: str | Path) -> tuple[Command, list[str]]:

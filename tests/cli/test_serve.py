@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,16 +45,6 @@ class Serve(Command):
         reply = ask(self.port, "/v1/completions", body)
         assert reply.status == 200, reply
         return reply.token_ids if body.get("stream") else reply.json["choices"][0]["token_ids"]
-
-
-@pytest.fixture
-def commands() -> Iterator[list[Command]]:
-    made: list[Command] = []
-    yield made
-    for one in made:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from brigade.serve.desk import Desk
 from brigade.serve.health import EngineHealth
 from brigade.serve.limits import Limits
 from brigade.serve.served import Served
-from brigade.serve.server import Server, bind
+from brigade.serve.server import BACKLOG, Server, bind
 
 
 class Running:
@@ -44,7 +44,7 @@ def serving(
         log=lines.append, **more,
     )  # fmt: skip
     server, listener = Server(app), bind("127.0.0.1", 0)
-    listener.listen(2048)
+    listener.listen(BACKLOG)
     thread = threading.Thread(target=lambda: asyncio.run(server._serve([listener])), daemon=True)
     thread.start()
     try:

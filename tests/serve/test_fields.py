@@ -11,7 +11,7 @@ from brigade.errors import RequestError
 from brigade.serve.chat import ChatBody
 from brigade.serve.completions import CompletionBody
 from brigade.serve.errors import ApiError, as_api_error
-from brigade.serve.fields import HARMLESS, MOST_DEPTH, MOST_STOPS, PLAIN, Body, convert, is_deeper, read_body, read_json
+from brigade.serve.fields import HARMLESS, MOST_DEPTH, MOST_STOPS, PLAIN, Body, convert, is_deeper, read_json
 
 PROMPT = {"prompt": "a"}
 MESSAGES = {"messages": [{"role": "user", "content": "a"}]}
@@ -185,7 +185,7 @@ def test_depth_is_counted_with_the_body_itself() -> None:
 
 
 def test_a_body_is_read_at_once() -> None:
-    assert read_body(b'{"prompt": "a", "user": "me"}', CompletionBody) == CompletionBody(prompt="a")
+    assert convert(read_json(b'{"prompt": "a", "user": "me"}'), CompletionBody) == CompletionBody(prompt="a")
 
 
 @pytest.mark.parametrize(

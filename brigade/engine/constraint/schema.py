@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
-from brigade.errors import RequestError
+from brigade.errors import RequestError, shown_as_json
 
 MOST_DEPTH = 64  # of objects and lists in each other
 MOST_PARTS = 2_000  # schemas within a schema, itself included; the time to compile them grows faster than their number
@@ -48,7 +48,7 @@ def read_schema(value: Any, where: str) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"{where} cannot be read as JSON ({error}); mend it") from error
     if not isinstance(schema, dict):
-        raise RequestError(f"{where} is {_shown(schema)}; it must be an object")
+        raise RequestError(f"{where} is {shown_as_json(schema)}; it must be an object")
     if (depth := _depth(schema)) > MOST_DEPTH:
         raise RequestError(f"{where} is {depth} levels deep; {MOST_DEPTH} are allowed: use $defs and $ref")
     return schema
@@ -147,8 +147,3 @@ def _plain(value: Any) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
