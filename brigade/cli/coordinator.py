@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
             keeper.start()
         on_signals(loop.end)
         loop.run()
-        if keeper is not None and keeper.failure is not None:
-            raise ConfigError(f"no replica is left: {keeper.failure}; their own messages are above")
+        if keeper is not None:
+            keeper.check()
     return 0
 
 

@@ -58,8 +58,8 @@ def wait_for_replica(client: Any, keeper: Keeper | None = None, timeout: float =
         found = [one.identity for one in client.status().replicas if one.model == client.model]
         if found:
             return found[0]
-        if keeper is not None and keeper.failure is not None:
-            raise ConfigError(f"no replica is left: {keeper.failure}; their own messages are above")
+        if keeper is not None:
+            keeper.check()
         if not has_told and time.monotonic() - begun > PATIENCE:
             has_told, names = True, sorted({one.model for one in client.status().replicas})
             there = f"there are replicas of {', '.join(names)}" if names else "there is no replica yet"

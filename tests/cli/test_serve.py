@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +176,15 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys) -> None:
         port = taken.getsockname()[1]
         code, _, error = run(capsys, "serve", "no/such/model", "--port", port)
     assert code == 2 and f"127.0.0.1:{port} cannot be listened at" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--block-size", "16"], ["--kv-blocks", "8"]])
+def test_settings_that_replicas_refuse_are_one_line_at_once(words: list[str]) -> None:
+    command = [sys.executable, "-m", "brigade.cli.main", "serve", "--port", "0", "--dp", "2", *words]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    errors = [line for line in found.stderr.splitlines() if not line.startswith("memory: ")]
+    assert found.returncode == 2 and len(errors) == 1, found.stderr
+    assert errors[0].startswith(("brigade: error: block_size is 16", "brigade: error: the cache has 512 positions"))
 
 
 WRONG = {
