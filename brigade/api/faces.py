@@ -93,6 +93,10 @@ class Feed:
         self.left = len(names)
         self._places, self._inbox = {name: place for place, name in enumerate(names)}, inbox
 
+    def fail(self, error: Exception) -> None:
+        """Whoever reads this gets `error`, whatever is still to come. On the reader's own event loop."""
+        self._inbox.put_nowait(error)
+
     async def next(self, timeout: float | None = None) -> list[tuple[int, Delta | RequestOutput]]:
         """All that came since: each with the place of its request, deltas if they are wanted, and of every request its whole output
         at the end. Waits until there is something; where that takes longer than `timeout` seconds, nothing."""

@@ -80,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(listener.close)
         if args.host not in ("127.0.0.1", "localhost", "::1") and not len(keys):
             print(f"brigade: {args.host} may be reached from elsewhere, and no --api-key is asked for", file=sys.stderr)
-        app = _fleet(args, stack, template) if args.connect is not None or args.dp > 1 else _own(args, stack, template)
+        keeper: Any = None
+        if args.connect is not None or args.dp > 1:
+            app, keeper = _fleet(args, stack, template)
+        else:
+            app = _own(args, stack, template)
         app.keys, app.limits, app.origins = keys, limits, args.cors
         from brigade.serve.app import json_line
 
@@ -88,12 +92,15 @@ def run(args: argparse.Namespace) -> int:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each connection is an open file
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that goes away in the middle of a word
-        server = Server(app, args.tls_cert, args.tls_key)
+        server = Server(app, args.tls_cert, args.tls_key, lambda: keeper is not None and keeper.failure is not None)
+        stack.enter_context(server.taking_signals())
         listener.listen(BACKLOG)
         scheme = "http" if args.tls_cert is None else "https"
         host, port = listener.getsockname()[:2]
         print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{host}:{port}/v1", file=sys.stderr, flush=True)
         server.run([listener])
+        if keeper is not None:
+            keeper.check()
     return 0
 
 
@@ -160,8 +167,8 @@ def _fingerprint(numerics_id: str, model: str, template: str | None) -> str:
     return "-".join([numerics_id, model, *own])
 
 
-def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> Any:
-    """Replicas behind a coordinator: those of `--connect`, or those that are started here."""
+def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> tuple[Any, Any]:
+    """Replicas behind a coordinator: those of `--connect`, or those that are started here, with their keeper."""
     from brigade.checkpoint.load import open_model
     from brigade.cli.coordinator import replica_settings
     from brigade.client import AsyncClient
@@ -192,4 +199,4 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
         identity.vocab_size, tokenizer, identity.defaults, int(time.time()),
     )  # fmt: skip
-    return App(served, Desk(client, fitting(served)), FleetHealth(client, client.model))
+    return App(served, Desk(client, fitting(served)), FleetHealth(client, client.model)), keeper

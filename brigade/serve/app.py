@@ -16,7 +16,7 @@ from brigade.errors import in_one_line
 from brigade.serve.api_keys import ApiKeys, Caller
 from brigade.serve.chat import read_chat
 from brigade.serve.completions import read_completion
-from brigade.serve.desk import RETRY, Desk
+from brigade.serve.desk import CUT_OFF, RETRY, Desk
 from brigade.serve.errors import ApiError, as_api_error
 from brigade.serve.exchange import (
     JSON,
@@ -93,8 +93,10 @@ class App:
         except ClientGone:
             raise
         except asyncio.CancelledError:  # the server ends before this request did
+            found = ApiError(503, CUT_OFF, None, "draining", RETRY)
+            record.failed(found, None)
             if record.status is None:
-                await send_error(send, ApiError(503, "this server ended before the answer; ask another", None, "draining", RETRY))
+                await send_error(send, found)
             raise
         except Exception as error:
             found = as_api_error(error)

@@ -15,6 +15,7 @@ from brigade.serve.job import Job
 
 AT_ONCE = 2000  # characters that are read as tokens between two others' words; more of them, on a thread
 EACH = 100  # characters that take as long as what is to be done for any prompt
+CUT_OFF = "this server ended before the answer did; ask again, or ask another"
 RETRY = 10  # seconds after which whoever was sent away by a server that ends may look for another
 
 
@@ -24,7 +25,7 @@ class Desk:
     def __init__(self, face: AsyncFace, check: Callable[[Prompt, Mapping[str, Any]], None] | None = None) -> None:
         self.face, self._check = face, check
         self.is_draining = False
-        self.open = 0  # jobs
+        self._feeds: set[Feed] = set()  # of the jobs that are open
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -51,17 +52,22 @@ class Desk:
                 prepared.append(self.face.prepare(prompt, job.params))
         return prepared
 
+    @property
+    def open(self) -> int:
+        """Jobs."""
+        return len(self._feeds)
+
     @contextmanager
     def opened(self, prepared: list[Any], deltas: bool) -> Iterator[Feed]:
-        self.open += 1
-        self._empty.clear()
-        try:
-            with self.face.opened(prepared, deltas) as feed:
+        with self.face.opened(prepared, deltas) as feed:
+            self._feeds.add(feed)
+            self._empty.clear()
+            try:
                 yield feed
-        finally:
-            self.open -= 1
-            if not self.open:
-                self._empty.set()
+            finally:
+                self._feeds.discard(feed)
+                if not self._feeds:
+                    self._empty.set()
 
     async def drain(self, seconds: float) -> bool:
         """Take nothing new, and wait for what is open. False where that takes longer."""
@@ -72,6 +78,11 @@ class Desk:
         except TimeoutError:
             return False
         return True
+
+    def cut_off(self) -> None:
+        """What is open ends now, each with an error that says so."""
+        for feed in self._feeds:
+            feed.fail(ApiError(503, CUT_OFF, None, "draining", RETRY))
 
 
 def failed(outputs: list[RequestOutput]) -> str | None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ from brigade.serve.app import App
 from brigade.serve.protocol import guarded
 
 BACKLOG = 2048
+LAST_WORDS = 3  # seconds in which answers that are cut off are told so, before their connections are closed
 UNSENT = 256 << 10  # bytes that the system holds for one connection: with more, it would take long to see whether a client reads
 
 
@@ -55,19 +57,24 @@ def _no_password() -> str:
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or SIGINT: running requests go on to their end, and new ones are sent away. The second ends at once."""
+    """The first SIGTERM or SIGINT: running requests go on to their end, and new ones are sent away. The second, or the end of
+    `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing can be
+    computed here any more, which ends the server too."""
 
-    def __init__(self, app: App, certificate: Path | None = None, key: Path | None = None) -> None:
+    def __init__(
+        self, app: App, certificate: Path | None = None, key: Path | None = None, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
         limits = app.limits
         config = uvicorn.Config(
             app, http=guarded(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
             server_header=False, timeout_keep_alive=limits.keep_alive_seconds, backlog=BACKLOG, proxy_headers=False,
-            ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=5,
+            ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=LAST_WORDS,
         )  # fmt: skip
         super().__init__(config)
         self._brigade = app
         self._draining: asyncio.Task[None] | None = None
-        self._was_told = False
+        self._told = 0  # how often
+        self._is_over = is_over
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -75,11 +82,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is None or self._was_told:
-            self.should_exit = self.force_exit = True
-            return
-        self._was_told = True
-        self._loop.call_soon_threadsafe(self._begin_to_drain, signal.Signals(sig).name)
+        self._told += 1
+        if self._loop is None:
+            self.should_exit = True
+        elif self._told <= 2 and not self._loop.is_closed():
+            first = self._told == 1
+            self._loop.call_soon_threadsafe(*(self._begin_to_drain, signal.Signals(sig).name) if first else (self._cut_off,))
+        else:
+            self.force_exit = True
 
     def _begin_to_drain(self, name: str) -> None:
         if self._draining is None:
@@ -88,18 +98,36 @@ class Server(uvicorn.Server):
     async def _drain(self, name: str) -> None:
         desk, seconds = self._brigade.desk, self._brigade.limits.drain_seconds
         if desk.open:
-            print(f"brigade: {name}: {desk.open} requests go on to their end; once more ends at once", file=sys.stderr)
+            goes = "1 request goes on to its end" if desk.open == 1 else f"{desk.open} requests go on to their end"
+            print(f"brigade: {name}: {goes}; the same signal once more ends at once", file=sys.stderr)
         if not await desk.drain(seconds):
-            print(f"brigade: {desk.open} requests were not over after {seconds:g} s and are cut off", file=sys.stderr)
-            self.force_exit = True
+            were = "1 request was not over" if desk.open == 1 else f"{desk.open} requests were not over"
+            print(f"brigade: {were} after {seconds:g} s; what is left is cut off", file=sys.stderr)
+            self._cut_off()
         self.should_exit = True
 
+    def _cut_off(self) -> None:
+        self._brigade.desk.is_draining = True
+        self._brigade.desk.cut_off()
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._is_over()
+
     @contextlib.contextmanager
-    def capture_signals(self):
-        """uvicorn's own raises the signals once more at its end, which would cut off whoever cleans up behind it."""
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGTERM, signal.SIGINT)}
+    def taking_signals(self) -> Iterator[None]:
+        """From before somebody is told that this server is there. Its end is the end of the process: a signal that comes while that
+        cleans up finds that all was said, and changes nothing, also not the exit code."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for one in signals:
+            signal.signal(one, self.handle_exit)
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for one in signals:
+                signal.signal(one, signal.SIG_IGN)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Not uvicorn's own, which gives them back at its end and raises them once more: see `taking_signals`."""
+        yield

@@ -24,7 +24,7 @@ from brigade.backends.cpu.library import find_kernels
 from tests.api.small_model import POISON, write_model
 from tests.cli.test_coordinator import SMALL, Command, _children, run
 from tests.parallel.test_lives import is_there
-from tests.serve.raw import Wire, ask, becomes, request
+from tests.serve.raw import Wire, ask, becomes, is_error, request
 
 NEVER = {str(POISON): -100}  # a word that ends the request in which it comes
 LONG: dict[str, Any] = {
@@ -88,7 +88,7 @@ def test_a_stream_that_runs_goes_to_its_end_and_new_requests_are_sent_away(serve
     stream.send(request("/v1/completions", LONG | {"stream": True, "n": 4}))
     stream.until(b"data: ")
     server.process.send_signal(how)
-    server.until("1 requests go on to their end")
+    server.until("1 request goes on to its end")
     for path, body in (("/v1/completions", SHORT), ("/v1/chat/completions", {}), ("/ready", None)):
         reply = ask(server.port, path, body)
         assert reply.status == 503 and reply.headers["retry-after"] == "10" and reply.json["error"]["code"] == "draining"
@@ -102,17 +102,47 @@ def test_a_stream_that_runs_goes_to_its_end_and_new_requests_are_sent_away(serve
     assert server.process.wait(20) == 0
 
 
-def test_a_second_signal_ends_at_once(serve) -> None:
-    server = serve("--max-batch-size", "1")
+def test_a_second_signal_tells_whoever_is_cut_off_and_ends_at_once(serve) -> None:
+    server = serve("--max-batch-size", "1", quiet=False)
     stream = Wire(server.port)
     stream.send(request("/v1/completions", LONG | {"stream": True, "n": 100}))
     stream.until(b"data: ")
+    waits = Wire(server.port)
+    waits.send(request("/v1/completions", LONG))  # behind the others
+    time.sleep(0.5)
     server.process.send_signal(signal.SIGTERM)
-    server.until("go on to their end")
+    server.until("2 requests go on to their end")
     begun = time.monotonic()
-    assert server.end() == 0 and time.monotonic() - begun < 5
-    assert stream.is_closed() and b"[DONE]" not in stream.data
+    assert server.end() == 0 and time.monotonic() - begun < 3
+    *_, error, done = stream.reply().events
+    assert is_error(error) and error["error"]["code"] == "draining" and done == "[DONE]" and stream.is_closed()
+    whole = waits.reply()
+    assert whole.status == 503 and whole.headers["retry-after"] == "10" and whole.json == error and waits.is_closed()
     assert not any("Traceback" in line for line in server.lines), server.lines
+    lines = [json.loads(line) for line in server.lines if line.startswith("{")]
+    assert sorted(line["status"] for line in lines) == [200, 503]
+    assert all("this server ended before the answer did" in line["error"] for line in lines)
+
+
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end(serve) -> None:
+    server = serve("--max-batch-size", "1")
+    deaf = Wire(server.port, receive_buffer=4096)
+    deaf.send(request("/v1/completions", LONG | {"stream": True, "n": 128, "logprobs": 100, "max_tokens": 100}))
+    deaf.until(b"data: ")
+    time.sleep(2)
+    server.process.send_signal(signal.SIGTERM)
+    server.until("1 request goes on to its end")
+    begun = time.monotonic()
+    assert server.end() == 0 and time.monotonic() - begun < 6
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.1, 0.2, 0.3, 0.5])
+def test_an_idle_server_ends_well_however_quickly_the_second_signal_follows(serve, pause: float) -> None:
+    server = serve()
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(pause)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
 
 
 def test_what_takes_too_long_is_cut_off(serve) -> None:
@@ -122,7 +152,9 @@ def test_what_takes_too_long_is_cut_off(serve) -> None:
     stream.until(b"data: ")
     begun = time.monotonic()
     assert server.end() == 0 and time.monotonic() - begun < 5
-    assert any("1 requests were not over after 0.5 s and are cut off" in line for line in server.lines)
+    assert any("1 request was not over after 0.5 s; what is left is cut off" in line for line in server.lines)
+    *_, error, done = stream.reply().events
+    assert is_error(error) and error["error"]["code"] == "draining" and done == "[DONE]"
     assert not any("Traceback" in line for line in server.lines), server.lines
 
 
