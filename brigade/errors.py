@@ -31,9 +31,17 @@ class EngineStopped(RuntimeError):
 
     def again(self) -> EngineStopped:
         """One for each call that hears it, with its own traceback."""
-        heard = EngineStopped(str(self))
+        heard = type(self)(str(self))
         heard.__cause__ = self
         return heard
+
+
+class CoordinatorSilent(EngineStopped):
+    """Nothing was heard of the coordinator for as long as its client waits for it."""
+
+
+class ModelReplaced(EngineStopped):
+    """A request was to be computed by another model, or with other bits, than its caller asked for."""
 
 
 class RankFailed(RuntimeError):

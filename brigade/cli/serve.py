@@ -172,9 +172,9 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
     from brigade.checkpoint.load import open_model
     from brigade.cli.coordinator import replica_settings
     from brigade.client import AsyncClient
+    from brigade.coordinator.messages import Identity
     from brigade.serve.app import App
-    from brigade.serve.desk import Desk
-    from brigade.serve.fleet import NAME, fitting, local_coordinator, wait_for_replica
+    from brigade.serve.fleet import FIRST_PATIENCE, NAME, FleetDesk, connected, following, local_coordinator, wait_for_replica
     from brigade.serve.health import FleetHealth
     from brigade.serve.served import Served
     from brigade.tokenizer import Tokenizer
@@ -191,12 +191,18 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         source = open_model(whose)
         tokenizer = Tokenizer.of_model(source.tokenizer_path)
     tokenizer = _with_template(tokenizer, template, "give --tokenizer" if args.connect is not None else "this model has none")
-    client = AsyncClient(address, name, keys=args.keys)
+    client = connected(lambda: AsyncClient(address, name, keys=args.keys, first_patience=FIRST_PATIENCE), address)
     stack.callback(client.close)
-    identity = wait_for_replica(client, keeper)
     own = client.model if source is None or args.connect is not None else source.name
-    served = Served(
-        args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
-        identity.vocab_size, tokenizer, identity.defaults, int(time.time()),
-    )  # fmt: skip
-    return App(served, Desk(client, fitting(served)), FleetHealth(client, client.model)), keeper
+
+    def made_of(identity: Identity) -> Served:
+        return Served(
+            args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
+            identity.vocab_size, tokenizer, identity.defaults, int(time.time()), identity.digest,
+        )  # fmt: skip
+
+    served = made_of(wait_for_replica(client, keeper))
+    health = FleetHealth(client, client.model, None if keeper is None else args.dp)
+    app = App(served, FleetDesk(client), health)
+    health.follow = following(app, made_of)
+    return app, keeper

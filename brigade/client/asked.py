@@ -51,6 +51,7 @@ class Asked:
     reader: Callable[[Any], None]
     deltas: bool
     wants_logprobs: bool
+    identity: str = ""  # a digest: nothing else is to compute it; empty: whatever the coordinator has
     arrival: float = field(default_factory=clock)
     seed: int | None = None
     is_accepted: bool = False

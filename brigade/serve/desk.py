@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from brigade.engine.outputs import RequestOutput
 from brigade.engine.prompt import ChatPrompt, Prompt, named
 from brigade.serve.errors import ApiError
 from brigade.serve.job import Job
+from brigade.serve.served import Served
 
 AT_ONCE = 2000  # characters that are read as tokens between two others' words; more of them, on a thread
 EACH = 100  # characters that take as long as what is to be done for any prompt
@@ -20,37 +21,38 @@ RETRY = 10  # seconds after which whoever was sent away by a server that ends ma
 
 
 class Desk:
-    """`face`: an `AsyncLLM` or an `AsyncClient`. `check` refuses what the face itself cannot refuse before it is sent elsewhere."""
+    """`face`: an `AsyncLLM` or an `AsyncClient`."""
 
-    def __init__(self, face: AsyncFace, check: Callable[[Prompt, Mapping[str, Any]], None] | None = None) -> None:
-        self.face, self._check = face, check
+    def __init__(self, face: AsyncFace) -> None:
+        self.face = face
         self.is_draining = False
         self._feeds: set[Feed] = set()  # of the jobs that are open
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def prepare(self, job: Job, is_large: bool = False) -> list[Any]:
-        """Prompts as tokens, and parameters that fit. What takes long is done on another thread."""
+    async def prepare(self, job: Job, served: Served, is_large: bool = False) -> list[Any]:
+        """Prompts as tokens, and parameters that fit `served`. What takes long is done on another thread."""
         self.check_open()
         size = sum(EACH + len(prompt.text if isinstance(prompt, ChatPrompt) else prompt) for prompt in job.prompts)
         if is_large or size > AT_ONCE or "constraint" in job.params:
-            prepared = await asyncio.to_thread(self._prepare, job)
+            prepared = await asyncio.to_thread(self._prepare, job, served)
             self.check_open()  # it may have begun to drain meanwhile, when this was not open yet
             return prepared
-        return self._prepare(job)
+        return self._prepare(job, served)
 
     def check_open(self) -> None:
         if self.is_draining:
             raise ApiError(503, "this server ends and takes no new requests; try another, or later", None, "draining", RETRY)
 
-    def _prepare(self, job: Job) -> list[Any]:
+    def _prepare(self, job: Job, served: Served) -> list[Any]:
         prepared = []
         for place, prompt in enumerate(job.prompts):
             with named(place, len(job.prompts)):
-                if self._check is not None:
-                    self._check(prompt, job.params)
-                prepared.append(self.face.prepare(prompt, job.params))
+                prepared.append(self._prepare_one(prompt, job.params, served))
         return prepared
+
+    def _prepare_one(self, prompt: Prompt, params: Mapping[str, Any], served: Served) -> Any:
+        return self.face.prepare(prompt, params)
 
     @property
     def open(self) -> int:

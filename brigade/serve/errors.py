@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from brigade.errors import EngineStopped, RequestError, in_one_line
+from brigade.errors import CoordinatorSilent, EngineStopped, ModelReplaced, RequestError, in_one_line
 
 LONGEST = 1000  # characters of a message, which may repeat what a client sent
 KINDS = {429: "rate_limit_error"}
@@ -45,6 +45,10 @@ def as_api_error(error: BaseException) -> ApiError:
         if re.match(r"\d+ requests wait and |\d+ requests (of this client )?are open; max_requests", text):
             return ApiError(429, text, code="rate_limit_exceeded", retry_after=1)
         return ApiError(400, text, param=_named(text))
+    if isinstance(error, CoordinatorSilent):
+        return ApiError(503, str(error), code="no_coordinator", retry_after=5)
+    if isinstance(error, ModelReplaced):
+        return ApiError(503, str(error), code="no_replica", retry_after=1)
     if isinstance(error, EngineStopped):
         return ApiError(503, str(error), code="engine_stopped", retry_after=5)
     return ApiError(500, f"an error of this server ({in_one_line(error)}); its log has more", code="internal_error")

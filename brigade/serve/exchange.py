@@ -99,7 +99,7 @@ async def send_error(send: Send, error: ApiError, closes: bool = False) -> None:
 
 async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send, is_large: bool) -> None:
     """`is_large`: the request is, so that reading it is left to another thread."""
-    prepared = await desk.prepare(answer.job, is_large)
+    prepared = await desk.prepare(answer.job, answer.served, is_large)
     outputs: dict[int, RequestOutput] = {}
     with desk.opened(prepared, deltas=False) as feed:  # until the answer is sent
         record.submitted()
@@ -119,7 +119,7 @@ async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send, i
 
 async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, limits: Limits, is_large: bool) -> None:
     """The status is sent with the first word, so that what is refused has a status of its own."""
-    prepared = await desk.prepare(answer.job, is_large)
+    prepared = await desk.prepare(answer.job, answer.served, is_large)
     stream = _Stream(send, limits)
     outputs: dict[int, RequestOutput] = {}
     with desk.opened(prepared, deltas=True) as feed:

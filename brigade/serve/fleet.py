@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from brigade.api.faces import named_params
@@ -16,9 +17,13 @@ from brigade.engine.submission import Limits, first_matcher
 from brigade.errors import ConfigError
 from brigade.replica.launcher import Keeper, replica_command
 from brigade.replica.local_fleet import local_fleet
+from brigade.serve.app import App
+from brigade.serve.desk import Desk
 from brigade.serve.served import Served
 
-PATIENCE = 3.0  # seconds after which it is said what is waited for
+PATIENCE = 1.5  # seconds after which it is said what is waited for
+CONNECT = 10.0  # seconds that the coordinator has to answer when the server starts
+FIRST_PATIENCE = 5.0  # seconds without a word of the coordinator after which requests that it has not accepted end with status 503
 NAME = "model"  # that the replicas serve as: what requests call it is the server's affair
 RESTARTS = 5
 START = 3600.0  # seconds that the largest model may take to load
@@ -34,20 +39,75 @@ def local_coordinator(settings: Sequence[Mapping[str, Any]]) -> AbstractContextM
     return local_fleet(commands, RESTARTS, ends_with_replicas=True)
 
 
-def fitting(served: Served) -> Callable[[Prompt, Mapping[str, Any]], None]:
+class FleetDesk(Desk):
+    """Asks replicas elsewhere: those that `served` describes, and no others that came in their place."""
+
+    def _prepare_one(self, prompt: Prompt, params: Mapping[str, Any], served: Served) -> Any:
+        check_fits(served, prompt, params)
+        return self.face.prepare(prompt, params, served.identity)
+
+
+def check_fits(served: Served, prompt: Prompt, params: Mapping[str, Any]) -> None:
     """Refuses what no replica could serve, before it is sent: a replica's refusal would be the end of an answer that had begun."""
     limits = Limits(served.positions, served.vocab_size, 1 << 62, 1, served.tokenizer is not None, True, 1 << 62)
+    made = named_params(SamplingParams, {**served.defaults, **params})
+    if served.tokenizer is None:
+        if isinstance(prompt, (str, ChatPrompt)) or made.constraint is not None:
+            return  # the replicas read it
+    elif made.constraint is not None:
+        first_matcher(made.constraint, served.tokenizer, served.vocab_size)
+    limits.admit(encode_prompt(prompt, served.tokenizer).token_ids, made)
 
-    def check(prompt: Prompt, params: Mapping[str, Any]) -> None:
-        made = named_params(SamplingParams, {**served.defaults, **params})
-        if served.tokenizer is None:
-            if isinstance(prompt, (str, ChatPrompt)) or made.constraint is not None:
-                return  # the replicas read it
-        elif made.constraint is not None:
-            first_matcher(made.constraint, served.tokenizer, served.vocab_size)
-        limits.admit(encode_prompt(prompt, served.tokenizer).token_ids, made)
 
-    return check
+def following(app: App, made_of: Callable[[Identity], Served]) -> Callable[[Identity], None]:
+    """To be called with what the replicas are now: requests that come later are for those, and their answers say so."""
+
+    def follow(identity: Identity) -> None:
+        if identity.digest == app.served.identity:
+            return
+        before, app.served = app.served.fingerprint, made_of(identity)
+        now = app.served
+        print(
+            f"brigade: other replicas of {now.name} are there now: system_fingerprint {now.fingerprint} in place of {before}, "
+            f"{now.positions} positions; the tokenizer stays the same",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    return follow
+
+
+@contextmanager
+def told_if_late(words: Callable[[], str | None], seconds: float = PATIENCE) -> Iterator[None]:
+    """`words` are printed once, if what is inside takes longer; None: nothing is."""
+
+    def tell() -> None:
+        said = words()
+        if said is not None:
+            print(f"brigade: {said}", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def connected(make: Callable[[], Any], address: str) -> Any:
+    """A client whose coordinator has answered. That takes a moment, or `CONNECT` seconds and a refusal."""
+    words = (
+        f"waiting up to {CONNECT:g} s for a coordinator at {address}, where none answers so far; start it with `brigade "
+        "coordinator`, or give its address for clients, and its keys"
+    )
+    with told_if_late(lambda: words):
+        client = make()
+        try:
+            client.status(CONNECT)
+        except BaseException:
+            client.close()
+            raise
+    return client
 
 
 def wait_for_replica(client: Any, keeper: Keeper | None = None, timeout: float = START) -> Identity:
@@ -62,8 +122,11 @@ def wait_for_replica(client: Any, keeper: Keeper | None = None, timeout: float =
             keeper.check()
         if not has_told and time.monotonic() - begun > PATIENCE:
             has_told, names = True, sorted({one.model for one in client.status().replicas})
-            there = f"there are replicas of {', '.join(names)}" if names else "there is no replica yet"
-            print(f"brigade: waiting for a replica of {client.model} at {client.address}; {there}", file=sys.stderr, flush=True)
+            there = f"there are replicas of {', '.join(names)}" if names else "there is no replica at all"
+            start = f"start one with `brigade replica --serve-as {client.model}`"
+            remedy = f"{start}, or give as MODEL a name that is there" if names else start
+            what = f"waiting up to {timeout:g} s for a replica of {client.model} at {client.address}"
+            print(f"brigade: {what}, where {there}; {remedy}", file=sys.stderr, flush=True)
         if time.monotonic() > until:
             raise ConfigError(f"no replica of {client.model} came to {client.address} in {timeout:g} s; start one")
         time.sleep(0.1)

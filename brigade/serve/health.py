@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
+from brigade.coordinator.messages import Identity
 from brigade.errors import EngineStopped
 from brigade.serve.errors import ApiError
 
@@ -55,17 +58,35 @@ class EngineHealth(Health):
 
 class FleetHealth(Health):
     """`client` asks a coordinator every second, on a thread of its own: whoever looks here waits for nothing. It ends with the
-    client."""
+    client. `wanted`: how many replicas there are to be, where that is known; when their number changes, a line says so. `follow` is
+    called with what the replicas are."""
 
-    def __init__(self, client: Any, model: str) -> None:
-        self._client, self._model = client, model
+    def __init__(self, client: Any, model: str, wanted: int | None = None) -> None:
+        self._client, self._model, self._wanted = client, model, wanted
+        self.follow: Callable[[Identity], None] | None = None
+        self._ready = 0
         self._said = self._ask()
+        self._note()
         threading.Thread(target=self._keep_asking, name="brigade-health", daemon=True).start()
 
     def _keep_asking(self) -> None:
         while not isinstance(self._said, EngineStopped):
             time.sleep(PERIOD)
             self._said = self._ask()
+            self._note()
+
+    def _note(self) -> None:
+        if isinstance(self._said, Exception):
+            return
+        there = self._replicas(self._said)
+        if there and self.follow is not None:
+            self.follow(there[0].identity)
+        if self._wanted is not None and len(there) != self._ready:
+            self._ready = len(there)
+            print(f"brigade: {how_many(self._ready, self._wanted)}", file=sys.stderr, flush=True)
+
+    def _replicas(self, status: Any) -> list[Any]:
+        return [one for one in status.replicas if one.model == self._model]
 
     def _ask(self) -> Any:
         try:
@@ -80,15 +101,24 @@ class FleetHealth(Health):
         return said
 
     def check(self) -> dict[str, Any]:
-        replicas = [one for one in self._look().replicas if one.model == self._model]
+        replicas = self._replicas(self._look())
         if not replicas:
             raise ApiError(503, "no replica works at present", code="no_replica", retry_after=5)
-        return {"status": "ok", "replicas": len(replicas)}
+        return {"status": "ok", "replicas": len(replicas)} | ({} if self._wanted is None else {"replicas_wanted": self._wanted})
 
     def state(self) -> dict[str, float]:
         try:
             status = self._look()
         except ApiError:
             return {"num_replicas": 0}
-        replicas = sum(one.model == self._model for one in status.replicas)
+        replicas = len(self._replicas(status))
         return {"num_requests_running": status.running, "num_requests_waiting": status.waiting, "num_replicas": replicas}
+
+
+def how_many(ready: int, wanted: int) -> str:
+    if ready == wanted:
+        return f"all {wanted} replicas are ready"
+    others = "the other one is" if wanted - ready == 1 else f"the other {wanted - ready} are"
+    if ready == 0:
+        return f"none of {wanted} replicas is ready: requests wait until one is"
+    return f"{ready} of {wanted} replicas {'is' if ready == 1 else 'are'} ready, {others} loading"

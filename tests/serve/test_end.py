@@ -1,13 +1,15 @@
-"""A server that can compute nothing any more ends by itself."""
+"""A server that can compute nothing any more ends by itself; how many replicas are there, in words."""
 
 from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from brigade import LLM, AsyncLLM
 from brigade.serve.app import App
 from brigade.serve.desk import Desk
-from brigade.serve.health import EngineHealth
+from brigade.serve.health import EngineHealth, how_many
 from brigade.serve.server import BACKLOG, Server, bind
 from tests.serve.servers import served_of
 
@@ -19,3 +21,17 @@ def test_a_server_ends_once_nothing_can_be_computed(llm: LLM) -> None:
     server = Server(app, is_over=lambda: next(looks))
     asyncio.run(asyncio.wait_for(server._serve([listener]), 10))
     assert next(looks, None) is None, "it looked until it was so"
+
+
+@pytest.mark.parametrize(
+    ("ready", "wanted", "words"),
+    [
+        (0, 2, "none of 2 replicas is ready: requests wait until one is"),
+        (1, 2, "1 of 2 replicas is ready, the other one is loading"),
+        (1, 4, "1 of 4 replicas is ready, the other 3 are loading"),
+        (2, 3, "2 of 3 replicas are ready, the other one is loading"),
+        (2, 2, "all 2 replicas are ready"),
+    ],
+)
+def test_how_many_replicas_are_ready_in_words(ready: int, wanted: int, words: str) -> None:
+    assert how_many(ready, wanted) == words
