@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from brigade import collector
 from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError
@@ -39,13 +39,23 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
+class CommandParser(OneLineParser):
+    """Of one command: what it does not know is refused with its own help, and not with that of all commands."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Only the chosen command's module is imported, so that `--help` answers at once."""
     from brigade import __version__
 
     parser = OneLineParser(prog="brigade", description="An inference system for GPTs: same model, same prompt, same bits.")
     parser.add_argument("--version", action="version", version=f"brigade {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")

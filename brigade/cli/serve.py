@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--port", type=int, default=PORT, help=f"0 takes a free one, and is told (default: {PORT})")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate in PEM: the server speaks https")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
-    group = parser.add_argument_group("model")
+    group = parser.add_argument_group("what is served")
     group.add_argument("--served-model-name", action="append", metavar="NAME", help="what requests call it; may be given again")
     group.add_argument("--chat-template", type=Path, metavar="FILE", help="a Jinja file in place of the model's own")
     group.add_argument("--connect", metavar="ADDRESS", help="ask the replicas of a coordinator; MODEL is the name it serves then")
@@ -114,6 +114,9 @@ def _check(args: argparse.Namespace) -> None:
     for origin in args.cors:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             raise ConfigError(f"--cors {origin} is no origin of pages; give one as browsers say it, such as https://example.org")
+    for name in args.served_model_name or []:
+        if not name.strip():
+            raise ConfigError(f"--served-model-name is {name!r}; give a name that requests can say, or drop it")
     if args.dp < 1:
         raise ConfigError(f"--dp is {args.dp}; give 1 or more")
     if args.connect is None:

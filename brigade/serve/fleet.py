@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from brigade.api.faces import named_params
 from brigade.coordinator.messages import Identity
+from brigade.coordinator.words import told_if_late
 from brigade.engine.prompt import ChatPrompt, Prompt, encode_prompt
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.submission import Limits, first_matcher
@@ -76,31 +76,13 @@ def following(app: App, made_of: Callable[[Identity], Served]) -> Callable[[Iden
     return follow
 
 
-@contextmanager
-def told_if_late(words: Callable[[], str | None], seconds: float = PATIENCE) -> Iterator[None]:
-    """`words` are printed once, if what is inside takes longer; None: nothing is."""
-
-    def tell() -> None:
-        said = words()
-        if said is not None:
-            print(f"brigade: {said}", file=sys.stderr, flush=True)
-
-    timer = threading.Timer(seconds, tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def connected(make: Callable[[], Any], address: str) -> Any:
     """A client whose coordinator has answered. That takes a moment, or `CONNECT` seconds and a refusal."""
     words = (
         f"waiting up to {CONNECT:g} s for a coordinator at {address}, where none answers so far; start it with `brigade "
         "coordinator`, or give its address for clients, and its keys"
     )
-    with told_if_late(lambda: words):
+    with told_if_late(lambda: words, PATIENCE):
         client = make()
         try:
             client.status(CONNECT)

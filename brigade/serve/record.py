@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -92,6 +93,12 @@ class Record:
         self.error = error.message if error.status >= 500 else " ".join(said)
         self.cause = cause if error.status == 500 else None
 
+    def _finish(self) -> str | None:
+        """Of one answer its reason, of several how many have which."""
+        if len(self.finish) < 2:
+            return next(iter(self.finish), None)
+        return ",".join(f"{reason}:{count}" for reason, count in Counter(self.finish).items())
+
     def line(self) -> dict[str, Any]:
         """What the log says; what there is not is left out."""
         found: dict[str, Any] = {
@@ -101,7 +108,7 @@ class Record:
         if self.is_job:
             found |= {
                 "model": self.model, "stream": self.streams, "prompt_tokens": self.prompt_tokens,
-                "cached_tokens": self.cached_tokens, "tokens": self.tokens, "finish": ",".join(self.finish) or None,
+                "cached_tokens": self.cached_tokens, "tokens": self.tokens, "finish": self._finish(),
                 "first_token": None if self.first is None else round(self.first - self.begun, 4),
             }  # fmt: skip
         found |= {"error": self.error, "gone": self.is_gone or None}

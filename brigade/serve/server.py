@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import ssl
@@ -38,6 +39,8 @@ def bind(host: str, port: int) -> socket.socket:
         made.bind(found[4])
     except OSError as error:
         made.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"--host {host} is no address of this machine; give one, such as 127.0.0.1") from error
         raise ConfigError(f"{host}:{port} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
     return made
 

@@ -171,6 +171,17 @@ def test_a_replica_with_keys_of_its_own_works_and_one_without_is_not_heard(comma
     assert fleet.end() == 0
 
 
+def test_a_paused_coordinator_is_what_generate_waits_for_and_it_says_so(commands, model: Path, tmp_path: Path, capsys) -> None:
+    fleet, (clients, _, operators) = coordinator(commands, tmp_path, "--dp", "1", "--model", model, *SMALL)
+    fleet.until("works for tcp")
+    assert run(capsys, "control", "pause", "--connect", operators)[0] == 0
+    waits = Command("generate", "--connect", clients, "--max-tokens", "4", "--ignore-eos", "a")
+    commands.append(waits)
+    waits.until(r"waiting: the coordinator at tcp\S+ is paused; `brigade control resume`")
+    assert run(capsys, "control", "resume", "--connect", operators)[0] == 0
+    assert waits.process.wait(30) == 0
+
+
 WRONG = {
     "far": (["coordinator", "--clients", "tcp://0.0.0.0:6500"], "which other machines reach"),
     "insecure for nothing": (["coordinator", "--insecure"], "insecure has no effect"),

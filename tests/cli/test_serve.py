@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
+from brigade.cli.main import make_parser
 from tests.api.small_model import POISON, write_model
 from tests.cli.test_coordinator import SMALL, Command, _children, run
 from tests.parallel.test_lives import is_there
@@ -233,9 +235,25 @@ WRONG = {
     "a template": (["--chat-template", "/nowhere"], "--chat-template /nowhere cannot be read"),
     "an origin": (["--cors", "example.org"], "--cors example.org is no origin"),
     "a host": (["--host", "no.such.host.invalid"], "--host no.such.host.invalid is no address"),
+    "a host of another machine": (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address"),
+    "a served name": (["--served-model-name", " "], "--served-model-name is ' '"),
+    "an option": (["--nosuch"], "unrecognized arguments: --nosuch; see `brigade serve --help`"),
+    "a GGUF file": (["--port", "0", "some.gguf"], "some.gguf is a GGUF file, which is not read; give the Hugging Face folder"),
+    "a file": (["--port", "0", __file__], "test_serve.py is a file; give the model's folder"),
     "a port": (["--port", "70000"], "--port is 70000"),
     "a port below 0": (["--port", "-1"], "--port is -1"),
 }
+
+
+def test_the_help_has_words_for_every_option_and_no_heading_twice() -> None:
+    parser = make_parser("serve")
+    (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    serve = commands.choices["serve"]
+    assert [action.option_strings for action in serve._actions if not action.help] == []
+    titles = [group.title for group in serve._action_groups]
+    assert len(titles) == len(set(titles))
+    (memory,) = [action.help for action in serve._actions if action.dest == "kv_memory"]
+    assert "of each replica" in memory
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -37,6 +37,11 @@ def test_one_line_a_request(quiet: Running) -> None:
     assert nothing["status"] == 404 and "not_found" in nothing["error"]
 
 
+def test_several_answers_have_counts_of_their_reasons(quiet: Running) -> None:
+    ask(quiet.port, "/v1/completions", BODY | {"n": 16})
+    assert becomes(lambda: len(quiet.lines) == 1) and quiet.lines[0]["finish"] == "length:16"
+
+
 def test_what_was_asked_and_answered_is_not_in_it(quiet: Running) -> None:
     ask(quiet.port, "/v1/completions", {"prompt": "a secret word", "max_tokens": 3, "user": "somebody"}, cookie="crumbs")
     assert becomes(lambda: len(quiet.lines) == 1)
