@@ -36,7 +36,7 @@ def local_coordinator(settings: Sequence[Mapping[str, Any]]) -> AbstractContextM
         where = {"connect": address, "serve_as": NAME}
         return [replica_command({**where, "name": f"local-{place}", **one}) for place, one in enumerate(settings)]
 
-    return local_fleet(commands, RESTARTS, ends_with_replicas=True)
+    return local_fleet(commands, RESTARTS)
 
 
 class FleetDesk(Desk):
