@@ -41,6 +41,7 @@ from brigade.serve.openapi import document
 from brigade.serve.record import Record
 from brigade.serve.served import Served
 from brigade.serve.tokens import detokenize, tokenize
+from brigade.serve.web_pages import allows, check_page
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 OPEN_TO_ALL = ("/health", "/ready", "/version")  # without a key
@@ -63,6 +64,7 @@ class App:
     keys: ApiKeys = field(default_factory=ApiKeys)
     limits: Limits = field(default_factory=Limits)
     origins: Sequence[str] = ()  # of pages in a browser that may ask
+    hosts: Sequence[str] | None = None  # names by which the server may be asked; None: any
     log: Callable[[Object], None] | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ class App:
 
     async def _answer(self, scope: Any, headers: dict[bytes, bytes], record: Record, receive: Receive, send: Send) -> None:
         try:
+            check_page(headers, self.origins, self.hosts)
             if scope["method"] == "OPTIONS" and self.origins:
                 return await send_bytes(send, 204, b"", [])
             caller = Caller() if scope["path"] in OPEN_TO_ALL else self.keys.caller(headers.get(b"authorization"))
@@ -175,7 +178,7 @@ class App:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if self.origins:
             more.append((b"vary", b"Origin"))
-        if origin and ("*" in self.origins or origin in self.origins):
+        if origin and allows(origin, self.origins):
             more += [
                 (b"access-control-allow-origin", origin.encode("latin-1")), (b"access-control-max-age", b"600"),
                 (b"access-control-allow-headers", headers.get(b"access-control-request-headers", ALLOWED)),
