@@ -40,6 +40,7 @@ from brigade.serve.metrics import TYPE, Metrics
 from brigade.serve.openapi import document
 from brigade.serve.record import Record
 from brigade.serve.served import Served
+from brigade.serve.size import check_size
 from brigade.serve.tokens import detokenize, tokenize
 from brigade.serve.web_pages import allows, check_page
 
@@ -134,7 +135,9 @@ class App:
         send: Send,
     ) -> None:  # fmt: skip
         def translate() -> Answer:
-            return read(read_json(data), self.served)
+            answer = read(read_json(data), self.served)
+            check_size(answer.job, self.served)
+            return answer
 
         answer = await asyncio.to_thread(translate) if len(data) > LARGE else translate()
         if caller.salt is not None:
