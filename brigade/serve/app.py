@@ -70,7 +70,6 @@ class App:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.served.name, self.health.state)
-        self._document = encode(document())
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -154,7 +153,7 @@ class App:
         return {
             "/health": self.health.check, "/ready": self._ready, "/version": _version, "/metrics": self.metrics.text,
             "/v1/models": lambda: {"object": "list", "data": [self._model(name) for name in self.served.names]},
-            "/openapi.json": lambda: self._document,
+            "/openapi.json": lambda: encode(document(len(self.keys) > 0, OPEN_TO_ALL)),
         }  # fmt: skip
 
     def _ready(self) -> Object:
