@@ -39,6 +39,7 @@ from brigade.serve.limits import Limits
 from brigade.serve.metrics import TYPE, Metrics
 from brigade.serve.openapi import document
 from brigade.serve.record import Record
+from brigade.serve.refusals import Refusals
 from brigade.serve.served import Served
 from brigade.serve.size import check_size
 from brigade.serve.tokens import detokenize, tokenize
@@ -70,6 +71,7 @@ class App:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.served.name, self.health.state)
+        self.refusals = Refusals(self.metrics.refused, lambda line: None if self.log is None else self.log(line))
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -144,7 +146,7 @@ class App:
             answer.job = replace(answer.job, params={**answer.job.params, "cache_salt": salt})
         record.model, record.streams = self.served.name, answer.job.streams
         if answer.job.streams:
-            work = answer_stream(answer, self.desk, record, send, self.limits, len(data) > LARGE)
+            work = answer_stream(answer, self.desk, record, send, len(data) > LARGE)
         else:
             work = answer_whole(answer, self.desk, record, send, len(data) > LARGE)
         await while_heard(work, receive)
