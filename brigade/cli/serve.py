@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--api-key", action="append", default=[], metavar="KEY", help="requests must bring it; may be given again")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line")
     group.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages of this origin may ask; * for all")
+    group.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="requests may call the server so too")
     group.add_argument("--quiet", action="store_true", help="no line for each request on standard error")
     _add_limits(parser.add_argument_group("limits"))
     add_model_options(parser)
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from brigade.serve.api_keys import read_keys
     from brigade.serve.limits import Limits
     from brigade.serve.server import BACKLOG, Server, bind, check_certificate
+    from brigade.serve.web_pages import hosts_of
 
     _check(args)
     given = {one.name: getattr(args, one.name) for one in fields(Limits) if getattr(args, one.name) is not None}
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         listener = bind(args.host, args.port)
         stack.callback(listener.close)
+        hosts = hosts_of(listener.getsockname()[0], args.allowed_host, args.host)
         if args.host not in ("127.0.0.1", "localhost", "::1") and not len(keys):
             print(f"brigade: {args.host} may be reached from elsewhere, and no --api-key is asked for", file=sys.stderr)
         keeper: Any = None
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             app, keeper = _fleet(args, stack, template)
         else:
             app = _own(args, stack, template)
-        app.keys, app.limits, app.origins = keys, limits, args.cors
+        app.keys, app.limits, app.origins, app.hosts = keys, limits, args.cors, hosts
         from brigade.serve.app import json_line
 
         app.log = None if args.quiet else json_line

@@ -39,8 +39,11 @@ from brigade.serve.limits import Limits
 from brigade.serve.metrics import TYPE, Metrics
 from brigade.serve.openapi import document
 from brigade.serve.record import Record
+from brigade.serve.refusals import Refusals
 from brigade.serve.served import Served
+from brigade.serve.size import check_size
 from brigade.serve.tokens import detokenize, tokenize
+from brigade.serve.web_pages import allows, check_page
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 OPEN_TO_ALL = ("/health", "/ready", "/version")  # without a key
@@ -63,11 +66,12 @@ class App:
     keys: ApiKeys = field(default_factory=ApiKeys)
     limits: Limits = field(default_factory=Limits)
     origins: Sequence[str] = ()  # of pages in a browser that may ask
+    hosts: Sequence[str] | None = None  # names by which the server may be asked; None: any
     log: Callable[[Object], None] | None = None
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.served.name, self.health.state)
-        self._document = encode(document())
+        self.refusals = Refusals(self.metrics.refused, lambda line: None if self.log is None else self.log(line))
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -85,6 +89,7 @@ class App:
 
     async def _answer(self, scope: Any, headers: dict[bytes, bytes], record: Record, receive: Receive, send: Send) -> None:
         try:
+            check_page(headers, self.origins, self.hosts)
             if scope["method"] == "OPTIONS" and self.origins:
                 return await send_bytes(send, 204, b"", [])
             caller = Caller() if scope["path"] in OPEN_TO_ALL else self.keys.caller(headers.get(b"authorization"))
@@ -133,7 +138,9 @@ class App:
         send: Send,
     ) -> None:  # fmt: skip
         def translate() -> Answer:
-            return read(read_json(data), self.served)
+            answer = read(read_json(data), self.served)
+            check_size(answer.job, self.served)
+            return answer
 
         answer = await asyncio.to_thread(translate) if len(data) > LARGE else translate()
         if caller.salt is not None:
@@ -141,7 +148,7 @@ class App:
             answer.job = replace(answer.job, params={**answer.job.params, "cache_salt": salt})
         record.model, record.streams = self.served.name, answer.job.streams
         if answer.job.streams:
-            work = answer_stream(answer, self.desk, record, send, self.limits, len(data) > LARGE)
+            work = answer_stream(answer, self.desk, record, send, len(data) > LARGE)
         else:
             work = answer_whole(answer, self.desk, record, send, len(data) > LARGE)
         await while_heard(work, receive)
@@ -150,7 +157,7 @@ class App:
         return {
             "/health": self.health.check, "/ready": self._ready, "/version": _version, "/metrics": self.metrics.text,
             "/v1/models": lambda: {"object": "list", "data": [self._model(name) for name in self.served.names]},
-            "/openapi.json": lambda: self._document,
+            "/openapi.json": lambda: encode(document(len(self.keys) > 0, OPEN_TO_ALL)),
         }  # fmt: skip
 
     def _ready(self) -> Object:
@@ -177,7 +184,7 @@ class App:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if self.origins:
             more.append((b"vary", b"Origin"))
-        if origin and ("*" in self.origins or origin in self.origins):
+        if origin and allows(origin, self.origins):
             more += [
                 (b"access-control-allow-origin", origin.encode("latin-1")), (b"access-control-max-age", b"600"),
                 (b"access-control-allow-headers", headers.get(b"access-control-request-headers", ALLOWED)),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
+from brigade.api.faces import Feed
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.serve.desk import Desk, failed
 from brigade.serve.errors import ApiError, as_api_error, request_failed
@@ -97,12 +99,22 @@ async def send_error(send: Send, error: ApiError, closes: bool = False) -> None:
     await send_json(send, error.status, error.body, headers)
 
 
+@contextmanager
+def _asked(desk: Desk, prepared: list[Any], record: Record, deltas: bool) -> Iterator[Feed]:
+    """However it ends, the record has the prompts that were read."""
+    with desk.opened(prepared, deltas) as feed:
+        record.submitted()
+        try:
+            yield feed
+        finally:
+            record.prompt_tokens = record.prompt_tokens or feed.prompt_tokens
+
+
 async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send, is_large: bool) -> None:
     """`is_large`: the request is, so that reading it is left to another thread."""
     prepared = await desk.prepare(answer.job, answer.served, is_large)
     outputs: dict[int, RequestOutput] = {}
-    with desk.opened(prepared, deltas=False) as feed:  # until the answer is sent
-        record.submitted()
+    with _asked(desk, prepared, record, deltas=False) as feed:  # until the answer is sent
         while feed.left:
             outputs.update((place, said) for place, said in await feed.next() if isinstance(said, RequestOutput))
         ordered = [outputs[place] for place in range(len(prepared))]
@@ -117,13 +129,12 @@ async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send, i
         await send_bytes(send, 200, data, [JSON])
 
 
-async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, limits: Limits, is_large: bool) -> None:
+async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, is_large: bool) -> None:
     """The status is sent with the first word, so that what is refused has a status of its own."""
     prepared = await desk.prepare(answer.job, answer.served, is_large)
-    stream = _Stream(send, limits)
+    stream = _Stream(send)
     outputs: dict[int, RequestOutput] = {}
-    with desk.opened(prepared, deltas=True) as feed:
-        record.submitted()
+    with _asked(desk, prepared, record, deltas=True) as feed:
         said = await feed.next(PATIENCE)
         await stream.begin(answer.begin())
         try:
@@ -161,10 +172,10 @@ def _objects(answer: Answer, place: int, delta: Delta, record: Record) -> list[O
 
 
 class _Stream:
-    """Server-sent events. A client that does not read is given up."""
+    """Server-sent events. Whether a client reads them is the protocol's to see: it ends the connection of one that does not."""
 
-    def __init__(self, send: Send, limits: Limits) -> None:
-        self._send, self._limits = send, limits
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self._sent = 0.0
 
     async def begin(self, objects: list[Object]) -> None:
@@ -183,8 +194,4 @@ class _Stream:
 
     async def _write(self, data: bytes, more: bool) -> None:
         self._sent = time.monotonic()
-        try:
-            async with asyncio.timeout(self._limits.send_seconds):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            raise ClientGone from None
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})

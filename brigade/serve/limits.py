@@ -6,6 +6,12 @@ from dataclasses import dataclass, fields
 
 from brigade.errors import ConfigError
 
+# Of one request. They are far above what clients ask for, and far below what would hold the server's memory or its steps.
+MOST_TOKENS = 1 << 24  # of all its answers together, as long as they may become: 128 answers of 131,072 tokens
+MOST_LOGPROBS = 1 << 24  # in all its answers together, and of its prompts
+MOST_STOP_CHARACTERS = 4096  # of all its stop strings together
+MOST_STOP_IDS = 4096
+MOST_BIASES = 1024  # tokens in its logit_bias
 
 @dataclass(frozen=True)
 class Limits:

@@ -7,16 +7,17 @@ import contextlib
 import errno
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from brigade.errors import ConfigError
 from brigade.serve.app import App
+from brigade.serve.handshake import behind_tls, tls_context
 from brigade.serve.protocol import guarded
 
 BACKLOG = 2048
@@ -50,13 +51,9 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
     if certificate is None:
         return
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+        tls_context(certificate, key)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the certificate {certificate} or its key {key} cannot be used ({error}); give PEM files") from error
-
-
-def _no_password() -> str:
-    raise ValueError("the key has a password, and nobody can be asked for it")
 
 
 class Server(uvicorn.Server):
@@ -68,10 +65,13 @@ class Server(uvicorn.Server):
         self, app: App, certificate: Path | None = None, key: Path | None = None, is_over: Callable[[], bool] = lambda: False
     ) -> None:
         limits = app.limits
+        protocol: Any = guarded(limits, app.refusals)
+        if certificate is not None:
+            protocol = behind_tls(protocol, tls_context(certificate, key))
         config = uvicorn.Config(
-            app, http=guarded(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
+            app, http=protocol, ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
             server_header=False, timeout_keep_alive=limits.keep_alive_seconds, backlog=BACKLOG, proxy_headers=False,
-            ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=LAST_WORDS,
+            timeout_graceful_shutdown=LAST_WORDS,
         )  # fmt: skip
         super().__init__(config)
         self._brigade = app

@@ -160,6 +160,14 @@ def test_what_takes_too_long_is_cut_off(serve) -> None:
     assert not any("Traceback" in line for line in server.lines), server.lines
 
 
+def test_a_page_whose_name_was_made_to_lead_here_is_refused(serve) -> None:
+    server = serve("--allowed-host", "box.example.org")
+    for host, status in (("evil.example", 403), (f"127.0.0.1:{server.port}", 200), ("box.example.org:443", 200)):
+        assert ask(server.port, "/v1/completions", SHORT, host=host).status == status
+    assert ask(server.port, "/v1/completions", SHORT, origin="https://evil.example", content_type="text/plain").status == 403
+    assert server.end() == 0
+
+
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -234,6 +242,7 @@ WRONG = {
     "a file of keys": (["--api-key-file", "/nowhere"], "/nowhere cannot be read"),
     "a template": (["--chat-template", "/nowhere"], "--chat-template /nowhere cannot be read"),
     "an origin": (["--cors", "example.org"], "--cors example.org is no origin"),
+    "a name": (["--port", "0", "--allowed-host", "box:80"], "--allowed-host box:80 is no name of a host"),
     "a host": (["--host", "no.such.host.invalid"], "--host no.such.host.invalid is no address"),
     "a host of another machine": (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address"),
     "a served name": (["--served-model-name", " "], "--served-model-name is ' '"),

@@ -61,6 +61,19 @@ def test_what_balancers_ask_needs_no_key(server: Running, path: str) -> None:
     assert ask(server.port, path).status == 200
 
 
+def test_the_document_says_where_a_key_is_needed(server: Running, llm: LLM) -> None:
+    document = ask(server.port, "/openapi.json", **bearer(ALICE)).json
+    assert document["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            needs = bool(operation.get("security", document["security"]))
+            reply = ask(server.port, path, b"[]" if method == "post" else None)
+            assert (reply.status == 401) == needs, path
+    assert document["security"] == [{"key": []}]
+    with serving(llm) as free:
+        assert ask(free.port, "/openapi.json").json["security"] == [{"key": []}, {}], "a key may be sent, and need not be"
+
+
 def test_the_body_of_somebody_without_a_key_is_not_read(server: Running) -> None:
     with wire(server.port) as one:
         one.send(request("/v1/completions", None, "POST", content_length="1000"))

@@ -177,6 +177,48 @@ def test_an_answer_that_is_read_slowly_is_read_to_its_end(llm: LLM) -> None:
         one.close()
 
 
+def test_a_stream_that_is_read_slowly_is_heard_to_its_end(llm: LLM) -> None:
+    """One rule for streams and whole answers: only whoever takes nothing at all in this time is given up."""
+    with limited(llm, send_seconds=0.5) as server:
+        one = unread(server, LARGE | {"stream": True}, 64 << 10)
+        parts, begun = [], time.monotonic()
+        while not parts or not (parts[-2:] and b"".join(parts[-2:]).endswith(b"0\r\n\r\n")):
+            parts.append(one.socket.recv(1 << 15))
+            assert parts[-1], "the server gave it up"
+            time.sleep(0.01)
+        assert time.monotonic() - begun > 1.5, "longer than the limit for one piece"
+        one.data = b"".join(parts)
+        assert one.reply().events[-1] == "[DONE]"
+        one.close()
+
+
+def test_a_thousand_bodies_that_come_slowly_delay_nobody_else() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("this machine allows no 2,000 open files and more")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    try:
+        with LLM(max_batch_size=2, kv_blocks=64) as llm, limited(llm, body_seconds=60) as server:
+            alone = ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"]
+            held = [Wire(server.port) for _ in range(1000)]
+            for one in held:
+                one.send(request("/v1/completions", None, "POST", content_length="100000") + b'{"prompt": "')
+            assert becomes(lambda: len(server.server.server_state.tasks) == 1000, 30)
+            waits, begun = [], time.monotonic()
+            while time.monotonic() - begun < 1.5:
+                for one in held:  # a byte of each
+                    one.send(b"x")
+                asked = time.monotonic()
+                assert ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"] == alone
+                waits.append(time.monotonic() - asked)
+            assert max(waits) < 2.0, waits
+            for one in held:
+                one.close()
+            assert becomes(lambda: not server.server.server_state.connections, 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_goes_away_frees_its_blocks(llm: LLM, how: str, streams: bool) -> None:

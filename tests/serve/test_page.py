@@ -16,8 +16,8 @@ from brigade import LLM, SamplingParams
 from brigade.cli.main import make_parser
 from brigade.serve.chat import ChatBody
 from brigade.serve.completions import CompletionBody
-from brigade.serve.fields import HARMLESS, Body
-from brigade.serve.limits import Limits
+from brigade.serve.fields import HARMLESS, MOST_SAMPLES, Body
+from brigade.serve.limits import MOST_BIASES, MOST_LOGPROBS, MOST_STOP_CHARACTERS, MOST_STOP_IDS, MOST_TOKENS, Limits
 from brigade.serve.openapi import BODIES, PAGES
 from brigade.serve.tokens import DetokenizeBody, TokenizeBody
 from tests.serve.servers import Running
@@ -110,6 +110,11 @@ def test_every_code_of_an_error_is_listed() -> None:
 def test_every_limit_is_listed_with_its_default() -> None:
     said = {row[0].strip("`"): float(row[1]) for row in table("Limits")}
     assert said == {f"--{one.name.replace('_', '-')}": one.default for one in fields(Limits)}
+
+
+def test_the_limits_of_one_request_are_listed() -> None:
+    said = [int(row[0]) for row in table("Limits of one request")]
+    assert said == [MOST_TOKENS, MOST_LOGPROBS, MOST_STOP_CHARACTERS, MOST_STOP_IDS, MOST_BIASES, MOST_SAMPLES]
 
 
 def curls(page: str) -> list[tuple[str, str]]:

@@ -55,6 +55,7 @@ class SamplingParams:
     # Asked of every row at every step, so worked out once.
     is_penalised: bool = field(init=False, repr=False, compare=False)
     edits_logits: bool = field(init=False, repr=False, compare=False)  # whether anything changes the logits before temperature
+    stop_ids: frozenset[int] = field(init=False, repr=False, compare=False)
     is_plain: bool = field(init=False, repr=False, compare=False)  # greedy, and the greatest logit says it all
 
     def __post_init__(self) -> None:
@@ -95,6 +96,7 @@ class SamplingParams:
         if not _is_list(self.stop_token_ids) or not all(_is_integer(i) and i >= 0 for i in self.stop_token_ids):
             raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of ids of 0 or more")
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop_ids", frozenset(self.stop_token_ids))
         for name in ("logit_bias", "extra"):
             if not isinstance(getattr(self, name), Mapping):
                 raise RequestError(f"{name} is {getattr(self, name)!r}; it must be a mapping")

@@ -1,0 +1,59 @@
+"""A TLS connection until its handshake is done: it counts as any other, and has as long as headers have."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from asyncio.sslproto import SSLProtocol
+from collections.abc import Callable
+from pathlib import Path
+
+from brigade.serve.protocol import GuardedProtocol
+
+
+def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """Of a key without a password: nobody could be asked for it."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key, password=_no_password)
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password, and nobody can be asked for it")
+
+
+def behind_tls(protocol: type[GuardedProtocol], context: ssl.SSLContext) -> Callable[..., Handshake]:
+    """Makes what asyncio makes for a server with TLS, with a count."""
+    return lambda **given: Handshake(protocol(**given), context)
+
+
+class Handshake(SSLProtocol):
+    """What asyncio itself puts between a socket and a protocol, in the set of open connections as long as `inner` is not: that one
+    hears of its connection when the handshake is done, and would else not be counted before."""
+
+    def __init__(self, inner: GuardedProtocol, context: ssl.SSLContext) -> None:
+        super().__init__(
+            inner.loop, inner, context, None, server_side=True, ssl_handshake_timeout=inner.limits.header_seconds
+        )  # type: ignore[no-untyped-call]
+        self._inner, self._raw, self._client = inner, None, ""
+        inner.handshake = self
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._raw, self._client = transport, str((transport.get_extra_info("peername") or ("",))[0])
+        self._inner.connections.add(self)  # type: ignore[arg-type]
+        super().connection_made(transport)
+        if len(self._inner.connections) > self._inner.limits.connections:
+            self._inner.refusals.note(self._client, "busy")
+            self._inner.connections.discard(self)  # type: ignore[arg-type]
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self in self._inner.connections:  # and no request was ever possible
+            self._inner.connections.discard(self)  # type: ignore[arg-type]
+            self._inner.refusals.note(self._client, "tls")
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        if self._raw is not None:
+            self._raw.abort()
