@@ -192,4 +192,4 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
         identity.vocab_size, tokenizer, identity.defaults, int(time.time()),
     )  # fmt: skip
-    return App(served, Desk(client, fitting(served)), FleetHealth(client, client.model))
+    return App(served, Desk(client, fitting(served, identity.has_tokenizer)), FleetHealth(client, client.model))

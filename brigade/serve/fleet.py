@@ -34,18 +34,24 @@ def local_coordinator(settings: Sequence[Mapping[str, Any]]) -> AbstractContextM
     return local_fleet(commands, RESTARTS, ends_with_replicas=True)
 
 
-def fitting(served: Served) -> Callable[[Prompt, Mapping[str, Any]], None]:
-    """Refuses what no replica could serve, before it is sent: a replica's refusal would be the end of an answer that had begun."""
-    limits = Limits(served.positions, served.vocab_size, 1 << 62, 1, served.tokenizer is not None, True, 1 << 62)
+def fitting(served: Served, has_tokenizer: bool) -> Callable[[Prompt, Mapping[str, Any]], None]:
+    """Refuses what no replica could serve, before it is sent: a replica's refusal would be the end of an answer that had begun.
+    `has_tokenizer`: whether the replicas read and say text. Where they do, and this server has no tokenizer, it leaves texts and
+    constraints to them.
+
+    The replica encodes the prompt and compiles the constraint once more. That is 0.5 ms for a prompt of 1000 tokens and 1.6 ms for
+    a schema of seven properties, with the embedded model's tokenizer. To save it, ids would have to be sent beside the text, which
+    `echo` and the routing by prefixes read, and a replica would have to trust them."""
+    tokenizer = served.tokenizer if has_tokenizer else None
+    reads_here = tokenizer is not None or not has_tokenizer
+    limits = Limits(served.positions, served.vocab_size, 1 << 62, 1, has_tokenizer, True, 1 << 62)
 
     def check(prompt: Prompt, params: Mapping[str, Any]) -> None:
         made = named_params(SamplingParams, {**served.defaults, **params})
-        if served.tokenizer is None:
-            if isinstance(prompt, (str, ChatPrompt)) or made.constraint is not None:
-                return  # the replicas read it
-        elif made.constraint is not None:
-            first_matcher(made.constraint, served.tokenizer, served.vocab_size)
-        limits.admit(encode_prompt(prompt, served.tokenizer).token_ids, made)
+        if made.constraint is not None and reads_here:
+            first_matcher(made.constraint, tokenizer, served.vocab_size)
+        if reads_here or not isinstance(prompt, (str, ChatPrompt)):
+            limits.admit(encode_prompt(prompt, tokenizer).token_ids, made)
 
     return check
 
