@@ -204,7 +204,7 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
     def made_of(identity: Identity) -> Served:
         return Served(
             args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
-            identity.vocab_size, tokenizer, identity.defaults, int(time.time()), identity.digest,
+            identity.vocab_size, tokenizer, identity.defaults, int(time.time()), identity.digest, identity.has_tokenizer,
         )  # fmt: skip
 
     served = made_of(wait_for_replica(client, keeper))

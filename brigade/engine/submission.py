@@ -41,14 +41,16 @@ class Submission:
     matchers: tuple[Matcher, ...] = ()
 
 
-def first_matcher(constraint: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int | None) -> Matcher:
+def first_matcher(
+    constraint: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int | None, goes_on: bool = False
+) -> Matcher:
     """The constraint of one answer, at its start. It is compiled, which may take longer than a step: for the thread that asks.
-    Refused, with the place, where it cannot be compiled."""
+    Refused, with the place, where it cannot be compiled. `goes_on`: an answer that has begun elsewhere, which no time ends."""
     if tokenizer is None:
         raise RequestError("a constraint is on text, but this model has no tokenizer; drop constraint")
     from brigade.engine.constraint.grammars import grammars_of
 
-    return grammars_of(tokenizer, vocab_size).matcher(constraint)
+    return grammars_of(tokenizer, vocab_size).matcher(constraint, goes_on)
 
 
 @dataclass(frozen=True, slots=True)

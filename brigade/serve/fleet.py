@@ -48,15 +48,20 @@ class FleetDesk(Desk):
 
 
 def check_fits(served: Served, prompt: Prompt, params: Mapping[str, Any]) -> None:
-    """Refuses what no replica could serve, before it is sent: a replica's refusal would be the end of an answer that had begun."""
-    limits = Limits(served.positions, served.vocab_size, 1 << 62, 1, served.tokenizer is not None, True, 1 << 62)
+    """Refuses what no replica could serve, before it is sent: a replica's refusal would be the end of an answer that had begun.
+    Where the replicas have a tokenizer and this server has none, texts and constraints are left to them.
+
+    The replica encodes the prompt and compiles the constraint once more. That is 0.5 ms for a prompt of 1000 tokens and 1.6 ms for
+    a schema of seven properties, with the embedded model's tokenizer. To save it, ids would have to be sent beside the text, which
+    `echo` and the routing by prefixes read, and a replica would have to trust them."""
+    tokenizer = served.tokenizer if served.replicas_read_text else None
+    reads_here = tokenizer is not None or not served.replicas_read_text
+    limits = Limits(served.positions, served.vocab_size, 1 << 62, 1, served.replicas_read_text, True, 1 << 62)
     made = named_params(SamplingParams, {**served.defaults, **params})
-    if served.tokenizer is None:
-        if isinstance(prompt, (str, ChatPrompt)) or made.constraint is not None:
-            return  # the replicas read it
-    elif made.constraint is not None:
-        first_matcher(made.constraint, served.tokenizer, served.vocab_size)
-    limits.admit(encode_prompt(prompt, served.tokenizer).token_ids, made)
+    if made.constraint is not None and reads_here:
+        first_matcher(made.constraint, tokenizer, served.vocab_size)
+    if reads_here or not isinstance(prompt, (str, ChatPrompt)):
+        limits.admit(encode_prompt(prompt, tokenizer).token_ids, made)
 
 
 def following(app: App, made_of: Callable[[Identity], Served]) -> Callable[[Identity], None]:
