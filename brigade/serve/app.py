@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from brigade.errors import in_one_line
+from brigade.serve.addresses import nothing_at
 from brigade.serve.api_keys import ApiKeys, Caller
 from brigade.serve.chat import read_chat
 from brigade.serve.completions import read_completion
@@ -118,7 +119,7 @@ class App:
         if read is None and path.startswith("/v1/models/"):
             read = lambda: self._model(path.removeprefix("/v1/models/"))  # noqa: E731
         if read is None:
-            raise ApiError(404, f"there is nothing at {path[:200]}; docs/serve.md lists the addresses", code="not_found")
+            raise nothing_at(path, [*JOBS, *QUESTIONS, *self._pages()])
         _check_method(method, "GET", path)
         found = read()
         if isinstance(found, bytes):

@@ -27,9 +27,6 @@ class CompletionBody(Body, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
     suffix: str | None = None
     best_of: int | None = None
-    response_format: dict[str, Any] | None = None
-    constraint: dict[str, Any] | None = None
-    return_tokens_as_token_ids: bool | None = None
 
     def sampling(self) -> dict[str, Any]:
         given = super().sampling()
