@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
-from brigade.errors import in_one_line
+from brigade.errors import RequestError, in_one_line
 from brigade.serve.addresses import nothing_at
 from brigade.serve.api_keys import ApiKeys, Caller
 from brigade.serve.chat import read_chat
@@ -143,7 +143,10 @@ class App:
             work = answer_stream(answer, self.desk, record, send, self.limits, len(data) > LARGE)
         else:
             work = answer_whole(answer, self.desk, record, send, len(data) > LARGE)
-        await while_heard(work, receive)
+        try:
+            await while_heard(work, receive)
+        except RequestError as error:
+            raise as_api_error(error, answer.job.names) from error
 
     def _pages(self) -> dict[str, Callable[[], Object | bytes]]:
         return {

@@ -41,6 +41,12 @@ class ChatBody(Body, kw_only=True):
             given["logprobs"] = self.top_logprobs or 0
         return given
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What the engine calls a prompt is a conversation here."""
+        longest = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        return super().names | {"prompt": "messages"} | longest
+
     def check(self) -> None:
         self.check_stream()
         if not self.messages:
@@ -60,7 +66,7 @@ def read_chat(found: Mapping[str, Any], served: Served) -> ChatAnswer:
     tokenizer = served.need_tokenizer("a conversation")
     turn = open_turn(body, tokenizer, constraint_of(body.response_format, body.constraint))
     params = body.sampling() | turn.params
-    job = Job(f"chatcmpl-{uuid4().hex}", int(time.time()), [ChatPrompt(turn.prompt)], params, bool(body.stream))
+    job = Job(f"chatcmpl-{uuid4().hex}", int(time.time()), [ChatPrompt(turn.prompt)], params, bool(body.stream), body.names)
     return ChatAnswer(job, body, served, name, turn)
 
 

@@ -94,6 +94,13 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return given
 
     @property
+    def names(self) -> dict[str, str]:
+        """The engine's names of fields that this request calls otherwise, and those."""
+        if self.constraint is not None or self.response_format is None:
+            return {}
+        return {"constraint json_schema": "response_format.json_schema.schema", "constraint": "response_format"}
+
+    @property
     def wants_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 

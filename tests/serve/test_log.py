@@ -45,8 +45,8 @@ def test_what_was_asked_and_answered_is_not_in_it(quiet: Running) -> None:
 
 def test_what_a_client_did_wrong_is_said_in_one_line_that_is_not_endless(quiet: Running) -> None:
     secret = {"prompt": "a secret word"}
-    for body in (secret | {"temperature": 700}, secret | {"tempera\nture\x1b[2J\u2028": 1}, secret | {"stop": ["x", "y" * 5000, 5]}):
-        assert ask(quiet.port, "/v1/completions", body).status == 400
+    for wrong in ({"temperature": 700}, {"tempera\nture\x1b[2J\u2028": 1}, {"stop": ["x", "y" * 5000, 5]}):
+        assert ask(quiet.port, "/v1/completions", secret | wrong).status == 400
     assert becomes(lambda: len(quiet.lines) == 3)
     told = [line["error"] for line in quiet.lines]
     assert told[0] == "refused of temperature: temperature is 700; it must be a number from 0 to 100"
