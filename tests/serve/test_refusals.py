@@ -48,7 +48,7 @@ def refusal(server: Running, path: str, body: dict[str, Any]) -> dict[str, Any]:
         ("completion", {"prompt": "a", "constraint": {"regex": ""}, "n": 2}, "constraint", 'constraint regex is "";'),
         ("completion", {"prompt": "a", **FORMAT}, IN_SCHEMA, f"{IN_SCHEMA} has the keyword 'not'"),
         ("completion", {"prompt": "a", "extra": {"mine": 1}}, "extra.mine", "registers it: --import MODULE"),
-        ("completion", {"prompt": "a", "n": 100}, "n", "100 requests came at once (n of all prompts together), but max_waiting is 20; lower n"),
+        ("completion", {"prompt": "a", "n": 100}, "n", "100 requests came at once (n of all prompts together)"),
         ("completion", {"prompt": "a", "stop": [""]}, "stop", 'stop is [""]; it must be'),
         ("completion", {"prompt": "a", "stop_token_ids": [4096]}, "stop_token_ids", "go from 0 to 4095"),
         ("chat", {**CHAT, "max_tokens": 5000}, "messages", "max_tokens 5000 exceed the limit"),
