@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+from typing import Literal
 
 
 class UserError(ValueError):
@@ -22,8 +23,20 @@ class CheckpointError(UserError):
     """A checkpoint that is not whole, not safe to read, or not of a known family."""
 
 
+# "too long": prompt and answer do not fit the model; "crowded": too many wait; "busy": nothing new is taken for the moment.
+RefusalKind = Literal["too long", "crowded", "busy"]
+
+
 class RequestError(UserError):
-    """A request that can never be served: refused at submission, with the numbers."""
+    """A request that can never be served: refused at submission, with the numbers.
+
+    Its text begins with the parameter that it is about ("temperature is 700; ..."), or `param` names it. `kind`: what a caller may
+    do about it, where that is more than to mend a value."""
+
+    def __init__(self, text: str, param: str | None = None, kind: RefusalKind | None = None) -> None:
+        super().__init__(text)
+        self.param, self.kind = param, kind
+
 
 
 class EngineStopped(RuntimeError):
@@ -63,7 +76,7 @@ def signal_name(number: int) -> str | None:
 
 def shown_as_json(value: object) -> str:
     """A value out of a file or a request, as one short line can hold it."""
-    text = json.dumps(value)
+    text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -157,7 +157,7 @@ class Conversation:
             return
         asked = self._open.pop(message.number, None)
         if asked is not None:
-            _hand(asked.reader, RequestError(message.error))
+            _hand(asked.reader, RequestError(message.error, kind=message.kind))
 
     def _tell(self, asked: Asked, delta: Delta) -> None:
         good = not asked.deltas or _hand(asked.reader, delta)

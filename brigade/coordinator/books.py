@@ -20,6 +20,7 @@ from brigade.coordinator.records import Acceptance, Ending, Pinned, Record
 from brigade.coordinator.replica import Replica
 from brigade.coordinator.settings import CoordinatorSettings
 from brigade.coordinator.waiting_jobs import SLACK
+from brigade.errors import RefusalKind
 
 
 @dataclass(slots=True, eq=False)
@@ -186,8 +187,8 @@ class Books:
         client.pieces += pieces
         self._has_pieces[client.key] = client
 
-    def _refuse(self, address: bytes, number: int | None, error: str) -> None:
-        self._send(address, Refused(number, error))
+    def _refuse(self, address: bytes, number: int | None, error: str, kind: RefusalKind | None = None) -> None:
+        self._send(address, Refused(number, error, kind))
 
     def _send(self, address: bytes, message: Message) -> None:
         self._sends.append((address, message))

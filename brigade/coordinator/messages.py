@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 3
+from brigade.errors import RefusalKind
+
+PROTOCOL = 4
 
 Finish = Literal["stop", "length", "abort", "error"]
 Prompt = str | list[int]
@@ -186,10 +188,12 @@ class Begun(Message, tag="begun"):
 
 
 class Refused(Message, tag="refused"):
-    """Nothing was accepted, and nothing will be heard of it. `number`: of the request; None: of whatever was said."""
+    """Nothing was accepted, and nothing will be heard of it. `number`: of the request; None: of whatever was said. `kind`: where
+    the request is not to blame."""
 
     number: int | None
     error: str
+    kind: RefusalKind | None = None
 
 
 class Said(Message, tag="said"):

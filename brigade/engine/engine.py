@@ -137,7 +137,9 @@ class Engine:
         most, waiting = self.limits.max_waiting, self.num_waiting + coming
         self.limits.check_count(count)
         if waiting + count > most:
-            raise RequestError(f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it")
+            raise RequestError(
+                f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it", kind="crowded"
+            )
 
     def add(self, submission: Submission, request_id: str | None = None) -> str:
         """Queue what was prepared, one request for each sample."""

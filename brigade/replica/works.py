@@ -181,6 +181,7 @@ class Works:
                 piece = _piece(work, said)
                 if piece is not None:
                     pieces.append(piece if weight(piece) <= MAX_MESSAGE // 2 else self._end_of_one_too_large(work, piece))
+                    work.prompt_token_ids = None
             elif not isinstance(said, EngineStopped):
                 del self._works[work.placement]
         return pieces
@@ -191,7 +192,9 @@ class Works:
         if all(start is None for start in work.starts):
             self.withdraw(work.placement)
         error = f"what it says at once has {weight(piece)} bytes, above {MAX_MESSAGE // 2}: ask for fewer log-probabilities"
-        return Piece(piece.number, piece.index, piece.start, [], "", "error", error)
+        ids = work.prompt_token_ids  # which would be lost with it, if it was the first
+        rest = Nothing if ids is None else msgspec.Raw(encode(Rest(prompt_token_ids=ids)))
+        return Piece(piece.number, piece.index, piece.start, [], "", "error", error, rest)
 
     def _hear(self, work: Work, said: Any) -> None:
         self._said.append((work, said))
@@ -207,7 +210,6 @@ def _piece(work: Work, delta: Delta) -> Piece | None:
     if start is None:  # the client has its end, however it came
         return None
     rest = _rest(delta, work.prompt_token_ids)
-    work.prompt_token_ids = None
     work.starts[delta.index] = start + len(delta.token_ids)
     return Piece(work.placement, delta.index, start, list(delta.token_ids), delta.text, delta.finish_reason, delta.error, rest)
 

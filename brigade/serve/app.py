@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
-from brigade.errors import in_one_line
+from brigade.errors import RequestError, in_one_line
+from brigade.serve.addresses import nothing_at
 from brigade.serve.api_keys import ApiKeys, Caller
 from brigade.serve.chat import read_chat
 from brigade.serve.completions import read_completion
@@ -125,7 +126,7 @@ class App:
         if read is None and path.startswith("/v1/models/"):
             read = lambda: self._model(path.removeprefix("/v1/models/"))  # noqa: E731
         if read is None:
-            raise ApiError(404, f"there is nothing at {path[:200]}; docs/serve.md lists the addresses", code="not_found")
+            raise nothing_at(path, [*JOBS, *QUESTIONS, *self._pages()])
         _check_method(method, "GET", path)
         found = read()
         if isinstance(found, bytes):
@@ -151,7 +152,10 @@ class App:
             work = answer_stream(answer, self.desk, record, send, len(data) > LARGE)
         else:
             work = answer_whole(answer, self.desk, record, send, len(data) > LARGE)
-        await while_heard(work, receive)
+        try:
+            await while_heard(work, receive)
+        except RequestError as error:
+            raise as_api_error(error, answer.job.names) from error
 
     def _pages(self) -> dict[str, Callable[[], Object | bytes]]:
         return {

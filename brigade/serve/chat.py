@@ -27,14 +27,11 @@ class ChatBody(Body, kw_only=True):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: dict[str, Any] | None = None
-    constraint: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    return_tokens_as_token_ids: bool | None = None
 
     def sampling(self) -> dict[str, Any]:
         given = super().sampling()
@@ -43,6 +40,12 @@ class ChatBody(Body, kw_only=True):
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
         return given
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the engine calls a prompt is a conversation here."""
+        longest = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        return super().names | {"prompt": "messages"} | longest
 
     def check(self) -> None:
         self.check_stream()
@@ -63,7 +66,7 @@ def read_chat(found: Mapping[str, Any], served: Served) -> ChatAnswer:
     tokenizer = served.need_tokenizer("a conversation")
     turn = open_turn(body, tokenizer, constraint_of(body.response_format, body.constraint))
     params = body.sampling() | turn.params
-    job = Job(f"chatcmpl-{uuid4().hex}", int(time.time()), [ChatPrompt(turn.prompt)], params, bool(body.stream))
+    job = Job(f"chatcmpl-{uuid4().hex}", int(time.time()), [ChatPrompt(turn.prompt)], params, bool(body.stream), body.names)
     return ChatAnswer(job, body, served, name, turn)
 
 

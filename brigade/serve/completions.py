@@ -27,9 +27,6 @@ class CompletionBody(Body, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
     suffix: str | None = None
     best_of: int | None = None
-    response_format: dict[str, Any] | None = None
-    constraint: dict[str, Any] | None = None
-    return_tokens_as_token_ids: bool | None = None
 
     def sampling(self) -> dict[str, Any]:
         given = super().sampling()
@@ -61,8 +58,9 @@ class CompletionBody(Body, kw_only=True):
 
     def check(self) -> None:
         self.check_stream()
-        if (count := len(self.prompts) * (self.n or 1)) > MOST_SAMPLES:
-            raise ApiError(400, f"{len(self.prompts)} prompts and n {self.n} are {count} answers; {MOST_SAMPLES} are allowed", "n")
+        prompts, n = len(self.prompts), self.n or 1
+        if prompts * n > MOST_SAMPLES:
+            raise ApiError(400, f"{prompts} prompts and n {n} are {prompts * n} answers; {MOST_SAMPLES} are allowed", "n")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ApiError(400, f"best_of is {self.best_of}, which is not supported; {NOT_HERE['best_of']}", "best_of")
         if self.suffix:
@@ -73,7 +71,7 @@ def read_completion(found: Mapping[str, Any], served: Served) -> CompletionAnswe
     body = convert(found, CompletionBody)
     body.check()
     name = served.check_name(body.model)
-    job = Job(f"cmpl-{uuid4().hex}", int(time.time()), body.prompts, body.sampling(), bool(body.stream))
+    job = Job(f"cmpl-{uuid4().hex}", int(time.time()), body.prompts, body.sampling(), bool(body.stream), body.names)
     return CompletionAnswer(job, body, served, name)
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+from brigade.engine.sampling.params import PARAMETERS
 from brigade.errors import CoordinatorSilent, EngineStopped, ModelReplaced, RequestError, in_one_line
 
 LONGEST = 1000  # characters of a message, which may repeat what a client sent
 KINDS = {429: "rate_limit_error"}
+NO_NAMES: Mapping[str, str] = {}
+FIELDS = {
+    *PARAMETERS, "messages", "max_completion_tokens", "response_format", "tools", "tool_choice", "parallel_tool_calls",
+    "chat_template_kwargs", "reasoning_effort",
+}  # fmt: skip
 
 
 class ApiError(Exception):
@@ -32,19 +39,17 @@ class ApiError(Exception):
         return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
-def as_api_error(error: BaseException) -> ApiError:
-    """Of whatever was raised while a request was read or run."""
+def as_api_error(error: BaseException, names: Mapping[str, str] = NO_NAMES) -> ApiError:
+    """Of whatever was raised while a request was read or run. `names`: what the request calls otherwise than the engine does."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestError):
-        text = str(error)
-        if "is draining" in text or "take too long to compile" in text:
+        text, param = _named(error, names)
+        if error.kind == "busy":
             return ApiError(503, text, code="busy", retry_after=5)
-        if "exceed the limit of" in text and "positions" in text:
-            return ApiError(400, text, code="context_length_exceeded")
-        if re.match(r"\d+ requests wait and |\d+ requests (of this client )?are open; max_requests", text):
+        if error.kind == "crowded":
             return ApiError(429, text, code="rate_limit_exceeded", retry_after=1)
-        return ApiError(400, text, param=_named(text))
+        return ApiError(400, text, param, "context_length_exceeded" if error.kind == "too long" else None)
     if isinstance(error, CoordinatorSilent):
         return ApiError(503, str(error), code="no_coordinator", retry_after=5)
     if isinstance(error, ModelReplaced):
@@ -61,7 +66,18 @@ def request_failed(error: str | None) -> ApiError:
     return ApiError(500, error or "this request could not go on", code="request_failed")
 
 
-def _named(text: str) -> str | None:
-    """The parameter that a refusal begins with: "temperature is 7; ...", "logit_bias names token -1; ..."."""
-    found = re.match(r"([a-z_]+) (?:is|names|of token) ", text)
-    return None if found is None else found[1]
+def _named(error: RequestError, names: Mapping[str, str]) -> tuple[str, str | None]:
+    """What a refusal says and the field that it is about, by the names of the request."""
+    text = str(error)
+    for ours, theirs in names.items():
+        if "_" in ours:  # else it is a usual word too; what stands in quotes is the client's
+            text = re.sub(rf"(?<![\w.\"'])({re.escape(ours)})(?![\w\"'])", theirs, text)
+    return text, names.get(error.param, error.param) if error.param is not None else _begins_with(text, names)
+
+
+def _begins_with(text: str, names: Mapping[str, str]) -> str | None:
+    """The field that a refusal begins with, in whole, such as messages[0].role."""
+    found = re.match(r"(?:prompt \d+: )?(([a-z_]+)(?:\.[\w$-]+|\[\d+\])*):? ", text)
+    if found is None or found[2] not in FIELDS:
+        return None
+    return names.get(found[1], found[1])

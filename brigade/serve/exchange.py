@@ -157,7 +157,7 @@ async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, 
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception as error:  # the status is out: the error is an event
-            found = as_api_error(error)
+            found = as_api_error(error, answer.job.names)
             record.failed(found, error)
             await stream.say([found.body])
     await stream.close()

@@ -62,9 +62,8 @@ def read_template_variables(raw: Any, traits: TemplateTraits) -> dict[str, Any]:
         if name in RESERVED:
             raise RequestError(f"chat_template_kwargs.{name} is not allowed; the request has its own field for that")
         if name not in reads:
-            raise RequestError(
-                f"chat_template_kwargs.{name} is not read by this model's chat template (it reads: {', '.join(sorted(reads))})"
-            )
+            known = ", ".join(sorted(reads)) or "none"
+            raise RequestError(f"chat_template_kwargs.{name} is not read by this model's chat template (it reads {known}); drop it")
     return dict(raw)
 
 

@@ -12,6 +12,7 @@ from brigade.engine.outputs import Delta, RequestOutput, Sample
 from brigade.serve.errors import ApiError
 
 clock = time.monotonic
+MOST_TOLD = 300  # characters of a message in the log
 
 
 class Gauge(Protocol):
@@ -88,9 +89,10 @@ class Record:
             self.gauge.next_tokens(times.latency - times.ttft, count - 1)
 
     def failed(self, error: ApiError, cause: BaseException | None) -> None:
-        """What a client did wrong may be told in its own words, which are not for the log: there it is a code and a field."""
+        """What a client did wrong has its code and field before what it was told; of the request no more than that quotes."""
         said = [error.code or "refused", *([] if error.param is None else [f"of {error.param}"])]
-        self.error = error.message if error.status >= 500 else " ".join(said)
+        told = _in_log(error.message)
+        self.error = told if error.status >= 500 else f"{_in_log(' '.join(said))}: {told}"
         self.cause = cause if error.status == 500 else None
 
     def _finish(self) -> str | None:
@@ -113,3 +115,9 @@ class Record:
             }  # fmt: skip
         found |= {"error": self.error, "gone": self.is_gone or None}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _in_log(text: str) -> str:
+    """One line without control characters, so that no request can write a line of its own."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * MOST_TOLD]).split())
+    return text if len(text) <= MOST_TOLD else f"{text[: MOST_TOLD - 3]}..."

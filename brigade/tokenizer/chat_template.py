@@ -35,7 +35,8 @@ class ChatTemplate:
         template, reads = self._compile(name)
         for key, value in extra.items():
             if value is not None and key not in reads:
-                raise RequestError(f"the chat template does not read {key!r}; leave it out (it reads: {', '.join(sorted(reads))})")
+                known = ", ".join(sorted(reads)) or "none"
+                raise RequestError(f"the chat template does not read {key!r}; leave it out (it reads {known})")
         import jinja2
 
         # Templates ask `tools is not none`, which an undefined variable would answer wrongly.
@@ -43,7 +44,7 @@ class ChatTemplate:
         try:
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **variables)
         except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise RequestError(f"the chat template refuses these messages: {_one_line(error)}") from error
+            raise RequestError(f"the chat template refuses these messages: {_one_line(error)}", "messages") from error
 
     def source(self, with_tools: bool = False) -> str:
         """The text of the template that would be used."""

@@ -112,7 +112,7 @@ def test_a_mapping_names_some_parameters_and_the_model_the_others(here: Here, ll
         assert plain(client.generate("import ", {"max_tokens": 3, "seed": 1})) == plain(
             llm.generate("import ", {"max_tokens": 3, "seed": 1})
         )
-        with pytest.raises(RequestError, match="top_k is 'many'"):
+        with pytest.raises(RequestError, match='top_k is "many"'):
             client.generate("import ", {"top_k": "many"})
         with pytest.raises(RequestError, match="unknown sampling parameter"):
             client.generate("import ", {"topk": 3})

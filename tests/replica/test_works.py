@@ -140,6 +140,7 @@ def test_what_no_connection_takes_ends_its_sample_and_no_more_is_said_of_it(llm:
     pieces = run(works, 1, ask([5] * 300, n=samples, prompt_logprobs=20))
     (first,) = [piece for piece in pieces if piece.index == 0]
     assert first.finish == "error" and "ask for fewer log-probabilities" in first.error and not first.token_ids
+    assert [rest_of(piece).prompt_token_ids for piece in pieces if rest_of(piece).prompt_token_ids] == [[5] * 300], "told once"
     if samples == 2:
         other = [piece for piece in pieces if piece.index == 1]
         assert len(said(pieces, 1)[0]) == 8 and other[-1].finish == "length"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
 
+from brigade.coordinator.messages import is_deeper
 from brigade.errors import RequestError
+from brigade.serve import other_servers
 from brigade.serve.chat import ChatBody
 from brigade.serve.completions import CompletionBody
 from brigade.serve.errors import ApiError, as_api_error
-from brigade.serve.fields import HARMLESS, MOST_DEPTH, MOST_STOPS, PLAIN, Body, convert, is_deeper, read_json
+from brigade.serve.fields import HARMLESS, MOST_DEPTH, MOST_STOPS, PLAIN, Body, convert, read_json
 
 PROMPT = {"prompt": "a"}
 MESSAGES = {"messages": [{"role": "user", "content": "a"}]}
@@ -71,23 +74,23 @@ def test_an_unknown_field_inside_of_a_field_is_refused_by_its_path() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("temperature", "1", "expected `int | float | null`, got `str`"),
-        ("max_tokens", 1.5, "got `float`"),
-        ("max_tokens", -1, ">= 0"),
-        ("n", 0, ">= 1"),
+        ("temperature", "1", "it must be a number, not a text"),
+        ("max_tokens", 1.5, "it must be an integer of 1 or more, or 0 beside"),
+        ("max_tokens", -1, "it must be an integer of 1 or more, or 0 beside"),
+        ("n", 0, "it must be an integer >= 1"),
         ("n", 129, "<= 128"),
         ("seed", 2**63, "<= 9223372036854775807"),
-        ("seed", True, "got `bool`"),
-        ("stream", "yes", "got `str`"),
-        ("logit_bias", [1], "got `array`"),
-        ("stop_token_ids", "7", "got `str`"),
-        ("extra", 7, "got `int`"),
+        ("seed", True, "it must be an integer, not true or false"),
+        ("stream", "yes", "it must be true or false, not a text"),
+        ("logit_bias", [1], "it must be an object, not an array"),
+        ("stop_token_ids", "7", "it must be an array, not a text"),
+        ("extra", 7, "it must be an object, not an integer"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type(kind, least, name, value, words) -> None:
     error = refused(least | {name: value}, kind)
     assert error.param == name and error.code == "invalid_type"
-    assert error.message.startswith(f"{name} is {msgspec.json.encode(value).decode()}: ") and words in error.message
+    assert error.message.startswith(f"{name} is {msgspec.json.encode(value).decode()}; ") and words in error.message
 
 
 @pytest.mark.parametrize(("kind", "name"), [(CompletionBody, "prompt"), (ChatBody, "messages")])
@@ -130,7 +133,7 @@ def test_a_negative_seed_is_another_one_for_each_number() -> None:
     ("given", "param", "words"),
     [
         ({"stop": ["x"] * (MOST_STOPS + 1)}, "stop", "65 strings; 64 are allowed"),
-        ({"logit_bias": {"word": 1}}, "logit_bias", "'word'"),
+        ({"logit_bias": {"word": 1}}, "logit_bias", '"word"'),
         ({"stream_options": {"include_usage": True}}, "stream_options", "no effect without stream"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "pads no events"),
     ],
@@ -155,18 +158,64 @@ def test_what_a_conversation_may_not_say(given, param, words) -> None:
     assert error.param == param and words in error.message
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"prompt": NaN}', b'{"a": 1} x', b'{"a": "\\x"}', b'{"a": 1e999}'])
+@pytest.mark.parametrize("data", [b"{", b"\xff", b'{"prompt": NaN}', b'{"a": 1} x', b'{"a": "\\x"}', b'{"a": 1e999}'])
 def test_what_is_no_json_is_refused(data) -> None:
     with pytest.raises(ApiError, match="is not valid JSON") as error:
         read_json(data)
     assert error.value.status == 400
 
 
+@pytest.mark.parametrize("data", [b"", b" ", b"\r\n"])
+def test_a_body_that_is_empty_is_said_to_be(data) -> None:
+    with pytest.raises(ApiError, match="the body is empty; send one JSON object, such as"):
+        read_json(data)
+
+
 @pytest.mark.parametrize(
-    ("data", "word"), [(b"[1]", "list"), (b'"a"', "text"), (b"1", "number"), (b"null", "null"), (b"true", "truth")]
+    ("data", "message", "param"),
+    [
+        (b'{"temperature": 1, "seed": 2, "temperature": 1}', "temperature is given twice; give it once", "temperature"),
+        (b'{"seed" :1, "seed"\n: 2}', "seed is given twice; give it once", "seed"),
+        (b'{"seed": 1, "\\u0073eed": 2}', "seed is given twice; give it once", "seed"),
+        (b'{"logit_bias": {"5": 1, "5": 2}}', '"5" is given twice in one object; give it once', None),
+        (b'{"messages": [{"role": "user", "role": "user"}]}', '"role" is given twice in one object; give it once', None),
+        (b'{"a\\\\": 1, "seed": 1, "seed": 2}', "seed is given twice; give it once", "seed"),
+        (b'{"a\\\\": ":", "b": {"c": 1, "c": 1}}', '"c" is given twice in one object; give it once', None),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_its_name(data, message, param) -> None:
+    with pytest.raises(ApiError) as error:
+        read_json(data)
+    assert (error.value.message, error.value.param) == (message, param)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"prompt": ': "a"', "seed": 1}, {"prompt": '{"a": 1, "a": 2}'}, {"prompt": '\\"a\\\\": '}, {"a\\": {"a\\": 1}},
+        {"prompt": ['":', '": ', '\\":']}, {"messages": [{"role": "a"}, {"role": "a"}]}, {"": {"": ""}},
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_key_is_none(found) -> None:
+    assert read_json(json.dumps(found).encode()) == read_json(msgspec.json.encode(found)) == found
+
+
+@both
+@pytest.mark.parametrize("whose", other_servers.FIELDS)
+def test_a_field_of_another_server_is_refused_with_what_to_give_instead(kind, least, whose) -> None:
+    for name, remedy in other_servers.FIELDS[whose].items():
+        if name in kind.__struct_fields__:  # which has words of its own
+            continue
+        error = refused(least | {name: 1}, kind)
+        assert (error.param, error.code) == (name, "unknown_parameter")
+        assert whose in error.message and remedy in error.message and len(error.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("data", "word"), [(b"[1]", "an array"), (b'"a"', "a text"), (b"1", "a number"), (b"null", "null"), (b"true", "true or false")]
 )
 def test_json_that_is_no_object_is_refused(data, word) -> None:
-    with pytest.raises(ApiError, match=f"the body is a {word}"):
+    with pytest.raises(ApiError, match=f"the body is {word};"):
         read_json(data)
 
 
@@ -206,4 +255,5 @@ def test_an_engines_refusal_names_its_field(said, param) -> None:
 def test_every_field_of_the_shared_body_has_a_use() -> None:
     """A field that is read by nobody would be accepted and then ignored."""
     elsewhere = {"model", "stream", "stream_options", "seed", "stop", "logit_bias", "return_token_ids"}
+    elsewhere |= {"response_format", "constraint", "return_tokens_as_token_ids"}  # read by each API
     assert {field.name for field in msgspec.structs.fields(Body)} == set(PLAIN) | elsewhere

@@ -48,6 +48,24 @@ def test_what_was_asked_and_answered_is_not_in_it(quiet: Running) -> None:
     assert not re.search("secret|somebody|crumbs", json.dumps(quiet.lines))
 
 
+def test_what_a_client_did_wrong_is_said_in_one_line_that_is_not_endless(quiet: Running) -> None:
+    secret = {"prompt": "a secret word"}
+    for wrong in ({"temperature": 700}, {"tempera\nture\x1b[2J\u2028": 1}, {"stop": ["x", "y" * 5000, 5]}):
+        assert ask(quiet.port, "/v1/completions", secret | wrong).status == 400
+    assert becomes(lambda: len(quiet.lines) == 3)
+    told = [line["error"] for line in quiet.lines]
+    assert told[0] == "refused of temperature: temperature is 700; it must be a number from 0 to 100"
+    assert told[1].startswith("unknown_parameter of tempera ture")
+    assert all(one.isprintable() and len(one) < 650 and "secret" not in one for one in told)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/images/generations", "/v1/messages", "/completion"])
+def test_a_well_known_address_that_is_not_there_is_said_to_be_none(quiet: Running, path: str) -> None:
+    error = ask(quiet.port, path, {}).json["error"]
+    assert error["code"] == "not_found" and f"{path}, of " in error["message"] and "/v1/completions" in error["message"]
+    assert "there is nothing at /v1/other" in ask(quiet.port, "/v1/other", {}).json["error"]["message"]
+
+
 def test_the_id_of_a_request_goes_in_and_out(quiet: Running) -> None:
     for path, body in (
         ("/v1/completions", BODY),

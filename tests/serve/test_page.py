@@ -14,9 +14,11 @@ import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.cli.main import make_parser
+from brigade.serve import other_servers
+from brigade.serve.addresses import NOT_SERVED
 from brigade.serve.chat import ChatBody
 from brigade.serve.completions import CompletionBody
-from brigade.serve.fields import HARMLESS, MOST_SAMPLES, Body
+from brigade.serve.fields import HARMLESS, MOST_SAMPLES, OTHER_NAMES, Body
 from brigade.serve.limits import MOST_BIASES, MOST_LOGPROBS, MOST_STOP_CHARACTERS, MOST_STOP_IDS, MOST_TOKENS, Limits
 from brigade.serve.openapi import BODIES, PAGES
 from brigade.serve.tokens import DetokenizeBody, TokenizeBody
@@ -87,6 +89,19 @@ def test_what_changes_nothing_is_listed_with_its_values() -> None:
         for name, values in HARMLESS.items()
     }
     assert said == shown
+
+
+@pytest.mark.parametrize("whose", other_servers.FIELDS)
+def test_the_fields_of_another_server_are_those_of_its_table(whose: str) -> None:
+    """Those that are refused with a hint; a field that is read under its own name may stand there too."""
+    rows = [row[0] for row in table(whose.removesuffix("'s"), COMING) if re.match("fields? ", row[0])]
+    said = {name for row in rows for name in re.findall("`([^`]+)`", row)}
+    assert said - set(OTHER_NAMES) == set(other_servers.FIELDS[whose])
+
+
+def test_addresses_that_are_not_there_are_listed() -> None:
+    section = PAGE.split("these addresses are not there yet:", 1)[1].split(". A program", 1)[0]
+    assert re.findall("`([^`]+)`", section) == list(NOT_SERVED["OpenAI's"])
 
 
 def codes_of_the_source() -> set[str]:

@@ -76,7 +76,7 @@ class Grammars:
         if not tokenizer.adds_bytes:
             raise RequestError(
                 "a constraint needs to know what each token adds to the text, which this model's tokenizer decides from its "
-                "neighbours; drop constraint"
+                "neighbours; drop constraint", "constraint",
             )
         vocabulary = Vocabulary(tokenizer, vocab_size)
         self._speakable, self._special = vocabulary.speakable, frozenset(vocabulary.special_token_ids[:-1])
@@ -94,9 +94,9 @@ class Grammars:
             raise RequestError(f"constraint {kind} cannot be compiled: {_reason(inner.get_error())}")
         matcher = Matcher(inner, self._speakable)
         if matcher.failure is not None:
-            raise RequestError(f"the constraint allows no answer: {matcher.failure}")
+            raise RequestError(f"the constraint allows no answer: {matcher.failure}", "constraint")
         if matcher.ended_at == 0:
-            raise RequestError("the constraint allows nothing but an empty answer; drop it, or allow some text")
+            raise RequestError("the constraint allows nothing but an empty answer; drop it, or allow some text", "constraint")
         return matcher
 
     def _check_special(self, grammar: str) -> None:
@@ -167,7 +167,7 @@ def _on_a_large_stack(work: Any, kind: str, goes_on: bool = False) -> LLMatcher:
     with _MAKING:
         _OVERDUE[:] = [one for one in _OVERDUE if one.is_alive()]
         if len(_OVERDUE) >= MOST_OVERDUE and not goes_on:
-            raise RequestError(f"{len(_OVERDUE)} constraints of others take too long to compile; try again later")
+            raise RequestError(f"{len(_OVERDUE)} constraints of others take too long to compile; try again later", kind="busy")
         size = threading.stack_size(STACK)
         try:
             thread.start()
