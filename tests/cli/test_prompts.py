@@ -57,7 +57,7 @@ def test_a_good_bias_is_taken(tmp_path: Path, capsys) -> None:
 def test_a_constraint_is_taken(tmp_path: Path, capsys) -> None:
     file = tmp_path / "p.jsonl"
     schema = '{"type": "object", "properties": {"a": {"enum": [[1], 2]}}, "required": ["a"], "additionalProperties": false}'
-    second = '{"text": "y = ", "max_tokens": 40, "constraint": {"json_schema": ' + schema + "}}\n"
+    second = '{"text": "y = ", "max_tokens": 40, "temperature": 0, "constraint": {"json_schema": ' + schema + "}}\n"
     file.write_text('{"text": "x = ", "constraint": {"choice": ["yes", "no"]}}\n' + second)
     assert main(["generate", "--prompts-file", str(file), "--kv-blocks", "8", "--json", str(tmp_path / "o.json")]) == 0
     requests = json.loads((tmp_path / "o.json").read_text())["requests"]

@@ -291,7 +291,7 @@ def test_too_many_waiting_requests_are_told_to_come_again() -> None:
         )
         for one in held:
             one.close()
-        assert becomes(lambda: server.app.desk.open == 0)
+        assert becomes(lambda: server.app.desk.open == 0 and llm.engine.num_waiting == 0)
         assert ask(server.port, "/v1/completions", SHORT).status == 200
 
 
