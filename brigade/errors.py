@@ -38,7 +38,6 @@ class RequestError(UserError):
         self.param, self.kind = param, kind
 
 
-
 class EngineStopped(RuntimeError):
     """The engine was closed, or failed, while a call waited for it or before one came."""
 

@@ -75,7 +75,8 @@ class Limits:
         if count > self.max_waiting:
             raise RequestError(
                 f"{count} requests came at once (n of all prompts together), but max_waiting is {self.max_waiting}; lower n, "
-                "give fewer prompts at once, or raise max_waiting", "n",
+                "give fewer prompts at once, or raise max_waiting",
+                "n",
             )
 
     def admit(self, ids: list[int], params: SamplingParams) -> int:
@@ -98,13 +99,15 @@ class Limits:
             remedy = "" if self.is_whole_model else ", or raise max_model_len if the model allows it"
             raise RequestError(
                 f"{wanted} exceed the limit of {self.positions} positions; shorten the prompt or lower max_tokens{remedy}",
-                "prompt", "too long",
+                "prompt",
+                "too long",
             )
         blocks = -(-most_positions(len(ids), max_tokens) // self.block_size)
         if blocks > self.num_blocks:
             raise RequestError(
                 f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "
-                f"{self.block_size} positions; the cache has {self.num_blocks}: raise kv_memory or kv_blocks", "prompt",
+                f"{self.block_size} positions; the cache has {self.num_blocks}: raise kv_memory or kv_blocks",
+                "prompt",
             )
         if self.vocab_size is not None:
             params.check_vocabulary(self.vocab_size)

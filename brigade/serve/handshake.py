@@ -32,9 +32,7 @@ class Handshake(SSLProtocol):
     hears of its connection when the handshake is done, and would else not be counted before."""
 
     def __init__(self, inner: GuardedProtocol, context: ssl.SSLContext) -> None:
-        super().__init__(
-            inner.loop, inner, context, None, server_side=True, ssl_handshake_timeout=inner.limits.header_seconds
-        )  # type: ignore[no-untyped-call]
+        super().__init__(inner.loop, inner, context, None, server_side=True, ssl_handshake_timeout=inner.limits.header_seconds)  # type: ignore[no-untyped-call]
         self._inner, self._raw, self._client = inner, None, ""
         inner.handshake = self
 

@@ -13,6 +13,7 @@ MOST_STOP_CHARACTERS = 4096  # of all its stop strings together
 MOST_STOP_IDS = 4096
 MOST_BIASES = 1024  # tokens in its logit_bias
 
+
 @dataclass(frozen=True)
 class Limits:
     """Seconds, bytes and counts; each is an option of `brigade serve`."""

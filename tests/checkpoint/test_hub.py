@@ -476,9 +476,7 @@ def test_room_is_needed_for_what_is_still_to_come_alone(hub: LocalHub, tmp_path:
     whole(NAME)
 
 
-def test_no_room_is_needed_for_what_the_cache_has_of_another_commit(
-    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capfd
-) -> None:
+def test_no_room_is_needed_for_what_the_cache_has_of_another_commit(hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     whole(NAME)
     hub.repository(NAME).commit(folder_files(EMBEDDED) | {"README.md": b"another"}, "main")
     forget()

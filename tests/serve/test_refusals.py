@@ -96,7 +96,9 @@ def test_a_grammar_of_llama_cpp_is_recognised(server: Running, kind: str) -> Non
 @pytest.mark.parametrize(
     ("kind", "status", "code"),
     [
-        ("too long", 400, "context_length_exceeded"), ("crowded", 429, "rate_limit_exceeded"), ("busy", 503, "busy"),
+        ("too long", 400, "context_length_exceeded"),
+        ("crowded", 429, "rate_limit_exceeded"),
+        ("busy", 503, "busy"),
         (None, 400, None),
     ],
 )

@@ -76,7 +76,8 @@ class Grammars:
         if not tokenizer.adds_bytes:
             raise RequestError(
                 "a constraint needs to know what each token adds to the text, which this model's tokenizer decides from its "
-                "neighbours; drop constraint", "constraint",
+                "neighbours; drop constraint",
+                "constraint",
             )
         vocabulary = Vocabulary(tokenizer, vocab_size)
         self._speakable, self._special = vocabulary.speakable, frozenset(vocabulary.special_token_ids[:-1])

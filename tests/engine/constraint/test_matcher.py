@@ -134,7 +134,7 @@ def test_a_grammar_of_many_meanings_comes_to_the_end_of_its_counts_at_the_same_t
     monkeypatch.setitem(LIMITS, "step_max_items", 1_000)
     (a,), ends = TOKENIZER.encode("a"), set()
     for _ in range(2):
-        matcher, said = grammars.matcher({"grammar": 'start: start start start start | start start | /[a-z]/'}), list[int]()
+        matcher, said = grammars.matcher({"grammar": "start: start start start start | start start | /[a-z]/"}), list[int]()
         while matcher.failure is None:
             said.append(a)
             matcher.follow(said)
