@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from brigade.coordinator.messages import Identity
-from brigade.errors import EngineStopped
+from brigade.errors import CoordinatorSilent, EngineStopped
 from brigade.serve.errors import ApiError
 
 PERIOD, PATIENCE = 1.0, 2.0  # seconds between two questions to a coordinator, and for its answer
@@ -70,7 +70,7 @@ class FleetHealth(Health):
         threading.Thread(target=self._keep_asking, name="brigade-health", daemon=True).start()
 
     def _keep_asking(self) -> None:
-        while not isinstance(self._said, EngineStopped):
+        while not isinstance(self._said, EngineStopped) or isinstance(self._said, CoordinatorSilent):  # who is silent may come back
             time.sleep(PERIOD)
             self._said = self._ask()
             self._note()
