@@ -160,7 +160,7 @@ async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, 
             found = as_api_error(error, answer.job.names)
             record.failed(found, error)
             await stream.say([found.body])
-    await stream.close()
+        await stream.close()  # only then is it over: whoever waits for what is open waits for this too
 
 
 def _objects(answer: Answer, place: int, delta: Delta, record: Record) -> list[Object]:

@@ -31,6 +31,8 @@ class Handshake(SSLProtocol):
     """What asyncio itself puts between a socket and a protocol, in the set of open connections as long as `inner` is not: that one
     hears of its connection when the handshake is done, and would else not be counted before."""
 
+    unsent = 0  # of answers, as `GuardedProtocol.unsent`: there is none before the handshake is done
+
     def __init__(self, inner: GuardedProtocol, context: ssl.SSLContext) -> None:
         super().__init__(inner.loop, inner, context, None, server_side=True, ssl_handshake_timeout=inner.limits.header_seconds)  # type: ignore[no-untyped-call]
         self._inner, self._raw, self._client = inner, None, ""

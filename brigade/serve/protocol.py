@@ -71,6 +71,11 @@ class GuardedProtocol(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that are written and that its client has not taken yet."""
+        return self.transport.get_write_buffer_size()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._all_is_read()
@@ -81,13 +86,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._all_is_read()
 
     def _look_later(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self._unread = self.loop.call_later(self.limits.send_seconds, self._look_whether_read, left)
+        self._unread = self.loop.call_later(self.limits.send_seconds, self._look_whether_read, self.unsent)
 
     def _look_whether_read(self, left: int) -> None:
         """The one rule for clients that do not read: whoever took nothing at all in this time is given up, whatever is sent to it.
         A closed connection too would be held until its client has read the rest."""
-        if self.transport.get_write_buffer_size() < left:
+        if self.unsent < left:
             self._look_later()
         else:
             self.transport.abort()

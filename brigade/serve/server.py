@@ -8,6 +8,7 @@ import errno
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ from brigade.serve.protocol import guarded
 
 BACKLOG = 2048
 LAST_WORDS = 3  # seconds in which answers that are cut off are told so, before their connections are closed
+LOOK = 0.05  # seconds between two looks whether answers are read
 UNSENT = 256 << 10  # bytes that the system holds for one connection: with more, it would take long to see whether a client reads
 
 
@@ -100,6 +102,7 @@ class Server(uvicorn.Server):
 
     async def _drain(self, name: str) -> None:
         desk, seconds = self._brigade.desk, self._brigade.limits.drain_seconds
+        until = time.monotonic() + seconds
         if desk.open:
             goes = "1 request goes on to its end" if desk.open == 1 else f"{desk.open} requests go on to their end"
             print(f"brigade: {name}: {goes}; the same signal once more ends at once", file=sys.stderr)
@@ -107,7 +110,25 @@ class Server(uvicorn.Server):
             were = "1 request was not over" if desk.open == 1 else f"{desk.open} requests were not over"
             print(f"brigade: {were} after {seconds:g} s; what is left is cut off", file=sys.stderr)
             self._cut_off()
+        elif not await self._until_sent(until):
+            were = "1 answer was not read" if self._unread == 1 else f"{self._unread} answers were not read"
+            print(f"brigade: {were} to the end after {seconds:g} s; what is left is cut off", file=sys.stderr)
         self.should_exit = True
+
+    @property
+    def _unread(self) -> int:
+        """Connections whose clients have not taken all of their answers."""
+        connections: Any = self.server_state.connections
+        return sum(one.unsent > 0 for one in connections)
+
+    async def _until_sent(self, until: float) -> bool:
+        """An answer is over when it is written, and its client may still be reading. Whoever takes nothing is given up by the
+        protocol, so this waits for those alone who read. False where that takes longer."""
+        while self._unread:
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
 
     def _cut_off(self) -> None:
         self._brigade.desk.is_draining = True
