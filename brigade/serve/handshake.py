@@ -1,4 +1,5 @@
-"""A TLS connection until its handshake is done: it counts as any other, and has as long as headers have."""
+"""A TLS connection: until its handshake is done it counts as any other, and has as long as headers have. After that, its protocol
+sees what a client has not taken yet as it does without TLS."""
 
 from __future__ import annotations
 
@@ -41,6 +42,9 @@ class Handshake(SSLProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw, self._client = transport, str((transport.get_extra_info("peername") or ("",))[0])
         self._inner.connections.add(self)  # type: ignore[arg-type]
+        # What is encrypted waits in the transport below: from its first byte on `pause_writing` is called here, so that each time
+        # it is empty again the protocol above hears of it.
+        transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
         if len(self._inner.connections) > self._inner.limits.connections:
             self._inner.refusals.note(self._client, "busy")
@@ -52,6 +56,20 @@ class Handshake(SSLProtocol):
             self._inner.connections.discard(self)  # type: ignore[arg-type]
             self._inner.refusals.note(self._client, "tls")
         super().connection_lost(exc)
+
+    def _get_write_buffer_size(self) -> int:
+        """asyncio's own leaves out what waits below, which is nearly all. From this number it also decides when the protocol above
+        may write, and that one whether its client reads."""
+        below = 0 if self._raw is None else self._raw.get_write_buffer_size()
+        return super()._get_write_buffer_size() + below  # type: ignore[misc, no-any-return]
+
+    def _check_shutdown_timeout(self) -> None:
+        """The time for the last words of TLS is over. A client that still reads an answer cannot have said its own: it is waited
+        for, and the protocol above gives up whoever does not read."""
+        if self._get_write_buffer_size():
+            self._shutdown_timeout_handle = self._inner.loop.call_later(self._ssl_shutdown_timeout, self._check_shutdown_timeout)
+        else:
+            super()._check_shutdown_timeout()  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """The server ends."""
