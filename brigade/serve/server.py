@@ -61,7 +61,7 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
 class Server(uvicorn.Server):
     """The first SIGTERM or SIGINT: running requests go on to their end, and new ones are sent away. The second, or the end of
     `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing can be
-    computed here any more, which ends the server too."""
+    computed here any more, which ends the server in the same way."""
 
     def __init__(
         self, app: App, certificate: Path | None = None, key: Path | None = None, is_over: Callable[[], bool] = lambda: False
@@ -136,7 +136,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._is_over()
+        if not self.should_exit and self._is_over():
+            self._cut_off()
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def taking_signals(self) -> Iterator[None]:
