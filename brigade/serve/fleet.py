@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +9,7 @@ from typing import Any
 
 from brigade.api.faces import named_params
 from brigade.coordinator.messages import Identity
-from brigade.coordinator.words import told_if_late
+from brigade.coordinator.words import say, told_if_late
 from brigade.engine.prompt import ChatPrompt, Prompt, encode_prompt
 from brigade.engine.sampling.params import SamplingParams
 from brigade.engine.submission import Limits, first_matcher
@@ -72,11 +71,10 @@ def following(app: App, made_of: Callable[[Identity], Served]) -> Callable[[Iden
             return
         before, app.served = app.served.fingerprint, made_of(identity)
         now = app.served
-        print(
+        say(
             f"brigade: other replicas of {now.name} are there now: system_fingerprint {now.fingerprint} in place of {before}, "
-            f"{now.positions} positions; the tokenizer stays the same",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            f"{now.positions} positions; the tokenizer stays the same"
+        )
 
     return follow
 
@@ -113,7 +111,7 @@ def wait_for_replica(client: Any, keeper: Keeper | None = None, timeout: float =
             start = f"start one with `brigade replica --serve-as {client.model}`"
             remedy = f"{start}, or give as MODEL a name that is there" if names else start
             what = f"waiting up to {timeout:g} s for a replica of {client.model} at {client.address}"
-            print(f"brigade: {what}, where {there}; {remedy}", file=sys.stderr, flush=True)
+            say(f"brigade: {what}, where {there}; {remedy}")
         if time.monotonic() > until:
             raise ConfigError(f"no replica of {client.model} came to {client.address} in {timeout:g} s; start one")
         time.sleep(0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from brigade.coordinator.messages import Identity
+from brigade.coordinator.words import say
 from brigade.errors import CoordinatorSilent, EngineStopped
 from brigade.serve.errors import ApiError
 
@@ -83,7 +83,7 @@ class FleetHealth(Health):
             self.follow(there[0].identity)
         if self._wanted is not None and len(there) != self._ready:
             self._ready = len(there)
-            print(f"brigade: {how_many(self._ready, self._wanted)}", file=sys.stderr, flush=True)
+            say(f"brigade: {how_many(self._ready, self._wanted)}")
 
     def _replicas(self, status: Any) -> list[Any]:
         return [one for one in status.replicas if one.model == self._model]

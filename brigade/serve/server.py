@@ -7,7 +7,6 @@ import contextlib
 import errno
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import uvicorn
 
+from brigade.coordinator.words import say
 from brigade.errors import ConfigError
 from brigade.serve.app import App
 from brigade.serve.handshake import behind_tls, tls_context
@@ -105,14 +105,14 @@ class Server(uvicorn.Server):
         until = time.monotonic() + seconds
         if desk.open:
             goes = "1 request goes on to its end" if desk.open == 1 else f"{desk.open} requests go on to their end"
-            print(f"brigade: {name}: {goes}; the same signal once more ends at once", file=sys.stderr)
+            say(f"brigade: {name}: {goes}; the same signal once more ends at once")
         if not await desk.drain(seconds):
             were = "1 request was not over" if desk.open == 1 else f"{desk.open} requests were not over"
-            print(f"brigade: {were} after {seconds:g} s; what is left is cut off", file=sys.stderr)
+            say(f"brigade: {were} after {seconds:g} s; what is left is cut off")
             self._cut_off()
         elif not await self._until_sent(until):
             were = "1 answer was not read" if self._unread == 1 else f"{self._unread} answers were not read"
-            print(f"brigade: {were} to the end after {seconds:g} s; what is left is cut off", file=sys.stderr)
+            say(f"brigade: {were} to the end after {seconds:g} s; what is left is cut off")
         self.should_exit = True
 
     @property

@@ -65,3 +65,19 @@ def test_it_asks_no_more_when_its_client_is_closed() -> None:
     before = threads()
     FleetHealth(Client(replicas("a"), replicas("a"), EngineStopped("the client was closed")), "model")
     assert becomes(lambda: threads() == before)
+
+
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch) -> None:
+    class Gone:
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    client = Client(replicas(), replicas("a"))
+    made = FleetHealth(client, "model", 2)
+    assert becomes(lambda: made.state()["num_replicas"] == 1)
+    client.then(replicas("a", "a"))
+    assert becomes(lambda: made.state()["num_replicas"] == 2, 2)
+    client.then(EngineStopped("the client was closed"))

@@ -92,6 +92,23 @@ def test_it_waits_no_longer_than_it_may(llm: LLM, pair: Any, monkeypatch, capsys
         one.close()
 
 
+def test_a_terminal_that_is_gone_changes_nothing_of_the_end(llm: LLM, pair: Any, monkeypatch) -> None:
+    class Gone:
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        flush = write
+
+    with ending(llm, pair, monkeypatch, drain_seconds=0.5) as server:
+        one = connect(server, pair)
+        one.send(request("/v1/completions", {"prompt": "a", "n": 100, "max_tokens": 1000, "ignore_eos": True, "stream": True}))
+        one.until(b"data: ")
+        monkeypatch.setattr("sys.stderr", Gone())
+        end(server)
+        assert becomes(lambda: server.server.should_exit, 5) and one.until(b"[DONE]").count(b'"draining"') == 1
+        one.close()
+
+
 def test_nobody_who_takes_nothing_holds_up_the_end(llm: LLM, pair: Any, monkeypatch) -> None:
     with ending(llm, pair, monkeypatch, send_seconds=0.5) as server:
         one, begun = slow(server, pair, LARGE), time.monotonic()
