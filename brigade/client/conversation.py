@@ -64,6 +64,7 @@ class Conversation:
         self._looks: list[Callable[[Status | Exception], None]] = []
         self._sends: list[Message] = []
         self._heard, self._greeted, self._alive = now, now, now
+        self._told = now  # when everybody was told last that the coordinator is gone; who asks after that has its own patience
         self._greet(now)
 
     # What callers ask.
@@ -179,12 +180,11 @@ class Conversation:
                 self._sends.append(Look())
         if not self.is_known and now - self._greeted >= AGAIN:
             self._greet(now)
-        silent = now - self._heard
-        if silent >= self.patience:
+        if now - max(self._heard, self._told) >= self.patience:
             self._sends += [Abort(number) for number in self._open]
             self.stop(self._silent(self.patience))
-            self._heard = now
-        elif silent >= self.first_patience:
+            self._told = now
+        elif self.first_patience < self.patience and now - self._heard >= self.first_patience:
             new = [one for those in (self._open, self._waiting) for one in those.values() if not one.is_accepted]
             for asked in new:
                 self.abort(asked.number)

@@ -380,6 +380,25 @@ def test_what_a_silent_coordinator_has_not_accepted_is_told_soon_and_what_runs_i
     assert len(late.reader) == 1, "it speaks again"
 
 
+def test_in_a_long_outage_each_new_request_is_told_at_once() -> None:
+    """Also behind the moment at which everybody was told, which is no word of the coordinator."""
+    talks, told = talk(first_patience=5.0), Told()
+    talks.tick(60.0)
+    talks.submit(asked(1, told))
+    talks.tick(60.25)
+    assert [type(one) for one in told] == [CoordinatorSilent] and "has said nothing for 5 s" in str(told[0])
+
+
+def test_who_gave_one_patience_alone_waits_so_long_in_a_long_outage_too() -> None:
+    talks, told = talk(), Told()
+    talks.tick(60.0)
+    talks.submit(asked(1, told))
+    talks.tick(119.0)
+    assert told == []
+    talks.tick(120.0)
+    assert [type(one) for one in told] == [CoordinatorSilent]
+
+
 def test_a_request_hears_nothing_of_another_model_than_the_one_it_is_for() -> None:
     talks = talk()
     for number, identity in ((1, "mine"), (2, "mine"), (3, "")):
