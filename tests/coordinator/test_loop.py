@@ -59,6 +59,12 @@ def test_requests_of_several_clients_are_served(wires: Wires) -> None:
     assert Journal(wires.folder / "journal").kept() == [], "everything was acknowledged"
 
 
+def test_it_knows_whether_a_replica_has_ever_joined(wires: Wires) -> None:
+    assert not wires.loop.has_had_replica()
+    wires.new_replica(8)
+    wires.until(wires.loop.has_had_replica)
+
+
 def test_no_failure_is_seen(wires: Wires) -> None:
     """Replicas that die, connections that are cut, and a coordinator that is ended in the middle of everything and comes back."""
     chance = random.Random(1)
