@@ -26,6 +26,10 @@ class CheckpointError(UserError):
 # "too long": prompt and answer do not fit the model; "crowded": too many wait; "busy": nothing new is taken for the moment.
 RefusalKind = Literal["too long", "crowded", "busy"]
 
+# Why a request that was taken could not go on, where another try may: "no replica": none came in time; "replaced": its model is
+# computed with other bits now; "stopped": the coordinator ends for good.
+FailureKind = Literal["no replica", "replaced", "stopped"]
+
 
 class RequestError(UserError):
     """A request that can never be served: refused at submission, with the numbers.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from brigade.api.faces import AsyncFace, Feed
-from brigade.engine.outputs import RequestOutput
+from brigade.engine.outputs import RequestOutput, Sample
 from brigade.engine.prompt import ChatPrompt, Prompt, named
 from brigade.serve.errors import ApiError
 from brigade.serve.job import Job
@@ -87,6 +87,6 @@ class Desk:
             feed.fail(ApiError(503, CUT_OFF, None, "draining", RETRY))
 
 
-def failed(outputs: list[RequestOutput]) -> str | None:
-    """Why one of the answers could not go on."""
-    return next((sample.error for output in outputs for sample in output.samples if sample.error is not None), None)
+def failed(outputs: list[RequestOutput]) -> Sample | None:
+    """One of the answers that could not go on."""
+    return next((sample for output in outputs for sample in output.samples if sample.error is not None), None)

@@ -215,7 +215,8 @@ def test_it_says_how_it_is_and_stops_when_it_is_told(wires: Wires) -> None:
     answer = decode_to_client(asking.recv())
     assert isinstance(answer, Status) and answer.state == "stopped"
     wires.until(wires.all_over)
-    assert set(client.asked[1].errors) == {"the coordinator was stopped"} and wires.replicas == []
+    assert set(client.asked[1].errors) == {"the coordinator was stopped"} and set(client.asked[1].kinds) == {"stopped"}
+    assert wires.replicas == []
     wires.thread.join(10)
     assert not wires.thread.is_alive()
     asking.close(0)

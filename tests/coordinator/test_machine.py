@@ -80,7 +80,7 @@ def test_it_waits_for_a_replica_and_is_told_when_none_comes() -> None:
     made.tick(0.6)
     while made.inboxes[client.address]:
         made.receive(client)
-    assert client.asked[2].errors == ["there was no replica of model '' for 5 s"]
+    assert client.asked[2].errors == ["there was no replica of model '' for 5 s"] and client.asked[2].kinds == ["no replica"]
     assert made.coordinator.status().waiting == 0
 
 
@@ -521,7 +521,7 @@ def test_a_deadline_holds_through_absence_and_restart() -> None:
     made.deliver(10)
     while made.inboxes[client.address]:
         made.receive(client)
-    assert client.asked[1].errors == ["its deadline of 10 s has passed"]
+    assert client.asked[1].errors == ["its deadline of 10 s has passed"] and client.asked[1].kinds == [None]
 
 
 def test_a_request_never_goes_on_with_another_model_than_it_began_with() -> None:
@@ -538,6 +538,7 @@ def test_a_request_never_goes_on_with_another_model_than_it_began_with() -> None
         while made.inboxes[client.address]:
             made.receive(client)
     assert client.asked[1].ends == ["error"] and "it began as" in (client.asked[1].errors[0] or "")
+    assert client.asked[1].kinds == ["replaced"]
     assert client.asked[2].ends == [None] and client.asked[2].began_as != IDENTITY.digest
 
 
