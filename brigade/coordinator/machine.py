@@ -234,7 +234,7 @@ class Coordinator(Books):
         fleet, replica = member
         replica.last_word = now
         if isinstance(message, (Frame, Beat)):
-            if message.layers != replica.layers:
+            if message.layers != replica.layers or (isinstance(message, Beat) and message.is_reading):
                 replica.layers, replica.moved = message.layers, now
             if isinstance(message, Frame):
                 self._frame(fleet, replica, message)

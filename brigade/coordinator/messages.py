@@ -273,9 +273,11 @@ class Frame(Message, tag="frame"):
 
 
 class Beat(Message, tag="beat"):
-    """A sign of life. One whose layers do not grow while it has work hangs."""
+    """A sign of life. One whose layers do not grow while it has work hangs, unless `is_reading`: it still reads all the requests
+    that it has, such as a constraint and the many tokens behind it, and computes none of them so far."""
 
     layers: int
+    is_reading: bool = False
 
 
 class Rejected(Message, tag="rejected"):

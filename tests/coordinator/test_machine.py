@@ -147,6 +147,25 @@ def test_one_that_finishes_no_layer_hangs_though_it_gives_signs_of_life() -> Non
     check(made)
 
 
+def test_one_that_still_reads_its_request_does_not_hang_until_the_request_has_begun() -> None:
+    made = world(hang_timeout=30, client_timeout=1000)
+    _, replica = half_done(made, ask(20))
+    for _ in range(20):
+        made.tick(5.9)
+        replica.say(Beat(replica.layers, is_reading=True))
+        made.deliver(10)
+    assert made.coordinator.counts["replicas lost"] == 0
+    for _ in range(5):
+        replica.say(Beat(replica.layers))
+        made.deliver(10)
+        made.tick(5.9)
+    assert made.coordinator.counts["replicas lost"] == 0
+    made.tick(1)
+    assert made.coordinator.counts["replicas lost"] == 1
+    made.settle()
+    check(made)
+
+
 def test_a_client_that_comes_back_goes_on_where_it_stands() -> None:
     made = world(client_grace=20)
     client, replica = half_done(made, ask(12, n=2))
