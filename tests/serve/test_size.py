@@ -9,12 +9,12 @@ import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.engine.prompt import ChatPrompt
-from brigade.serve.errors import ApiError
+from brigade.errors import RequestError
 from brigade.serve.job import Job
 from brigade.serve.limits import MOST_BIASES, MOST_LOGPROBS, MOST_STOP_CHARACTERS, MOST_STOP_IDS, MOST_TOKENS
 from brigade.serve.size import check_size
 from tests.serve.raw import ask, is_error
-from tests.serve.servers import Running, served_of
+from tests.serve.servers import Running, served_of, serving
 
 BODY = {"prompt": "a", "max_tokens": 2, "temperature": 0}
 
@@ -79,10 +79,21 @@ def test_what_is_just_within_the_limits_is_asked(llm: LLM, positions: int, promp
 def test_more_is_refused_with_its_size(
     llm: LLM, positions: int, prompts: list[Any], params: dict[str, Any], param: str, words: list[str]
 ) -> None:
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(RequestError) as error:
         check_size(Job("id", 0, prompts, params), replace(served_of(llm), positions=positions))
-    assert error.value.status == 400 and error.value.param == param
-    assert all(word in error.value.message for word in words), error.value.message
+    assert error.value.param == param
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_field_is_called_as_the_request_calls_it(llm: LLM) -> None:
+    """Which is the server's to say: the limits of a job know the engine's names."""
+    with serving(llm) as server:
+        server.app.served = replace(server.app.served, positions=1 << 20)
+        body = {"messages": [{"role": "user", "content": "a"}], "n": 128}
+        for name in ("max_tokens", "max_completion_tokens"):
+            reply = ask(server.port, "/v1/chat/completions", body | {name: 1 << 18})
+            assert reply.status == 400 and is_error(reply.json) and reply.json["error"]["param"] == name
+            assert f"lower {name} or n" in reply.json["error"]["message"]
 
 
 def test_a_request_that_asks_for_too_much_is_refused_before_it_runs(server: Running) -> None:
