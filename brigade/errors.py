@@ -78,9 +78,20 @@ def signal_name(number: int) -> str | None:
 
 
 def shown_as_json(value: object) -> str:
-    """A value out of a file or a request, as one short line can hold it."""
-    text = json.dumps(value, default=repr)
+    """A value out of a file or a request, as one short line can hold it. Never raises."""
+    try:
+        text = json.dumps(value, default=_repr, ensure_ascii=False)
+    except Exception:  # keys that are no texts, or one value inside itself
+        text = _repr(value)
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return type(value).__name__
 
 
 def in_one_line(error: BaseException) -> str:
