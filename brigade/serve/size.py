@@ -23,7 +23,8 @@ def check_size(job: Job, served: Served) -> None:
             "lower max_tokens or n, or ask in several requests", "max_tokens",
         )  # fmt: skip
     prompts = sum(_longest_prompt(prompt, served) for prompt in job.prompts)
-    told = tokens * _each(rows) + prompts * _each(job.params.get("prompt_logprobs")) * (n if job.params.get("echo") else 1)
+    answers = tokens * _each(rows) if job.samples > 1 else 0  # one alone takes as long to be said as several requests would
+    told = answers + prompts * _each(job.params.get("prompt_logprobs")) * (n if job.params.get("echo") else 1)
     if told > MOST_LOGPROBS:
         raise RequestError(
             f"{of} and up to {answer} tokens in each answer may have {told} log-probabilities, those of the prompts among "
@@ -52,7 +53,13 @@ def _each(rows: int | None) -> int:
 def _longest_answer(job: Job, served: Served) -> int:
     default = served.defaults.get("max_tokens", SamplingParams.max_tokens)
     most = job.params.get("max_tokens", default)
-    return served.positions if most is None else min(most, served.positions)
+    room = max(served.positions - min(map(_known_length, job.prompts), default=0), 0)
+    return room if most is None else min(most, room)
+
+
+def _known_length(prompt: Prompt) -> int:
+    """Positions that a prompt takes for certain. Of a text they are not known before it is read."""
+    return 0 if isinstance(prompt, (str, ChatPrompt)) else len(prompt)
 
 
 def _longest_prompt(prompt: Prompt, served: Served) -> int:
