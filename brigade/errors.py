@@ -26,6 +26,10 @@ class CheckpointError(UserError):
 # "too long": prompt and answer do not fit the model; "crowded": too many wait; "busy": nothing new is taken for the moment.
 RefusalKind = Literal["too long", "crowded", "busy"]
 
+# Why a request that was taken could not go on, where another try may: "no replica": none came in time; "replaced": its model is
+# computed with other bits now; "stopped": the coordinator ends for good.
+FailureKind = Literal["no replica", "replaced", "stopped"]
+
 
 class RequestError(UserError):
     """A request that can never be served: refused at submission, with the numbers.
@@ -74,9 +78,20 @@ def signal_name(number: int) -> str | None:
 
 
 def shown_as_json(value: object) -> str:
-    """A value out of a file or a request, as one short line can hold it."""
-    text = json.dumps(value, default=repr)
+    """A value out of a file or a request, as one short line can hold it. Never raises."""
+    try:
+        text = json.dumps(value, default=_repr, ensure_ascii=False)
+    except Exception:  # keys that are no texts, or one value inside itself
+        text = _repr(value)
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return type(value).__name__
 
 
 def in_one_line(error: BaseException) -> str:

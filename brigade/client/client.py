@@ -80,7 +80,7 @@ class _Asking:
                 f"this request cannot be written down to be sent ({error}); mend the prompt or its parameters"
             ) from error
         if size > MAX_MESSAGE // 2:
-            raise RequestError(f"a request has {size} bytes; {MAX_MESSAGE // 2} are allowed: shorten the prompt")
+            raise RequestError(f"a request has {size} bytes; {MAX_MESSAGE // 2} are allowed: shorten the prompt", "prompt")
         return Wish(ask, plain if isinstance(plain, str) else None, given.get("logprobs") is not None, identity)
 
     def close(self) -> None:

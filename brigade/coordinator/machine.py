@@ -234,7 +234,7 @@ class Coordinator(Books):
         fleet, replica = member
         replica.last_word = now
         if isinstance(message, (Frame, Beat)):
-            if message.layers != replica.layers:
+            if message.layers != replica.layers or (isinstance(message, Beat) and message.is_reading):
                 replica.layers, replica.moved = message.layers, now
             if isinstance(message, Frame):
                 self._frame(fleet, replica, message)
@@ -350,9 +350,8 @@ class Coordinator(Books):
             elif not fleet.replicas and now - fleet.empty_since >= settings.no_replica_timeout:
                 for job in [*fleet.suspects, *fleet.waiting.everyone()]:  # each has the whole time, also one that came later
                     if now - max(fleet.empty_since, job.waits_since) >= settings.no_replica_timeout:
-                        self._fail(
-                            fleet, job, f"there was no replica of model {fleet.model!r} for {settings.no_replica_timeout:g} s"
-                        )  # fmt: skip
+                        error = f"there was no replica of model {fleet.model!r} for {settings.no_replica_timeout:g} s"
+                        self._fail(fleet, job, error, "no replica")
 
     # What goes out.
 
@@ -373,8 +372,8 @@ class Coordinator(Books):
     def _place(self, fleet: Fleet, placed: Placed) -> None:
         job, digest = placed.job, fleet.digest
         if job.has_tokens and job.began_as != digest:
-            self._fail(fleet, job, f"it began as {job.began_as or 'nobody knows what'}, but its model is served as {digest} now")
-            return
+            error = f"it began as {job.began_as or 'nobody knows what'}, but its model is served as {digest} now"
+            return self._fail(fleet, job, error, "replaced")
         if job.began_as != digest:
             job.began_as = digest
             self._send_begun(job)
@@ -398,7 +397,7 @@ class Coordinator(Books):
             for client in list(self._clients.values()):
                 for job in list(client.jobs.values()):
                     if job.state in (JobState.WAITING, JobState.PLACED):
-                        self._fail(self._fleets[job.ask.model], job, "the coordinator was stopped")
+                        self._fail(self._fleets[job.ask.model], job, "the coordinator was stopped", "stopped")
             for fleet, replica in list(self._members.values()):
                 self._send(replica.address, Stop())
                 self._lose(fleet, replica, None)

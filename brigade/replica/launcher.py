@@ -139,8 +139,11 @@ class _Place:
 
 
 class Keeper:
-    """Keeps a replica at each place. One that ends too often in a row is given up; with nobody left, `failure` says why. Where a
-    first start is refused by the replica itself, all are ended at once: the settings are wrong. Later they were right before."""
+    """Keeps a replica at each place. One that ends too often in a row is given up; with nobody left, `failure` says why.
+
+    Where a first start is refused by the replica itself, all are ended at once: the settings are wrong. Later they were right
+    before, and so they are where `has_worked` says that a replica has joined already: what it lacks may be memory that another
+    takes while it loads, or a hub that is away. Nobody who serves is ended for that."""
 
     def __init__(
         self,
@@ -148,10 +151,11 @@ class Keeper:
         places: int,
         most_ends: int = 5,
         say: Callable[[str], None] = say,
+        has_worked: Callable[[], bool] = lambda: False,
     ) -> None:
         if most_ends < 1:
             raise ConfigError(f"max_restarts is {most_ends}; it must be 1 or more")
-        self.launcher, self.most_ends, self.say = launcher, most_ends, say
+        self.launcher, self.most_ends, self.say, self._has_worked = launcher, most_ends, say, has_worked
         self.failure: str | None = None
         self._refusal: str | None = None
         self._places = [_Place(number) for number in range(places)]
@@ -215,10 +219,12 @@ class Keeper:
             how = place.running.ended()
         if how is None:
             return
-        refusal = None if place.running is None or place.ends else place.running.refusal()
+        refusal = None if place.running is None else place.running.refusal()
         place.running = None
         if refusal is not None:
-            return self._refuse(refusal)
+            if not place.ends and not self._has_worked():
+                return self._refuse(refusal)
+            how = f"{how} ({refusal})"  # it has said that to nobody else
         place.ends = 1 if now - place.begun >= GOOD_LIFE else place.ends + 1
         place.reason = how
         if place.ends >= self.most_ends:

@@ -27,7 +27,8 @@ def local_fleet(
         stack.callback(thread.join, 10)
         stack.callback(loop.end)
         started = commands(loop.addresses[1])
-        keeper = Keeper(LocalLauncher(started, clean_environment()), len(started), restarts)
+        launcher, has_worked = LocalLauncher(started, clean_environment()), loop.has_had_replica
+        keeper = Keeper(launcher, len(started), restarts, has_worked=has_worked)
         keeper.start()
         stack.callback(keeper.close)
         yield loop.addresses[0], keeper

@@ -149,7 +149,7 @@ class Replica:
             cached = []
         if now - self._beat >= BEAT:
             self._beat = now
-            self._send(Beat(self.llm.layers_finished))
+            self._send(Beat(self.llm.layers_finished, self.works.is_reading))
 
     def _register(self, now: float) -> None:
         self._register_at = now + AGAIN

@@ -76,6 +76,11 @@ class Works:
     def __len__(self) -> int:
         return len(self._works)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether it has work, and none that the engine has too."""
+        return bool(self._works) and not any(work.name for work in self._works.values())
+
     def identity(self) -> Identity:
         llm = self.llm
         defaults = {name: llm.sampling_defaults[name] for name in sorted(llm.sampling_defaults)}

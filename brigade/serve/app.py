@@ -140,7 +140,10 @@ class App:
     ) -> None:  # fmt: skip
         def translate() -> Answer:
             answer = read(read_json(data), self.served)
-            check_size(answer.job, self.served)
+            try:
+                check_size(answer.job, self.served)
+            except RequestError as error:
+                raise as_api_error(error, answer.job.names) from error
             return answer
 
         answer = await asyncio.to_thread(translate) if len(data) > LARGE else translate()

@@ -43,9 +43,11 @@ class ChatBody(Body, kw_only=True):
 
     @property
     def names(self) -> dict[str, str]:
-        """What the engine calls a prompt is a conversation here."""
+        """What the engine calls a prompt is a conversation here, and a constraint that was not given is what forces calls."""
         longest = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
-        return super().names | {"prompt": "messages"} | longest
+        has_form = self.constraint is not None or (self.response_format or {}).get("type", "text") != "text"
+        forces = {} if has_form or not self.tools or self.tool_choice == "none" else {"constraint": "tools"}
+        return super().names | {"prompt": "messages"} | longest | forces
 
     def check(self) -> None:
         self.check_stream()

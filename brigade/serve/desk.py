@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from brigade.api.faces import AsyncFace, Feed
-from brigade.engine.outputs import RequestOutput
-from brigade.engine.prompt import ChatPrompt, Prompt, named
+from brigade.engine.outputs import RequestOutput, Sample
+from brigade.engine.prompt import ChatPrompt, named
 from brigade.serve.errors import ApiError
 from brigade.serve.job import Job
 from brigade.serve.served import Served
 
 AT_ONCE = 2000  # characters that are read as tokens between two others' words; more of them, on a thread
 EACH = 100  # characters that take as long as what is to be done for any prompt
+COMPILING = 2  # threads that read prompts with a constraint; more would take processors from the kernels
 CUT_OFF = "this server ended before the answer did; ask again, or ask another"
 RETRY = 10  # seconds after which whoever was sent away by a server that ends may look for another
 
@@ -26,15 +28,21 @@ class Desk:
     def __init__(self, face: AsyncFace) -> None:
         self.face = face
         self.is_draining = False
+        self._compiling = ThreadPoolExecutor(COMPILING, "brigade-constraint")
         self._feeds: set[Feed] = set()  # of the jobs that are open
         self._empty = asyncio.Event()
         self._empty.set()
 
     async def prepare(self, job: Job, served: Served, is_large: bool = False) -> list[Any]:
-        """Prompts as tokens, and parameters that fit `served`. What takes long is done on another thread."""
+        """Prompts as tokens, and parameters that fit `served`. What takes long is done on another thread. Being cancelled ends it,
+        of a job with a constraint behind the prompt that is being read."""
         self.check_open()
+        if "constraint" in job.params:
+            prepared = await self._prepare_in_turns(job, served)
+            self.check_open()
+            return prepared
         size = sum(EACH + len(prompt.text if isinstance(prompt, ChatPrompt) else prompt) for prompt in job.prompts)
-        if is_large or size > AT_ONCE or "constraint" in job.params:
+        if is_large or size > AT_ONCE:
             prepared = await asyncio.to_thread(self._prepare, job, served)
             self.check_open()  # it may have begun to drain meanwhile, when this was not open yet
             return prepared
@@ -45,14 +53,23 @@ class Desk:
             raise ApiError(503, "this server ends and takes no new requests; try another, or later", None, "draining", RETRY)
 
     def _prepare(self, job: Job, served: Served) -> list[Any]:
-        prepared = []
-        for place, prompt in enumerate(job.prompts):
-            with named(place, len(job.prompts)):
-                prepared.append(self._prepare_one(prompt, job.params, served))
-        return prepared
+        return [self._prepare_named(place, job, served) for place in range(len(job.prompts))]
 
-    def _prepare_one(self, prompt: Prompt, params: Mapping[str, Any], served: Served) -> Any:
-        return self.face.prepare(prompt, params)
+    async def _prepare_in_turns(self, job: Job, served: Served) -> list[Any]:
+        """One prompt at a time, so that whoever comes later waits for one prompt of each job before it and not for all of them, and
+        nothing more is compiled for a client that has left. On threads of their own, so that other work waits for none of it."""
+        loop = asyncio.get_running_loop()
+        return [
+            await loop.run_in_executor(self._compiling, self._prepare_named, place, job, served)
+            for place in range(len(job.prompts))
+        ]
+
+    def _prepare_named(self, place: int, job: Job, served: Served) -> Any:
+        with named(place, len(job.prompts)):
+            return self._prepare_one(place, job, served)
+
+    def _prepare_one(self, place: int, job: Job, served: Served) -> Any:
+        return self.face.prepare(job.prompts[place], job.params)
 
     @property
     def open(self) -> int:
@@ -87,6 +104,6 @@ class Desk:
             feed.fail(ApiError(503, CUT_OFF, None, "draining", RETRY))
 
 
-def failed(outputs: list[RequestOutput]) -> str | None:
-    """Why one of the answers could not go on."""
-    return next((sample.error for output in outputs for sample in output.samples if sample.error is not None), None)
+def failed(outputs: list[RequestOutput]) -> Sample | None:
+    """One of the answers that could not go on."""
+    return next((sample for output in outputs for sample in output.samples if sample.error is not None), None)

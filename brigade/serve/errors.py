@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from brigade.engine.outputs import Delta, Sample
 from brigade.engine.sampling.params import PARAMETERS
-from brigade.errors import CoordinatorSilent, EngineStopped, ModelReplaced, RequestError, in_one_line
+from brigade.errors import CoordinatorSilent, EngineStopped, FailureKind, ModelReplaced, RequestError, in_one_line
 
 LONGEST = 1000  # characters of a message, which may repeat what a client sent
 KINDS = {429: "rate_limit_error"}
@@ -59,11 +60,18 @@ def as_api_error(error: BaseException, names: Mapping[str, str] = NO_NAMES) -> A
     return ApiError(500, f"an error of this server ({in_one_line(error)}); its log has more", code="internal_error")
 
 
-def request_failed(error: str | None) -> ApiError:
-    """Of an answer that could not go on. Without a replica that is nothing which the request could mend."""
-    if error is not None and error.startswith("there was no replica"):
-        return ApiError(503, error, code="no_replica", retry_after=5)
-    return ApiError(500, error or "this request could not go on", code="request_failed")
+FAILURES: Mapping[FailureKind, tuple[str, int]] = {  # the code, and seconds after which another try may go on
+    "no replica": ("no_replica", 5), "replaced": ("no_replica", 1), "stopped": ("engine_stopped", 5),
+}  # fmt: skip
+
+
+def request_failed(end: Delta | Sample) -> ApiError:
+    """Of an answer that could not go on. What it failed of may be nothing that the request could mend."""
+    error = end.error or "this request could not go on"
+    if end.error_kind is None:
+        return ApiError(500, error, code="request_failed")
+    code, retry = FAILURES[end.error_kind]
+    return ApiError(503, error, code=code, retry_after=retry)
 
 
 def _named(error: RequestError, names: Mapping[str, str]) -> tuple[str, str | None]:

@@ -165,7 +165,7 @@ async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, 
 
 def _objects(answer: Answer, place: int, delta: Delta, record: Record) -> list[Object]:
     if delta.finish_reason == "error":
-        error = request_failed(delta.error)
+        error = request_failed(delta)
         record.failed(error, None)
         return [error.body]
     return answer.chunk(place, delta)

@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from brigade.engine.sampling.params import MAX_SALT
+from brigade.errors import shown_as_json as shown
 from brigade.serve.errors import ApiError
 from brigade.serve.other_servers import hint
-from brigade.serve.words import shown
 
 MOST_N = 128  # answers to one prompt
 MOST_PROMPTS = 1024  # of one request
@@ -123,10 +123,10 @@ T = TypeVar("T", bound=Body)
 
 
 def _token(key: str) -> int:
-    try:
-        return int(key)
-    except ValueError:
-        raise ApiError(400, f'logit_bias names {shown(key)}; its keys are token ids, such as "50256"', "logit_bias") from None
+    """As JSON writes a number, so that no two keys are one token."""
+    if re.fullmatch("0|[1-9][0-9]{0,18}", key) is None:
+        raise ApiError(400, f'logit_bias names {shown(key)}; its keys are token ids, such as "50256"', "logit_bias")
+    return int(key)
 
 
 def read_json(data: bytes) -> dict[str, Any]:
@@ -188,7 +188,10 @@ def _refuse_doubles(data: bytes) -> None:
                     break
                 names.remove(name)
 
-    json.loads(data.decode("utf-8", "surrogatepass"), object_pairs_hook=look, parse_int=str, parse_float=str)
+    try:
+        json.loads(data.decode("utf-8", "surrogatepass"), object_pairs_hook=look, parse_int=str, parse_float=str)
+    except RecursionError as error:  # in a value that another of the same key has replaced, which nobody counted
+        raise _too_deep() from error
     if double is not None:
         name = shown(double) if not is_field else double[:60]
         where = "" if is_field else " in one object"
@@ -203,6 +206,7 @@ def convert(found: Mapping[str, Any], kind: type[T]) -> T:
     for other, name in OTHER_NAMES.items():
         if other in found and name in found:
             raise ApiError(400, f"{other} and {name} are two names of one field; give one", other)
+    called = {name: other for other, name in OTHER_NAMES.items() if other in found}
     found = {OTHER_NAMES.get(name, name): value for name, value in found.items()}
     for name, values in HARMLESS.items():
         if name in found and name not in kind.__struct_fields__:
@@ -217,11 +221,11 @@ def convert(found: Mapping[str, Any], kind: type[T]) -> T:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error), found) from error
+        raise _refusal(str(error), found, called) from error
 
 
-def _refusal(said: str, found: Mapping[str, Any]) -> ApiError:
-    """msgspec says "Expected `int`, got `str` - at `$.max_tokens`"."""
+def _refusal(said: str, found: Mapping[str, Any], called: Mapping[str, str]) -> ApiError:
+    """msgspec says "Expected `int`, got `str` - at `$.max_tokens`". `called`: fields that the request calls otherwise."""
     words, _, where = said.partition(" - at `$")
     where = where.rstrip("`").lstrip(".")
     missing = re.search(r"missing required field `(\w+)`", words)
@@ -234,7 +238,8 @@ def _refusal(said: str, found: Mapping[str, Any]) -> ApiError:
         return ApiError(400, f"{name} is not a field that this server knows here; drop it", name, "unknown_parameter")
     top = re.split(r"[.\[]", where, maxsplit=1)[0]
     value = f" is {shown(found[top])}" if where == top and top in found else " is wrong"
-    return ApiError(400, f"{where}{value}; {REMEDIES.get(where) or _remedy(words)}", where or None, "invalid_type")
+    name = called.get(where, where)
+    return ApiError(400, f"{name}{value}; {REMEDIES.get(where) or _remedy(words)}", name or None, "invalid_type")
 
 
 # Where the type alone does not say what is allowed.

@@ -18,6 +18,7 @@ from brigade.replica.launcher import Keeper, replica_command
 from brigade.replica.local_fleet import local_fleet
 from brigade.serve.app import App
 from brigade.serve.desk import Desk
+from brigade.serve.job import Job
 from brigade.serve.served import Served
 
 PATIENCE = 1.5  # seconds after which it is said what is waited for
@@ -41,23 +42,25 @@ def local_coordinator(settings: Sequence[Mapping[str, Any]]) -> AbstractContextM
 class FleetDesk(Desk):
     """Asks replicas elsewhere: those that `served` describes, and no others that came in their place."""
 
-    def _prepare_one(self, prompt: Prompt, params: Mapping[str, Any], served: Served) -> Any:
-        check_fits(served, prompt, params)
-        return self.face.prepare(prompt, params, served.identity)
+    def _prepare_one(self, place: int, job: Job, served: Served) -> Any:
+        prompt = job.prompts[place]
+        check_fits(served, prompt, job.params, is_first=place == 0)
+        return self.face.prepare(prompt, job.params, served.identity)
 
 
-def check_fits(served: Served, prompt: Prompt, params: Mapping[str, Any]) -> None:
+def check_fits(served: Served, prompt: Prompt, params: Mapping[str, Any], is_first: bool = True) -> None:
     """Refuses what no replica could serve, before it is sent: a replica's refusal would be the end of an answer that had begun.
     Where the replicas have a tokenizer and this server has none, texts and constraints are left to them.
 
     The replica encodes the prompt and compiles the constraint once more. That is 0.5 ms for a prompt of 1000 tokens and 1.6 ms for
     a schema of seven properties, with the embedded model's tokenizer. To save it, ids would have to be sent beside the text, which
-    `echo` and the routing by prefixes read, and a replica would have to trust them."""
+    `echo` and the routing by prefixes read, and a replica would have to trust them. `is_first`: of the prompts with these
+    parameters; a constraint that compiles for one compiles for all."""
     tokenizer = served.tokenizer if served.replicas_read_text else None
     reads_here = tokenizer is not None or not served.replicas_read_text
     limits = Limits(served.positions, served.vocab_size, 1 << 62, 1, served.replicas_read_text, True, 1 << 62)
     made = named_params(SamplingParams, {**served.defaults, **params})
-    if made.constraint is not None and reads_here:
+    if made.constraint is not None and reads_here and is_first:
         first_matcher(made.constraint, tokenizer, served.vocab_size)
     if reads_here or not isinstance(prompt, (str, ChatPrompt)):
         limits.admit(encode_prompt(prompt, tokenizer).token_ids, made)

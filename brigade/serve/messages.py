@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from brigade.errors import RequestError
+from brigade.errors import shown_as_json as shown
 from brigade.serve.json_scanner import object_in
 from brigade.serve.template_traits import TemplateTraits
 from brigade.serve.tools import NAME
-from brigade.serve.words import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _FIELDS = {

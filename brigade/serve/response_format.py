@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from brigade.errors import shown_as_json as shown
 from brigade.serve.errors import ApiError
-from brigade.serve.words import shown
 
 
 def constraint_of(response_format: dict[str, Any] | None, constraint: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import zmq
 
 from brigade import LLM, ChatPrompt, SamplingParams
 from brigade.client import AsyncClient, Client, Operator
+from brigade.client import client as client_file
 from brigade.coordinator.loop import ANY_PORT
 from brigade.coordinator.messages import Status, encode
 from brigade.engine.outputs import RequestOutput
@@ -187,6 +188,13 @@ def test_what_can_never_be_served_is_told_and_harms_nobody(here: Here, pair, ask
 def test_what_cannot_be_said_is_refused_here(here: Here, prompt, params, words: str) -> None:
     with here.client() as client, pytest.raises(RequestError, match=words):
         client.generate([prompt], params)
+
+
+def test_a_request_that_is_too_large_to_be_sent_is_refused_by_its_prompt(here: Here, pair, monkeypatch) -> None:
+    monkeypatch.setattr(client_file, "MAX_MESSAGE", 2000)
+    with here.client() as client, pytest.raises(RequestError, match="1000 are allowed: shorten the prompt") as error:
+        client.generate(["a" * 1000])
+    assert error.value.param == "prompt"
 
 
 def test_a_full_coordinator_refuses_at_once(pair) -> None:

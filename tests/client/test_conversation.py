@@ -72,6 +72,15 @@ def test_a_request_from_its_submission_to_its_end() -> None:
     assert made.take() == [Acknowledge(7)] and len(told) == 3
 
 
+def test_an_end_that_the_request_is_not_to_blame_for_keeps_its_kind() -> None:
+    made, told = talk(), Told()
+    made.submit(asked(1, told))
+    made.take()
+    made.hear(Said([Piece(1, 0, 0, [1], "a"), Piece(1, 0, 1, [], "", "error", "another model", kind="replaced")]), 0.0)
+    assert [one.error_kind for one in told[:2]] == [None, "replaced"]
+    assert told[2].samples[0].error_kind == "replaced"
+
+
 def test_who_wants_no_deltas_hears_the_output_alone() -> None:
     made, told = talk(), Told()
     made.submit(asked(1, told, deltas=False))

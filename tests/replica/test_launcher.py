@@ -131,6 +131,20 @@ def test_a_refusal_of_settings_that_worked_before_is_an_end_like_others(keeper: 
     keeper.check()
 
 
+def test_a_first_start_that_is_refused_beside_one_that_works_is_an_end_like_others() -> None:
+    """Replica 0 serves; replica 1 finds the memory taken that replica 0 needed while it loaded."""
+    said: list[str] = []
+    keeper = Keeper(Toys(), 2, most_ends=3, say=said.append, has_worked=lambda: True)
+    look(keeper, 0.0)
+    (_, first), (_, second) = keeper.launcher.started
+    second.how, second.why = "it ended with code 3", "1 GB are free; the weights have 2 GB"
+    look(keeper, 1.0)
+    look(keeper, 2.0)
+    assert first.words == [] and keeper.failure is None and [place for place, _ in keeper.launcher.started] == [0, 1, 1]
+    why = "it ended with code 3 (1 GB are free; the weights have 2 GB)"
+    assert said == [f"launcher: replica 1: {why}; it is started again in 0.5 s"]
+
+
 @pytest.mark.parametrize(("code", "expected"), [(launcher.REFUSED, "too small"), (2, None)])
 def test_a_process_says_on_its_standard_input_why_it_refuses(code: int, expected: str | None) -> None:
     words = f"import socket; socket.socket(fileno=0).sendall(b'too small'); raise SystemExit({code})"

@@ -200,11 +200,15 @@ def test_other_streams_go_on_while_a_constraint_is_compiled(llm: LLM, monkeypatc
     began = time.monotonic()
     works.place(Place(1, ask(**CONSTRAINED), [Heard()]))
     assert time.monotonic() - began < 0.4, "the loop waits for the compiler"
+    assert works.is_reading
     works.place(Place(2, ask(max_tokens=8), [Heard()]))
+    assert not works.is_reading, "the engine has the second one"
     pieces = until(works, lambda: len(works) == 1)
     assert slow.began.wait(10) and {piece.number for piece in pieces} == {2} and len(said(pieces)[0]) == 8
+    assert works.is_reading
     slow.go_on.set()
     late = until(works, lambda: len(works) == 0)
+    assert not works.is_reading
     monkeypatch.undo()
     (whole,) = llm.generate(["import "], SamplingParams(**{"seed": 7, "temperature": 1.0} | CONSTRAINED))
     assert said(late) == (whole.token_ids, whole.text) and late[-1].finish == "stop"

@@ -11,6 +11,7 @@ from brigade import LLM, AsyncLLM
 from brigade.serve.desk import Desk
 from brigade.serve.errors import ApiError
 from brigade.serve.job import Job
+from brigade.serve.served import Served
 from tests.serve.servers import served_of
 
 
@@ -44,6 +45,63 @@ def test_the_end_waits_for_who_is_open_and_for_no_longer_than_it_may(llm: LLM) -
 
     asyncio.run(run())
     assert llm.thread.wait_idle(5)
+
+
+CONSTRAINED = {"max_tokens": 4, "constraint": {"regex": "[a-z]+"}}
+
+
+@pytest.fixture
+def slow(llm: LLM):
+    """A desk that is let go on prompt by prompt, and the prompts that it has begun to read."""
+    desk, begun, goes_on = Desk(AsyncLLM(llm)), [], threading.Semaphore(0)
+    before = desk._prepare_one
+
+    def prepare_one(place: int, job: Job, served: Served):
+        begun.append((job.id, place))
+        assert goes_on.acquire(timeout=20)
+        return before(place, job, served)
+
+    desk._prepare_one = prepare_one  # type: ignore[method-assign]
+    yield desk, begun, goes_on
+    goes_on.release(1000)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_nothing_more_is_compiled_for_a_client_that_has_left(llm: LLM, slow) -> None:
+    desk, begun, goes_on = slow
+
+    async def run() -> None:
+        preparing = asyncio.ensure_future(desk.prepare(Job("a", 0, ["a"] * 50, CONSTRAINED), served_of(llm)))
+        await until(lambda: begun)
+        preparing.cancel()
+        goes_on.release(1000)
+        with pytest.raises(asyncio.CancelledError):
+            await preparing
+        await asyncio.wait_for(desk.prepare(Job("b", 0, ["a"], CONSTRAINED), served_of(llm)), 20)
+        assert begun == [("a", 0), ("b", 0)]
+
+    asyncio.run(run())
+
+
+def test_many_constraints_hold_up_neither_other_work_nor_each_other_for_long(llm: LLM, slow) -> None:
+    desk, begun, goes_on = slow
+
+    async def run() -> None:
+        jobs = [Job(str(number), 0, ["a"] * 8, CONSTRAINED) for number in range(40)]
+        preparing = [asyncio.ensure_future(desk.prepare(job, served_of(llm))) for job in jobs]
+        await until(lambda: begun)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 20) == "free"
+        goes_on.release(1000)
+        await asyncio.gather(*preparing)
+        first = [place for _, place in begun[:40]]  # each job has had its turn before one has had two or three more
+        assert len(begun) == 320 and max(first) <= 2
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("prompts", "where"), [(["a"], "here"), (["a" * 3000], "apart"), (["a"] * 50, "apart")])

@@ -233,6 +233,45 @@ def test_depth_is_counted_with_the_body_itself() -> None:
     assert is_deeper([[1], [[2]]], 2) and not is_deeper([[1], [[2]]], 3)
 
 
+@pytest.mark.parametrize("depth", range(100, 1100, 10))
+def test_depth_in_a_value_that_another_replaces_is_told_too(depth: int) -> None:
+    with pytest.raises(ApiError) as error:
+        read_json(b'{"a": ' + b"[" * depth + b"]" * depth + b', "a": 1}')
+    assert error.value.status == 400 and ("given twice" in error.value.message or "deeper than 64" in error.value.message)
+
+
+@pytest.mark.parametrize("key", ["05", " 5", "5 ", "+5", "1_0", "\u0665", "-1", "", "9" * 20])
+def test_a_token_has_one_way_to_be_named(key: str) -> None:
+    error = refused(PROMPT | {"logit_bias": {"5": 1, key: 2}})
+    assert error.param == "logit_bias" and "its keys are token ids" in error.message
+    assert convert(PROMPT | {"logit_bias": {"0": 1, "10": 2}}, CompletionBody).sampling()["logit_bias"] == {0: 1, 10: 2}
+
+
+def test_a_field_of_another_name_is_refused_by_the_name_that_was_given() -> None:
+    error = refused(PROMPT | {"include_stop_str_in_output": "yes"})
+    assert error.param == "include_stop_str_in_output" and error.message.startswith('include_stop_str_in_output is "yes";')
+    assert refused(PROMPT | {"include_stop": "yes"}).param == "include_stop"
+
+
+TOOL = {"type": "function", "function": {"name": "look"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
+        ({"tools": [TOOL], "response_format": {"type": "text"}}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "none", "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [TOOL], "tool_choice": "none", "constraint": {"regex": "a"}}, "constraint"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+def test_a_constraint_is_refused_as_the_field_that_it_came_from(more: dict[str, Any], param: str) -> None:
+    body = convert(MESSAGES | more, ChatBody)
+    assert as_api_error(RequestError("constraint grammar cannot be compiled: too large"), body.names).param == param
+    assert as_api_error(RequestError("it needs more", "constraint"), body.names).param == param
+
+
 def test_a_body_is_read_at_once() -> None:
     assert convert(read_json(b'{"prompt": "a", "user": "me"}'), CompletionBody) == CompletionBody(prompt="a")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from brigade.checkpoint.load import EMBEDDED
 from brigade.errors import RequestError
+from brigade.serve import fleet
 from brigade.serve.fleet import check_fits
+from brigade.serve.job import Job
 from brigade.serve.served import Served
 from brigade.tokenizer import Tokenizer
 
@@ -52,3 +56,17 @@ def test_a_server_with_a_tokenizer_refuses_all_that_a_replica_would() -> None:
         check_fits(both, "a text", BROKEN)
     with pytest.raises(RequestError, match="exceed the limit of 64 positions"):
         check_fits(both, "a b c d " * 50, {})
+
+
+def test_a_constraint_is_compiled_once_for_all_prompts_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(fleet, "first_matcher", lambda constraint, *_: compiled.append(constraint))
+    sent: list[str] = []
+
+    class Face:
+        def prepare(self, prompt: str, params: dict, identity: str) -> str:
+            sent.append(prompt)
+            return prompt
+
+    desk, job = fleet.FleetDesk(Face()), Job("a", 0, ["a", "b", "c"], {"constraint": {"regex": "a"}})  # type: ignore[arg-type]
+    assert asyncio.run(desk.prepare(job, served(True, True))) == sent == ["a", "b", "c"] and len(compiled) == 1

@@ -11,10 +11,11 @@ import pytest
 from brigade import LLM
 from brigade.client.conversation import Conversation
 from brigade.coordinator.messages import Refused
+from brigade.engine.outputs import Delta
 from brigade.errors import RequestError
 from brigade.serve.chat import ChatBody
 from brigade.serve.completions import CompletionBody
-from brigade.serve.errors import FIELDS, as_api_error
+from brigade.serve.errors import FIELDS, as_api_error, request_failed
 from tests.serve.raw import ask
 from tests.serve.servers import Running, serving
 
@@ -105,6 +106,22 @@ def test_a_grammar_of_llama_cpp_is_recognised(server: Running, kind: str) -> Non
 def test_a_refusal_has_its_kind_and_its_text_decides_nothing(kind, status, code) -> None:
     found = as_api_error(RequestError("7 requests wait and 2 are draining; they exceed the limit of 5 positions", kind=kind))
     assert (found.status, found.code) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("no replica", 503, "no_replica"),
+        ("replaced", 503, "no_replica"),
+        ("stopped", 503, "engine_stopped"),
+        (None, 500, "request_failed"),
+    ],
+)
+def test_an_answer_that_breaks_off_has_its_kind_and_its_text_decides_nothing(kind, status, code) -> None:
+    error = "there was no replica that could read these logits"
+    found = request_failed(Delta("c-1", 0, "", [], None, "error", error, error_kind=kind))
+    assert (found.status, found.code, found.message) == (status, code, error)
+    assert (found.retry_after is None) == (status == 500)
 
 
 def test_a_coordinators_refusal_keeps_its_kind() -> None:

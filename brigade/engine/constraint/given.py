@@ -64,12 +64,13 @@ def _choices(value: Any) -> list[str]:
         raise RequestError(f"constraint choice is {shown_as_json(value)}; it must be a list of one or more texts")
     if len(value) > MOST_CHOICES:
         raise RequestError(f"constraint choice has {len(value)} texts; {MOST_CHOICES} are allowed: give fewer")
+    seen: set[str] = set()
     for one in value:
         if not isinstance(one, str) or not one:
             raise RequestError(f"constraint choice has {shown_as_json(one)}; each must be a text that is not empty")
-    if len(set(value)) < len(value):
-        twice = next(one for place, one in enumerate(value) if one in value[:place])
-        raise RequestError(f"constraint choice has {shown_as_json(twice)} twice; give each text once")
+        if one in seen:
+            raise RequestError(f"constraint choice has {shown_as_json(one)} twice; give each text once")
+        seen.add(one)
     _check_length("choice", "".join(value))
     return list(value)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from brigade.coordinator.messages import is_deeper
-from brigade.engine.constraint.given import MOST_CHARACTERS, MOST_CHOICES
+from brigade.engine.constraint.given import MOST_CHARACTERS, MOST_CHOICES, checked_constraint
 from brigade.engine.constraint.schema import MOST_DEPTH, MOST_PARTS
 from brigade.engine.sampling import SamplingParams
 from brigade.errors import RequestError
@@ -131,3 +131,20 @@ def test_a_constrained_row_is_not_plain() -> None:
     """So no rank answers it with the greatest logit alone."""
     params = SamplingParams(temperature=0.0, constraint={"regex": "a"})
     assert params.edits_logits and not params.is_plain and SamplingParams(temperature=0.0).is_plain
+
+
+def test_a_choice_twice_is_found_without_comparing_each_with_each() -> None:
+    compared = 0
+
+    class Counted(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    choices = [Counted(number) for number in range(2000)]
+    with pytest.raises(RequestError, match='has "1999" twice'):
+        checked_constraint({"choice": [*choices[:-1], Counted(1999), Counted(1999)]})
+    assert compared < 4000, "each with each are two million"
