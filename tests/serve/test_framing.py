@@ -107,6 +107,7 @@ def test_a_client_that_sends_without_end_is_read_only_so_far(server: Running) ->
     with wire(server.port) as one:
         one.send(request("/v1/completions", BODY | {"max_tokens": 300, "ignore_eos": True}))
         one.socket.setblocking(False)
+        assert becomes(lambda: len(server.server.server_state.connections) == 1)  # it is accepted, and those before it are gone
         while True:
             try:
                 sent += one.socket.send(many[sent : sent + 65536])
