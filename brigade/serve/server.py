@@ -57,7 +57,7 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or SIGINT: running requests go on to their end, and new ones are sent away. The second, or the end of
+    """The first SIGTERM, SIGINT or SIGHUP: running requests go on to their end, and new ones are sent away. The second, or the end of
     `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing can be
     computed here any more, which ends the server too."""
 
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
         desk, seconds = self._brigade.desk, self._brigade.limits.drain_seconds
         if desk.open:
             goes = "1 request goes on to its end" if desk.open == 1 else f"{desk.open} requests go on to their end"
-            print(f"brigade: {name}: {goes}; the same signal once more ends at once", file=sys.stderr)
+            print(f"brigade: {name}: {goes}; a second signal ends at once", file=sys.stderr)
         if not await desk.drain(seconds):
             were = "1 request was not over" if desk.open == 1 else f"{desk.open} requests were not over"
             print(f"brigade: {were} after {seconds:g} s; what is left is cut off", file=sys.stderr)
@@ -121,7 +121,9 @@ class Server(uvicorn.Server):
     def taking_signals(self) -> Iterator[None]:
         """From before somebody is told that this server is there. Its end is the end of the process: a signal that comes while that
         cleans up finds that all was said, and changes nothing, also not the exit code."""
-        signals = (signal.SIGTERM, signal.SIGINT)
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup, where the end of the terminal means nothing
+            signals.append(signal.SIGHUP)
         for one in signals:
             signal.signal(one, self.handle_exit)
         try:

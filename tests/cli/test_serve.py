@@ -83,7 +83,7 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told(serve) -> None:
     assert not any("Traceback" in line for line in server.lines)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stream_that_runs_goes_to_its_end_and_new_requests_are_sent_away(serve, how: int) -> None:
     server = serve()
     stream = Wire(server.port)
