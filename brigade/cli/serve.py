@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from brigade.cli.options import add_model_options, make_llm, refuse_model_options
 from brigade.cli.progress import Progress
-from brigade.errors import ConfigError
+from brigade.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from brigade.tokenizer import Tokenizer
@@ -131,14 +131,27 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _read_template(path: Path) -> str:
+    from brigade.tokenizer.chat_template import ChatTemplate
+
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--chat-template {path} cannot be read ({error}); give a Jinja file in UTF-8") from error
+    try:
+        ChatTemplate({"default": text}, {}).check()
+    except CheckpointError as error:
+        raise ConfigError(f"--chat-template {path} cannot be used: {error}") from error
+    return text
 
 
 def _with_template(tokenizer: Tokenizer | None, template: str | None, remedy: str) -> Tokenizer | None:
+    """A broken template of the model's own refuses chats alone, since completions do not need it."""
     if template is None:
+        if tokenizer is not None and tokenizer.has_chat_template:
+            try:
+                tokenizer.chat.check()
+            except CheckpointError as error:
+                print(f"brigade: chats are refused: {error}", file=sys.stderr)
         return tokenizer
     if tokenizer is None:
         raise ConfigError(f"--chat-template has no effect without a tokenizer: {remedy}, or drop it")

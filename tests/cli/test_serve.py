@@ -279,6 +279,29 @@ def test_a_template_for_a_model_without_a_tokenizer_is_refused(tmp_path: Path, c
     assert code == 2 and "--chat-template has no effect without a tokenizer" in error
 
 
+def test_a_template_that_is_no_jinja_is_refused_before_the_model_is_loaded(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text("{% for one in messages %}\n{{ one.content")
+    code, _, error = run(capsys, "serve", "no/such/model", "--port", "0", "--chat-template", path)
+    assert code == 2 and error.count("\n") == 1
+    assert f"--chat-template {path} cannot be used" in error and "is not valid jinja, line 2" in error
+
+
+def test_a_broken_template_of_the_models_own_refuses_chats_alone(serve, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "chat_template.jinja").write_text("{{ nothing")
+    server = serve(broken)
+    assert any("chats are refused: the chat template 'default' is not valid jinja" in line for line in server.lines)
+    messages = {"messages": [{"role": "user", "content": "a"}]}
+    for path in ("/v1/chat/completions", "/tokenize"):
+        reply = ask(server.port, path, messages)
+        error = reply.json["error"]
+        assert reply.status == 400 and error["param"] == "messages" and "--chat-template" in error["message"]
+    assert len(server.tokens(SHORT)) == 12 and server.end() == 0
+    assert not any("Traceback" in line for line in server.lines)
+
+
 def test_a_template_of_ones_own(serve, tmp_path: Path) -> None:
     (tmp_path / "chat.jinja").write_text("{% for one in messages %}<{{ one.content }}>{% endfor %}")
     server = serve("--chat-template", tmp_path / "chat.jinja")
