@@ -210,11 +210,10 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         source = open_model(whose)
         tokenizer = Tokenizer.of_model(source.tokenizer_path)
     tokenizer = _with_template(tokenizer, template, "give --tokenizer" if args.connect is not None else "this model has none")
-    client = connected(lambda: AsyncClient(address, name, keys=args.keys, first_patience=FIRST_PATIENCE), address)
+    client = connected(lambda: AsyncClient(address, name or "", keys=args.keys, first_patience=FIRST_PATIENCE), address)
     stack.callback(client.close)
-    own = client.model if source is None or args.connect is not None else source.name
-
     def made_of(identity: Identity) -> Served:
+        own = client.model if source is None or args.connect is not None else source.name  # known once a replica is there
         return Served(
             args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
             identity.vocab_size, tokenizer, identity.defaults, int(time.time()), identity.digest, identity.has_tokenizer,

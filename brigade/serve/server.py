@@ -58,8 +58,8 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
 
 class Server(uvicorn.Server):
     """The first SIGTERM, SIGINT or SIGHUP: running requests go on to their end, and new ones are sent away. The second, or the
-    end of `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing can be
-    computed here any more, which ends the server too."""
+    end of `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing
+    can be computed here any more, which ends the server too."""
 
     def __init__(
         self, app: App, certificate: Path | None = None, key: Path | None = None, is_over: Callable[[], bool] = lambda: False
