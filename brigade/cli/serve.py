@@ -68,8 +68,9 @@ def _add_limits(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from brigade.serve.api_keys import read_keys
+    from brigade.serve.certificate import check_certificate
     from brigade.serve.limits import Limits
-    from brigade.serve.server import BACKLOG, Server, bind, check_certificate
+    from brigade.serve.server import BACKLOG, Server, bind, shown_address
     from brigade.serve.web_pages import hosts_of
 
     _check(args)
@@ -99,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
         stack.enter_context(server.taking_signals())
         listener.listen(BACKLOG)
         scheme = "http" if args.tls_cert is None else "https"
-        host, port = listener.getsockname()[:2]
-        print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{host}:{port}/v1", file=sys.stderr, flush=True)
+        where = shown_address(*listener.getsockname()[:2])
+        print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{where}/v1", file=sys.stderr, flush=True)
         server.run([listener])
         if keeper is not None:
             keeper.check()
@@ -174,7 +175,7 @@ def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> An
     stack.callback(face.close)
     names = args.served_model_name or [llm.name]
     served = Served(
-        names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limit, llm.config.vocab_size,
+        names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limits.longest, llm.config.vocab_size,
         _with_template(llm.tokenizer, template, "this model has none"), llm.sampling_defaults, int(time.time()),
     )  # fmt: skip
     return App(served, Desk(face), EngineHealth(llm))

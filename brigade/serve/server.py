@@ -42,18 +42,14 @@ def bind(host: str, port: int) -> socket.socket:
         made.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError(f"--host {host} is no address of this machine; give one, such as 127.0.0.1") from error
-        raise ConfigError(f"{host}:{port} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
+        where = shown_address(host, port)
+        raise ConfigError(f"{where} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
     return made
 
 
-def check_certificate(certificate: Path | None, key: Path | None) -> None:
-    """Before a model is loaded too."""
-    if certificate is None:
-        return
-    try:
-        tls_context(certificate, key)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the certificate {certificate} or its key {key} cannot be used ({error}); give PEM files") from error
+def shown_address(host: str, port: int) -> str:
+    """As URLs have it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server(uvicorn.Server):
