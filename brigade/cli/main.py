@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from typing import Any, NoReturn
 
-from brigade import collector
+from brigade.cli.process import Ended, as_process
 from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError
 
 COMMANDS = {
@@ -87,6 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("brigade: interrupted", file=sys.stderr)
         return 130
+    except Ended as error:
+        print(f"brigade: {error}", file=sys.stderr)
+        return error.code
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -102,6 +105,7 @@ def _run(args: argparse.Namespace) -> int:
     if world.rank > 0:
         from brigade.assembly import rank
 
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may wait in C++ code, where no handler of Python's runs
         rank.main()
         return 0
     from brigade.parallel.launch import refuse_world
@@ -138,18 +142,6 @@ def _words(error: Exception) -> str:
 def _leave_stdout() -> None:
     """What could not be written goes nowhere, so that Python does not try again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def as_process() -> int:
-    """The command as a process of its own."""
-    collector.rest()
-    try:
-        code = main()
-        if code == 130:  # ranks are ended behind this, which takes a moment: a second Ctrl-C would only cut that short
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return code
-    finally:
-        collector.leave_out()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from brigade.cli.options import add_model_options, make_llm, refuse_model_options
 from brigade.cli.progress import Progress
-from brigade.errors import ConfigError
+from brigade.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from brigade.tokenizer import Tokenizer
@@ -68,8 +68,9 @@ def _add_limits(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from brigade.serve.api_keys import read_keys
+    from brigade.serve.certificate import check_certificate
     from brigade.serve.limits import Limits
-    from brigade.serve.server import BACKLOG, Server, bind, check_certificate
+    from brigade.serve.server import BACKLOG, Server, bind, shown_address
     from brigade.serve.web_pages import hosts_of
 
     _check(args)
@@ -99,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
         stack.enter_context(server.taking_signals())
         listener.listen(BACKLOG)
         scheme = "http" if args.tls_cert is None else "https"
-        host, port = listener.getsockname()[:2]
-        print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{host}:{port}/v1", file=sys.stderr, flush=True)
+        where = shown_address(*listener.getsockname()[:2])
+        print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{where}/v1", file=sys.stderr, flush=True)
         server.run([listener])
         if keeper is not None:
             keeper.check()
@@ -131,14 +132,27 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _read_template(path: Path) -> str:
+    from brigade.tokenizer.chat_template import ChatTemplate
+
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--chat-template {path} cannot be read ({error}); give a Jinja file in UTF-8") from error
+    try:
+        ChatTemplate({"default": text}, {}).check()
+    except CheckpointError as error:
+        raise ConfigError(f"--chat-template {path} cannot be used: {error}") from error
+    return text
 
 
 def _with_template(tokenizer: Tokenizer | None, template: str | None, remedy: str) -> Tokenizer | None:
+    """A broken template of the model's own refuses chats alone, since completions do not need it."""
     if template is None:
+        if tokenizer is not None and tokenizer.has_chat_template:
+            try:
+                tokenizer.chat.check()
+            except CheckpointError as error:
+                print(f"brigade: chats are refused: {error}", file=sys.stderr)
         return tokenizer
     if tokenizer is None:
         raise ConfigError(f"--chat-template has no effect without a tokenizer: {remedy}, or drop it")
@@ -161,7 +175,7 @@ def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> An
     stack.callback(face.close)
     names = args.served_model_name or [llm.name]
     served = Served(
-        names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limit, llm.config.vocab_size,
+        names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limits.longest, llm.config.vocab_size,
         _with_template(llm.tokenizer, template, "this model has none"), llm.sampling_defaults, int(time.time()),
     )  # fmt: skip
     return App(served, Desk(face), EngineHealth(llm))
@@ -197,11 +211,11 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         source = open_model(whose)
         tokenizer = Tokenizer.of_model(source.tokenizer_path)
     tokenizer = _with_template(tokenizer, template, "give --tokenizer" if args.connect is not None else "this model has none")
-    client = connected(lambda: AsyncClient(address, name, keys=args.keys, first_patience=FIRST_PATIENCE), address)
+    client = connected(lambda: AsyncClient(address, name or "", keys=args.keys, first_patience=FIRST_PATIENCE), address)
     stack.callback(client.close)
-    own = client.model if source is None or args.connect is not None else source.name
 
     def made_of(identity: Identity) -> Served:
+        own = client.model if source is None or args.connect is not None else source.name  # known once a replica is there
         return Served(
             args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
             identity.vocab_size, tokenizer, identity.defaults, int(time.time()), identity.digest, identity.has_tokenizer,

@@ -55,8 +55,9 @@ class _Asking:
     def _find_model(self, timeout: float) -> str:
         names = sorted({replica.model for replica in self.thread.look(timeout).replicas})
         if len(names) != 1:
-            served = f"it serves {', '.join(names)}" if names else "no replica is there yet"
-            raise ConfigError(f"which model of {self.address} is meant was not said, and {served}; give model")
+            served = f"serves {', '.join(names)}" if names else "has no replica yet"
+            remedy = "give one of them as model" if names else "start one with `brigade replica`, or give model"
+            raise ConfigError(f"no model was named, and the coordinator at {self.address} {served}; {remedy}")
         return names[0]
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brigade.engine.config import EngineConfig
-from brigade.engine.request import most_positions
+from brigade.engine.request import longest_request, most_positions
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import RequestError
 
@@ -55,7 +55,7 @@ def first_matcher(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`positions`: of the longest request, prompt and output together."""
+    """`positions`: of prompt and output together, as the model and its settings allow. A small cache may hold fewer: `longest`."""
 
     positions: int
     vocab_size: int | None
@@ -70,6 +70,10 @@ class Limits:
         is_whole_model = config.max_model_len is None
         return cls(positions, vocab_size, num_blocks, config.block_size, has_tokenizer, is_whole_model, config.max_waiting)
 
+    @property
+    def longest(self) -> int:
+        return longest_request(self.positions, self.num_blocks * self.block_size)
+
     def check_count(self, count: int) -> None:
         """Of samples that come at once."""
         if count > self.max_waiting:
@@ -81,7 +85,7 @@ class Limits:
 
     def admit(self, ids: list[int], params: SamplingParams) -> int:
         """The most tokens of its answer, for a request that can be served."""
-        max_tokens = self.positions - len(ids) if params.max_tokens is None else params.max_tokens
+        max_tokens = self.longest - len(ids) if params.max_tokens is None else params.max_tokens
         self.check(ids, max_tokens, params)
         return max_tokens
 
@@ -97,8 +101,10 @@ class Limits:
             asked = "an answer" if params.max_tokens is None else f"max_tokens {params.max_tokens}"
             wanted = f"{len(ids)} prompt tokens and {asked}"
             remedy = "" if self.is_whole_model else ", or raise max_model_len if the model allows it"
+            if self.longest < self.positions:
+                remedy = ", or raise kv_memory or kv_blocks"
             raise RequestError(
-                f"{wanted} exceed the limit of {self.positions} positions; shorten the prompt or lower max_tokens{remedy}",
+                f"{wanted} exceed the limit of {self.longest} positions; shorten the prompt or lower max_tokens{remedy}",
                 "prompt",
                 "too long",
             )
@@ -106,8 +112,10 @@ class Limits:
         if blocks > self.num_blocks:
             raise RequestError(
                 f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "
-                f"{self.block_size} positions; the cache has {self.num_blocks}: raise kv_memory or kv_blocks",
+                f"{self.block_size} positions; the cache has {self.num_blocks}: shorten the prompt or lower max_tokens, or raise "
+                "kv_memory or kv_blocks",
                 "prompt",
+                "too long",
             )
         if self.vocab_size is not None:
             params.check_vocabulary(self.vocab_size)

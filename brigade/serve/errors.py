@@ -8,7 +8,15 @@ from typing import Any
 
 from brigade.engine.outputs import Delta, Sample
 from brigade.engine.sampling.params import PARAMETERS
-from brigade.errors import CoordinatorSilent, EngineStopped, FailureKind, ModelReplaced, RequestError, in_one_line
+from brigade.errors import (
+    CheckpointError,
+    CoordinatorSilent,
+    EngineStopped,
+    FailureKind,
+    ModelReplaced,
+    RequestError,
+    in_one_line,
+)
 
 LONGEST = 1000  # characters of a message, which may repeat what a client sent
 KINDS = {429: "rate_limit_error"}
@@ -51,6 +59,8 @@ def as_api_error(error: BaseException, names: Mapping[str, str] = NO_NAMES) -> A
         if error.kind == "crowded":
             return ApiError(429, text, code="rate_limit_exceeded", retry_after=1)
         return ApiError(400, text, param, "context_length_exceeded" if error.kind == "too long" else None)
+    if isinstance(error, CheckpointError):  # the model's own chat template is broken, which was said when the server started
+        return ApiError(400, str(error), "messages")
     if isinstance(error, CoordinatorSilent):
         return ApiError(503, str(error), code="no_coordinator", retry_after=5)
     if isinstance(error, ModelReplaced):

@@ -99,22 +99,34 @@ def connected(make: Callable[[], Any], address: str) -> Any:
 
 
 def wait_for_replica(client: Any, keeper: Keeper | None = None, timeout: float = START) -> Identity:
-    """Of the first replica that works."""
+    """Of the first replica that works. A client whose model has no name yet gets that of the replicas that are there."""
     begun, has_told = time.monotonic(), keeper is not None  # replicas that are started here tell of their loading themselves
     until = begun + timeout
     while True:
-        found = [one.identity for one in client.status().replicas if one.model == client.model]
-        if found:
-            return found[0]
+        found = {one.model: one.identity for one in client.status().replicas}
+        if not client.model and found:
+            client.model = _only_one(sorted(found), client.address)
+        if client.model in found:
+            return found[client.model]
         if keeper is not None:
             keeper.check()
         if not has_told and time.monotonic() - begun > PATIENCE:
-            has_told, names = True, sorted({one.model for one in client.status().replicas})
-            there = f"there are replicas of {', '.join(names)}" if names else "there is no replica at all"
-            start = f"start one with `brigade replica --serve-as {client.model}`"
-            remedy = f"{start}, or give as MODEL a name that is there" if names else start
-            what = f"waiting up to {timeout:g} s for a replica of {client.model} at {client.address}"
-            say(f"brigade: {what}, where {there}; {remedy}")
+            has_told = True
+            say(f"brigade: waiting up to {timeout:g} s for {_missing(client, sorted(found))}")
         if time.monotonic() > until:
-            raise ConfigError(f"no replica of {client.model} came to {client.address} in {timeout:g} s; start one")
+            raise ConfigError(f"in {timeout:g} s nothing came of {_missing(client, sorted(found))}")
         time.sleep(0.1)
+
+
+def _only_one(names: Sequence[str], address: str) -> str:
+    if len(names) > 1:
+        raise ConfigError(f"there are replicas of {', '.join(names)} at {address}; give one of these names as MODEL")
+    return names[0]
+
+
+def _missing(client: Any, names: Sequence[str]) -> str:
+    """What is waited for, what is there, and what to do."""
+    whose, as_it = (f"a replica of {client.model}", f" --serve-as {client.model}") if client.model else ("a replica", "")
+    there = f"there are replicas of {', '.join(names)}" if names else "there is no replica at all"
+    other = ", or give as MODEL a name that is there" if names else ""
+    return f"{whose} at {client.address}, where {there}; start one with `brigade replica{as_it}`{other}"

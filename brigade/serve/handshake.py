@@ -9,6 +9,7 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from pathlib import Path
 
+from brigade.errors import in_one_line
 from brigade.serve.protocol import GuardedProtocol
 
 
@@ -17,6 +18,15 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key, password=_no_password)
     return context
+
+
+def _reason(error: BaseException | None) -> str:
+    """Words of OpenSSL and of asyncio, in which nothing is that a client made up."""
+    if error is None or isinstance(error, ConnectionResetError):
+        return "the client left before it was done"
+    if isinstance(error, ssl.SSLError) and error.reason is not None:
+        return error.reason.lower().replace("_", " ")
+    return "it took too long" if isinstance(error, ConnectionAbortedError) else in_one_line(error)
 
 
 def _no_password() -> str:
@@ -54,7 +64,7 @@ class Handshake(SSLProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self in self._inner.connections:  # and no request was ever possible
             self._inner.connections.discard(self)  # type: ignore[arg-type]
-            self._inner.refusals.note(self._client, "tls")
+            self._inner.refusals.note(self._client, "tls", detail=_reason(exc))
         super().connection_lost(exc)
 
     def _get_write_buffer_size(self) -> int:

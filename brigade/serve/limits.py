@@ -14,6 +14,7 @@ MOST_LOGPROBS = 1 << 22
 MOST_STOP_CHARACTERS = 4096  # of all its stop strings together
 MOST_STOP_IDS = 4096
 MOST_BIASES = 1024  # tokens in its logit_bias
+LEAST = {"header_bytes": 1024, "body_bytes": 256}  # below these a server would refuse what usual clients send, however short
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,6 @@ class Limits:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            least = 1 if one.type == "int" else 0.001
+            least = LEAST.get(one.name, 1 if one.type == "int" else 0.001)
             if not least <= value <= 1e12:
-                raise ConfigError(f"--{one.name.replace('_', '-')} is {value}; it must be {least:g} or more")
+                raise ConfigError(f"--{one.name.replace('_', '-')} is {value}; it must be {least} or more")

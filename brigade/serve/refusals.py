@@ -18,8 +18,9 @@ class Refusals:
         self._count, self._log, self._clock = count, log, clock
         self._since, self._lines, self._unlogged = clock(), 0, 0
 
-    def note(self, client: str, reason: str, status: int | None = None) -> None:
-        """`client`: its address; `reason`: one of `metrics.REASONS`. Nothing that the client made up is in the line."""
+    def note(self, client: str, reason: str, status: int | None = None, detail: str | None = None) -> None:
+        """`client`: its address; `reason`: one of `metrics.REASONS`, and `detail` what it was in words. Nothing that the client
+        made up is in the line."""
         self._count(reason)
         now = self._clock()
         if now - self._since >= 1.0:
@@ -27,6 +28,6 @@ class Refusals:
         if self._lines >= LINES:
             self._unlogged += 1
             return
-        line = {"client": client, "status": status, "error": reason, "unlogged": self._unlogged or None}
+        line = {"client": client, "status": status, "error": reason, "detail": detail, "unlogged": self._unlogged or None}
         self._lines, self._unlogged = self._lines + 1, 0
         self._log({name: value for name, value in line.items() if value is not None})

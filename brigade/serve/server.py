@@ -44,24 +44,20 @@ def bind(host: str, port: int) -> socket.socket:
         made.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError(f"--host {host} is no address of this machine; give one, such as 127.0.0.1") from error
-        raise ConfigError(f"{host}:{port} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
+        where = shown_address(host, port)
+        raise ConfigError(f"{where} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
     return made
 
 
-def check_certificate(certificate: Path | None, key: Path | None) -> None:
-    """Before a model is loaded too."""
-    if certificate is None:
-        return
-    try:
-        tls_context(certificate, key)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the certificate {certificate} or its key {key} cannot be used ({error}); give PEM files") from error
+def shown_address(host: str, port: int) -> str:
+    """As URLs have it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or SIGINT: running requests go on to their end, and new ones are sent away. The second, or the end of
-    `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing can be
-    computed here any more, which ends the server in the same way."""
+    """The first SIGTERM, SIGINT or SIGHUP: running requests go on to their end, and new ones are sent away. The second, or the
+    end of `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing
+    can be computed here any more, which ends the server in the same way."""
 
     def __init__(
         self, app: App, certificate: Path | None = None, key: Path | None = None, is_over: Callable[[], bool] = lambda: False
@@ -105,7 +101,7 @@ class Server(uvicorn.Server):
         until = time.monotonic() + seconds
         if desk.open:
             goes = "1 request goes on to its end" if desk.open == 1 else f"{desk.open} requests go on to their end"
-            say(f"brigade: {name}: {goes}; the same signal once more ends at once")
+            say(f"brigade: {name}: {goes}; a second signal ends at once")
         if not await desk.drain(seconds):
             were = "1 request was not over" if desk.open == 1 else f"{desk.open} requests were not over"
             say(f"brigade: {were} after {seconds:g} s; what is left is cut off")
@@ -144,7 +140,9 @@ class Server(uvicorn.Server):
     def taking_signals(self) -> Iterator[None]:
         """From before somebody is told that this server is there. Its end is the end of the process: a signal that comes while that
         cleans up finds that all was said, and changes nothing, also not the exit code."""
-        signals = (signal.SIGTERM, signal.SIGINT)
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup, where the end of the terminal means nothing
+            signals.append(signal.SIGHUP)
         for one in signals:
             signal.signal(one, self.handle_exit)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.api.small_model import write_model
-from tests.cli.test_coordinator import SMALL, Command
+from tests.cli.test_coordinator import SMALL, Command, coordinator
 from tests.cli.test_serve import LONG, SHORT, Serve, known
 from tests.serve.raw import Reply, Wire, ask, becomes, request
 
@@ -105,6 +105,27 @@ def test_it_says_soon_which_replica_it_waits_for(commands, fleet, models) -> Non
     commands.append(command)
     line = command.until("waiting up to 3600 s for a replica of nosuch at ")[0] + command.lines[-1]
     assert "there are replicas of small" in line and "brigade replica --serve-as nosuch" in line
+
+
+def test_without_a_name_it_waits_for_a_replica_of_any(commands, fleet, models, tmp_path: Path) -> None:
+    _, (address, replicas, _) = coordinator(commands, tmp_path)
+    command = Command("serve", "--port", "0", "--connect", address)
+    commands.append(command)
+    command.until(f"waiting up to 3600 s for a replica at {address}, where there is no replica at all; start one with `brigade")
+    commands.append(Command("replica", "--connect", replicas, "--model", models[0], "--serve-as", "first", *SMALL))
+    command.until("serving first at http")
+
+
+def test_without_a_name_replicas_of_two_models_are_named(commands, models, tmp_path: Path) -> None:
+    _, (address, replicas, _) = coordinator(commands, tmp_path)
+    for name in ("first", "second"):
+        commands.append(Command("replica", "--connect", replicas, "--model", models[0], "--serve-as", name, *SMALL))
+    for one in commands[-2:]:
+        one.until("works for")
+    command = Command("serve", "--port", "0", "--connect", address)
+    commands.append(command)
+    line = command.until("brigade: error: ")[0] + command.lines[-1]
+    assert f"there are replicas of first, second at {address}; give one of these names as MODEL" in line
 
 
 def test_it_says_how_many_replicas_are_ready(serve, models) -> None:

@@ -23,6 +23,7 @@ import pytest
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
 from brigade.cli.main import make_parser
+from brigade.serve.server import shown_address
 from tests.api.small_model import POISON, write_model
 from tests.cli.test_coordinator import SMALL, Command, _children, run
 from tests.parallel.test_lives import is_there
@@ -83,7 +84,7 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told(serve) -> None:
     assert not any("Traceback" in line for line in server.lines)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stream_that_runs_goes_to_its_end_and_new_requests_are_sent_away(serve, how: int) -> None:
     server = serve()
     stream = Wire(server.port)
@@ -206,9 +207,41 @@ def test_a_certificate_that_cannot_be_used_is_one_line(tmp_path: Path, capsys) -
     words = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", key, "-out", locked]
     subprocess.run(words, check=True, capture_output=True)
     (tmp_path / "text").write_text("no certificate")
-    for pair in ((tmp_path / "none", key), (tmp_path / "text", key), (cert, cert), (cert, locked)):
+    other = tmp_path / "other"
+    other.mkdir()
+    none, text, (_, foreign) = tmp_path / "none", tmp_path / "text", make_certificate(other)
+    broken = tmp_path / "broken.pem"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nno base64\n-----END CERTIFICATE-----\n")
+    for *pair, said in (
+        (none, key, f"--tls-cert {none} cannot be used: No such file"),
+        (cert, none, f"--tls-key {none} cannot be used: No such file"),
+        (text, key, f"--tls-cert {text} cannot be used: it holds no certificate"), (broken, key, f"--tls-cert {broken} with"),
+        (cert, cert, f"--tls-key {cert} cannot be used: it holds no private key"),
+        (cert, locked, f"--tls-key {locked} cannot be used: it has a password"),
+        (cert, foreign, f"--tls-key {foreign} cannot be used: it is not the key of the certificate {cert}"),
+    ):  # fmt: skip
         code, _, error = run(capsys, "serve", "--port", "0", "--tls-cert", pair[0], "--tls-key", pair[1])
-        assert code == 2 and "cannot be used" in error and error.count("\n") == 1
+        assert code == 2 and said in error and "cannot be used" in error and error.count("\n") == 1, error
+
+
+def test_a_key_of_a_file_that_is_none_is_named_by_its_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "keys").write_text("# ours\n\nlong-enough-1\nbad\n")
+    code, _, error = run(capsys, "serve", "--port", "0", "--api-key", "long-enough-0", "--api-key-file", tmp_path / "keys")
+    assert code == 2 and f"line 4 of --api-key-file {tmp_path / 'keys'} is no key" in error and "bad" not in error
+
+
+def test_an_address_of_ipv6_is_written_as_urls_have_it() -> None:
+    assert shown_address("::1", 8001) == "[::1]:8001" and shown_address("127.0.0.1", 80) == "127.0.0.1:80"
+
+
+def test_the_longest_request_is_what_the_cache_holds(serve) -> None:
+    server = serve("--kv-blocks", "1")
+    assert ask(server.port, "/v1/models").json["data"][0]["max_model_len"] == 65
+    reply = ask(server.port, "/v1/completions", {"prompt": [5] * 10, "max_tokens": 200})
+    assert reply.status == 400 and "lower max_tokens" in reply.json["error"]["message"]
+    assert reply.json["error"]["code"] == "context_length_exceeded"
+    chat = ask(server.port, "/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
+    assert chat.status == 200 and chat.json["usage"]["total_tokens"] <= 65
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys) -> None:
@@ -238,6 +271,7 @@ WRONG = {
     "dp and connect": (["--dp", "2", "--connect", "tcp://127.0.0.1:9"], "give one of them"),
     "threads and connect": (["--threads", "2", "--connect", "tcp://127.0.0.1:9"], "--threads has no effect with --connect"),
     "a limit": (["--body-bytes", "0"], "--body-bytes is 0"),
+    "headers of no request": (["--header-bytes", "5"], "--header-bytes is 5; it must be 1024 or more"),
     "a key": (["--api-key", "short"], "API key 1 is no key"),
     "a file of keys": (["--api-key-file", "/nowhere"], "/nowhere cannot be read"),
     "a template": (["--chat-template", "/nowhere"], "--chat-template /nowhere cannot be read"),
@@ -277,6 +311,29 @@ def test_a_template_for_a_model_without_a_tokenizer_is_refused(tmp_path: Path, c
     (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
     code, _, error = run(capsys, "serve", bare, "--port", "0", "--chat-template", tmp_path / "chat.jinja")
     assert code == 2 and "--chat-template has no effect without a tokenizer" in error
+
+
+def test_a_template_that_is_no_jinja_is_refused_before_the_model_is_loaded(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text("{% for one in messages %}\n{{ one.content")
+    code, _, error = run(capsys, "serve", "no/such/model", "--port", "0", "--chat-template", path)
+    assert code == 2 and error.count("\n") == 1
+    assert f"--chat-template {path} cannot be used" in error and "is not valid jinja, line 2" in error
+
+
+def test_a_broken_template_of_the_models_own_refuses_chats_alone(serve, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "chat_template.jinja").write_text("{{ nothing")
+    server = serve(broken)
+    assert any("chats are refused: the chat template 'default' is not valid jinja" in line for line in server.lines)
+    messages = {"messages": [{"role": "user", "content": "a"}]}
+    for path in ("/v1/chat/completions", "/tokenize"):
+        reply = ask(server.port, path, messages)
+        error = reply.json["error"]
+        assert reply.status == 400 and error["param"] == "messages" and "--chat-template" in error["message"]
+    assert len(server.tokens(SHORT)) == 12 and server.end() == 0
+    assert not any("Traceback" in line for line in server.lines)
 
 
 def test_a_template_of_ones_own(serve, tmp_path: Path) -> None:

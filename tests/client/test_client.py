@@ -275,7 +275,7 @@ def test_without_a_coordinator_it_says_so_in_time() -> None:
 
 
 def test_the_model_is_found_where_there_is_one(here: Here, pair) -> None:
-    with pytest.raises(ConfigError, match="no replica is there yet; give model"):
+    with pytest.raises(ConfigError, match="has no replica yet; start one with `brigade replica`, or give model"):
         Client(here.ports[0])
     here.replica(pair[0], "one")
     until(lambda: bool(here.loop.machine._members))
@@ -283,7 +283,7 @@ def test_the_model_is_found_where_there_is_one(here: Here, pair) -> None:
         assert client.model == "small" and client.has_tokenizer
     here.replica(pair[1], "two", model="another")
     until(lambda: len(here.loop.machine._members) == 2)
-    with pytest.raises(ConfigError, match="it serves another, small; give model"):
+    with pytest.raises(ConfigError, match="serves another, small; give one of them as model"):
         Client(here.ports[0])
 
 

@@ -80,6 +80,7 @@ def test_a_handshake_is_waited_for_only_so_long(llm: LLM, pair: tuple[Path, Path
             assert silent.is_closed(5) and half.is_closed(5) and time.monotonic() - begun < 3
         assert becomes(lambda: connections(server) == 0) and reasons(server.app)["tls"] == 2
         assert [(line["error"], line["client"]) for line in server.lines] == [("tls", "127.0.0.1")] * 2
+        assert [line["detail"] for line in server.lines] == ["it took too long"] * 2
         assert status(server, pair) == b"HTTP/1.1 200"
 
 
@@ -94,6 +95,8 @@ def test_a_handshake_that_fails_leaves_nothing(llm: LLM, pair: tuple[Path, Path]
         else:
             getattr(one, how)()
         assert becomes(lambda: connections(server) == 0) and becomes(lambda: reasons(server.app)["tls"] == 1)
+        said = "http request" if how == "no tls" else "the client left before it was done"
+        assert becomes(lambda: len(server.lines) == 1) and server.lines[0]["detail"] == said
 
 
 def test_a_server_ends_while_handshakes_are_open(llm: LLM, pair: tuple[Path, Path]) -> None:
