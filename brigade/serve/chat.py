@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 from msgspec import Meta
@@ -23,6 +23,9 @@ MOST_MESSAGES = 4096
 
 
 class ChatBody(Body, kw_only=True):
+    elsewhere: ClassVar[dict[str, str]] = {
+        "prompt": "give messages, or ask /v1/completions", "echo": "ask /v1/completions, which has it, or drop it",
+    }  # fmt: skip
     messages: list[dict[str, Any]]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None

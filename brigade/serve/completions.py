@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 from msgspec import Meta
@@ -21,7 +21,15 @@ from brigade.serve.served import Served
 NOT_HERE = {"suffix": "text is only continued at its end", "best_of": "give n, and choose among the answers"}
 
 
+_CHAT = "ask /v1/chat/completions, which has it, or drop it"
+
+
 class CompletionBody(Body, kw_only=True):
+    elsewhere: ClassVar[dict[str, str]] = {
+        "messages": "ask /v1/chat/completions, or give prompt", "max_completion_tokens": "give max_tokens",
+        "top_logprobs": "give logprobs: N", "tools": _CHAT, "tool_choice": _CHAT, "parallel_tool_calls": _CHAT,
+        "reasoning_effort": _CHAT, "chat_template_kwargs": _CHAT,
+    }  # fmt: skip
     prompt: str | list[Any]
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from brigade.engine.sampling.params import MAX_SALT
 from brigade.serve.errors import ApiError
-from brigade.serve.other_servers import hint
+from brigade.serve.unknown_field import unknown_field
 from brigade.serve.words import shown
 
 MOST_N = 128  # answers to one prompt
@@ -212,8 +212,7 @@ def convert(found: Mapping[str, Any], kind: type[T]) -> T:
                 raise ApiError(400, f"{name} is {shown(value)}; this server knows only {allowed}", name, "unsupported_value")
     for name in found:
         if name not in kind.__struct_fields__:
-            said = hint(name) or f"{shown(name[:100])} is not a field that this server knows here; drop it"
-            raise ApiError(400, f"{said} (docs/serve.md lists the fields)", name[:100], "unknown_parameter")
+            raise unknown_field(name, (*kind.__struct_fields__, *OTHER_NAMES), getattr(kind, "elsewhere", {}))
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:

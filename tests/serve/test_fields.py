@@ -212,6 +212,45 @@ def test_a_field_of_another_server_is_refused_with_what_to_give_instead(kind, le
 
 
 @pytest.mark.parametrize(
+    ("kind", "least", "name", "remedy"),
+    [
+        (CompletionBody, PROMPT, "max_completion_tokens", "give max_tokens"),
+        (CompletionBody, PROMPT, "messages", "ask /v1/chat/completions, or give prompt"),
+        (ChatBody, MESSAGES, "prompt", "give messages, or ask /v1/completions"),
+    ],
+)
+def test_a_field_of_the_sister_address_is_refused_with_where_it_belongs(kind, least, name, remedy) -> None:
+    error = refused(least | {name: 1}, kind)
+    assert (error.param, error.code) == (name, "unknown_parameter")
+    assert error.message.startswith(f"{name} is not a field of this address: {remedy} (")
+
+
+def test_every_field_of_one_address_alone_has_its_words_at_the_other() -> None:
+    completions, chats = (set(kind.__struct_fields__) for kind in (CompletionBody, ChatBody))
+    assert set(CompletionBody.elsewhere) == chats - completions
+    openais = set(other_servers.FIELDS["OpenAI's"])  # suffix and best_of, which are refused everywhere
+    assert set(ChatBody.elsewhere) == completions - chats - openais
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("temprature", "temperature"), ("Temperature", "temperature"), ("max_new_tokens", "max_tokens"), ("top-k", "top_k"),
+        ("include_stop_str_in_ouput", "include_stop_str_in_output"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_pen_is_told_the_name_that_was_meant(kind, least, name, meant) -> None:
+    error = refused(least | {name: 1}, kind)
+    said = f'"{name}" is not a field that this server knows here; give {meant}, if that is meant, or drop it ('
+    assert error.param == name and error.message.startswith(said)
+
+
+def test_a_word_that_is_near_to_nothing_is_told_no_other() -> None:
+    assert "knows here; drop it (" in refused(PROMPT | {"top_quark": 1}).message
+
+
+@pytest.mark.parametrize(
     ("data", "word"), [(b"[1]", "an array"), (b'"a"', "a text"), (b"1", "a number"), (b"null", "null"), (b"true", "true or false")]
 )
 def test_json_that_is_no_object_is_refused(data, word) -> None:
