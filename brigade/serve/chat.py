@@ -55,7 +55,7 @@ class ChatBody(Body, kw_only=True):
         if not self.messages:
             raise ApiError(400, 'messages is empty; give at least one, such as {"role": "user", "content": "Hello"}', "messages")
         if len(self.messages) > MOST_MESSAGES:
-            raise ApiError(400, f"messages has {len(self.messages)} messages; {MOST_MESSAGES} are allowed", "messages")
+            raise ApiError(400, f"messages has {len(self.messages)} messages; {MOST_MESSAGES} are allowed: give fewer", "messages")
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs has no effect without logprobs: true; give it, or drop top_logprobs", "top_logprobs")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:

@@ -61,14 +61,16 @@ class CompletionBody(Body, kw_only=True):
                 400, "prompt is neither a text, a list of texts, a list of token ids, nor a list of such lists", "prompt"
             )
         if len(self.prompt) > MOST_PROMPTS:
-            raise ApiError(400, f"prompt has {len(self.prompt)} prompts; {MOST_PROMPTS} are allowed in one request", "prompt")
+            said = f"prompt has {len(self.prompt)} prompts; {MOST_PROMPTS} are allowed"
+            raise ApiError(400, f"{said}: ask in several requests", "prompt")
         return list(self.prompt)
 
     def check(self) -> None:
         self.check_stream()
         prompts, n = len(self.prompts), self.n or 1
         if prompts * n > MOST_SAMPLES:
-            raise ApiError(400, f"{prompts} prompts and n {n} are {prompts * n} answers; {MOST_SAMPLES} are allowed", "n")
+            said = f"{prompts} prompts and n {n} are {prompts * n} answers; {MOST_SAMPLES} are allowed"
+            raise ApiError(400, f"{said}: lower n, or ask in several requests", "n")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ApiError(400, f"best_of is {self.best_of}, which is not supported; {NOT_HERE['best_of']}", "best_of")
         if self.suffix:

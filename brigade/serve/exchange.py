@@ -34,8 +34,12 @@ class ClientGone(Exception):
 
 async def read_all(receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> bytes:
     """The body; a longer one than is allowed is not read to its end."""
-    said = headers.get(b"content-length", b"0")
-    if said.isdigit() and int(said) > limits.body_bytes:
+    coding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip()
+    if coding.lower() != "identity":
+        said = f"content-encoding is {coding[:60]}, which is not read; send the body uncompressed, without this header"
+        raise ApiError(415, said, code="unsupported_encoding")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limits.body_bytes:
         raise too_long(limits)
     parts, size = [], 0
     try:
