@@ -48,6 +48,7 @@ class Record:
     cause: BaseException | None = None
     is_job: bool = False
     is_read: bool = False  # to its end
+    leaves_unread: bool = False  # some of the request, behind an answer that did not wait for it
     is_gone: bool = False  # the client went away before the answer's end
 
     def submitted(self) -> None:

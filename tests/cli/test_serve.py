@@ -381,3 +381,11 @@ def test_over_two_ranks_it_says_the_same_and_is_not_well_without_one_of_them(ser
         reply = ask(server.port, path, body)
         assert reply.status == 503 and reply.json["error"]["code"] == "engine_stopped", reply
     assert server.end() == 0
+
+
+def test_a_server_that_others_reach_without_a_key_says_how_to_ask_for_one(tmp_path: Path, capsys) -> None:
+    words = ("serve", "--host", "0.0.0.0", "--port", "0", tmp_path / "none")
+    assert "no key is asked for; give --api-key-file FILE to ask for one\n" in run(capsys, *words)[2]
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-some-length\n")
+    assert "--api-key-file" not in run(capsys, *words, "--api-key-file", keys)[2]
