@@ -55,6 +55,10 @@ class EngineStopped(RuntimeError):
 class CoordinatorSilent(EngineStopped):
     """Nothing was heard of the coordinator for as long as its client waits for it."""
 
+    @classmethod
+    def of(cls, address: str, seconds: float) -> CoordinatorSilent:
+        return cls(f"the coordinator at {address} has said nothing for {seconds:g} s; see that it runs and can be reached")
+
 
 class ModelReplaced(EngineStopped):
     """A request was to be computed by another model, or with other bits, than its caller asked for."""

@@ -40,12 +40,16 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class CommandParser(OneLineParser):
-    """Of one command: what it does not know is refused with its own help, and not with that of all commands."""
+    """Of one command: what it does not know is refused with what to give instead, where that is known, and with its own help, not
+    with that of all commands."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            from brigade.cli.foreign_options import hints
+
+            found = hints(unknown, self._option_string_actions, self.prog == "brigade serve")
+            self.error("; ".join([f"unrecognized arguments: {' '.join(unknown)}", *found]))
         return found, unknown
 
 

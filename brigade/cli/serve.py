@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(listener.close)
         hosts = hosts_of(listener.getsockname()[0], args.allowed_host, args.host)
         if args.host not in ("127.0.0.1", "localhost", "::1") and not len(keys):
-            print(f"brigade: {args.host} may be reached from elsewhere, and no --api-key is asked for", file=sys.stderr)
+            said = "may be reached from elsewhere, and no key is asked for; give --api-key-file FILE to ask for one"
+            print(f"brigade: {args.host} {said}", file=sys.stderr)
         keeper: Any = None
         if args.connect is not None or args.dp > 1:
             app, keeper = _fleet(args, stack, template)
@@ -177,6 +178,7 @@ def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> An
     served = Served(
         names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limits.longest, llm.config.vocab_size,
         _with_template(llm.tokenizer, template, "this model has none"), llm.sampling_defaults, int(time.time()),
+        model=llm.name,
     )  # fmt: skip
     return App(served, Desk(face), EngineHealth(llm))
 
@@ -219,6 +221,7 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         return Served(
             args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
             identity.vocab_size, tokenizer, identity.defaults, int(time.time()), identity.digest, identity.has_tokenizer,
+            own,
         )  # fmt: skip
 
     served = made_of(wait_for_replica(client, keeper))

@@ -191,7 +191,7 @@ class Conversation:
                 _hand(asked.reader, self._silent(self.first_patience))
 
     def _silent(self, seconds: float) -> CoordinatorSilent:
-        return CoordinatorSilent(f"the coordinator at {self.address} has said nothing for {seconds:g} s; is it there?")
+        return CoordinatorSilent.of(self.address, seconds)
 
     def stop(self, why: EngineStopped) -> None:
         """Everybody who waits is told; nothing is open any more."""

@@ -138,8 +138,9 @@ class Engine:
         self.limits.check_count(count)
         if waiting + count > most:
             raise RequestError(
-                f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it", kind="crowded"
-            )
+                f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or start the engine with a "
+                "higher max_waiting", kind="crowded",
+            )  # fmt: skip
 
     def add(self, submission: Submission, request_id: str | None = None) -> str:
         """Queue what was prepared, one request for each sample."""

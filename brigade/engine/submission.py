@@ -100,11 +100,12 @@ class Limits:
         if len(ids) + max(max_tokens, 0) > self.positions or (max_tokens <= 0 and params.max_tokens is None):
             asked = "an answer" if params.max_tokens is None else f"max_tokens {params.max_tokens}"
             wanted = f"{len(ids)} prompt tokens and {asked}"
+            lower = "" if params.max_tokens is None or len(ids) >= self.longest else " or lower max_tokens"
             remedy = "" if self.is_whole_model else ", or raise max_model_len if the model allows it"
             if self.longest < self.positions:
                 remedy = ", or raise kv_memory or kv_blocks"
             raise RequestError(
-                f"{wanted} exceed the limit of {self.longest} positions; shorten the prompt or lower max_tokens{remedy}",
+                f"{wanted} exceed the limit of {self.longest} positions; shorten the prompt{lower}{remedy}",
                 "prompt",
                 "too long",
             )

@@ -26,6 +26,7 @@ from brigade.serve.exchange import (
     Send,
     answer_stream,
     answer_whole,
+    drop_rest,
     encode,
     read_all,
     send_bytes,
@@ -87,6 +88,8 @@ class App:
                 _tell(record)
             if self.log is not None:
                 self.log(record.line())
+        if record.leaves_unread:
+            await drop_rest(receive, send)
 
     async def _answer(self, scope: Any, headers: dict[bytes, bytes], record: Record, receive: Receive, send: Send) -> None:
         try:
@@ -108,7 +111,8 @@ class App:
             found = as_api_error(error)
             record.failed(found, error)
             if record.status is None:
-                await send_error(send, found, closes=not record.is_read and _has_body(headers))
+                record.leaves_unread = not record.is_read and _has_body(headers) and found.status != 408
+                await send_error(send, found, record.leaves_unread)
 
     async def _route(
         self, scope: Any, headers: dict[bytes, bytes], caller: Caller, record: Record, receive: Receive, send: Send
@@ -174,7 +178,7 @@ class App:
     def _model(self, name: str) -> Object:
         self.served.check_name(name)
         return {
-            "id": name, "object": "model", "created": self.served.created, "owned_by": "brigade", "root": self.served.name,
+            "id": name, "object": "model", "created": self.served.created, "owned_by": "brigade", "root": self.served.root,
             "max_model_len": self.served.positions, "vocab_size": self.served.vocab_size,
             "system_fingerprint": self.served.fingerprint,
         }  # fmt: skip
@@ -213,7 +217,8 @@ def _has_body(headers: dict[bytes, bytes]) -> bool:
 
 def _check_method(method: str, allowed: str, path: str) -> None:
     if method != allowed and not (allowed == "GET" and method == "HEAD"):
-        raise ApiError(405, f"{path} is asked with {allowed}, not with {method}", code="method_not_allowed")
+        allow = "GET, HEAD" if allowed == "GET" else allowed
+        raise ApiError(405, f"{path} is asked with {allowed}, not with {method}", code="method_not_allowed", allow=allow)
 
 
 def _version() -> Object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 from msgspec import Meta
@@ -23,6 +23,9 @@ MOST_MESSAGES = 4096
 
 
 class ChatBody(Body, kw_only=True):
+    elsewhere: ClassVar[dict[str, str]] = {
+        "prompt": "give messages, or ask /v1/completions", "echo": "ask /v1/completions, which has it, or drop it",
+    }  # fmt: skip
     messages: list[dict[str, Any]]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
@@ -54,7 +57,7 @@ class ChatBody(Body, kw_only=True):
         if not self.messages:
             raise ApiError(400, 'messages is empty; give at least one, such as {"role": "user", "content": "Hello"}', "messages")
         if len(self.messages) > MOST_MESSAGES:
-            raise ApiError(400, f"messages has {len(self.messages)} messages; {MOST_MESSAGES} are allowed", "messages")
+            raise ApiError(400, f"messages has {len(self.messages)} messages; {MOST_MESSAGES} are allowed: give fewer", "messages")
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs has no effect without logprobs: true; give it, or drop top_logprobs", "top_logprobs")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:

@@ -28,14 +28,17 @@ FIELDS = {
 
 
 class ApiError(Exception):
-    """An answer that is an error. `param`: the field that is to blame; `code`: one word for programs; `retry_after`: seconds."""
+    """An answer that is an error. `param`: the field that is to blame; `code`: one word for programs; `retry_after`: seconds;
+    `allow`: the methods of the address, where another was used."""
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, code: str | None = None, retry_after: int | None = None
-    ) -> None:
+        self, status: int, message: str, param: str | None = None, code: str | None = None, retry_after: int | None = None,
+        allow: str | None = None,
+    ) -> None:  # fmt: skip
         message = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+        self.allow = allow
 
     @property
     def body(self) -> dict[str, Any]:
@@ -45,6 +48,7 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         found = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        found |= {} if self.allow is None else {"allow": self.allow}
         return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 

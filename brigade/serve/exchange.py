@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ JSON = (b"content-type", b"application/json")
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 MANY = 2000  # tokens of an answer from which it is written on another thread
 PATIENCE = 1.0  # seconds that the status waits for a first word, since a refusal may come instead of it
+LINGER, SILENCE = 30.0, 2.0  # seconds that what is not wanted is still read, in all and without a word of it
 BEAT = 15.0  # seconds of silence after which a comment tells the client, and what lies between, that the stream is alive
 
 
@@ -34,8 +35,12 @@ class ClientGone(Exception):
 
 async def read_all(receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> bytes:
     """The body; a longer one than is allowed is not read to its end."""
-    said = headers.get(b"content-length", b"0")
-    if said.isdigit() and int(said) > limits.body_bytes:
+    coding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip()
+    if coding.lower() != "identity":
+        said = f"content-encoding is {coding[:60]}, which is not read; send the body uncompressed, without this header"
+        raise ApiError(415, said, code="unsupported_encoding")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limits.body_bytes:
         raise too_long(limits)
     parts, size = [], 0
     try:
@@ -80,23 +85,36 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def send_json(send: Send, status: int, body: Object, headers: dict[str, str] | None = None) -> None:
-    await send_bytes(
-        send, status, encode(body), [JSON, *[(name.encode(), value.encode()) for name, value in (headers or {}).items()]]
-    )
+async def send_json(send: Send, status: int, body: Object) -> None:
+    await send_bytes(send, status, encode(body), [JSON])
 
 
-async def send_bytes(send: Send, status: int, data: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+async def send_bytes(
+    send: Send, status: int, data: bytes, headers: list[tuple[bytes, bytes]], stays_open: bool = False
+) -> None:  # fmt: skip
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(data))]})
-    await send({"type": "http.response.body", "body": data})
+    await send({"type": "http.response.body", "body": data, "more_body": stays_open})
 
 
-async def send_error(send: Send, error: ApiError, closes: bool = False) -> None:
-    """`closes`: what is left of the request is not read."""
+async def send_error(send: Send, error: ApiError, leaves_unread: bool = False) -> None:
+    """`leaves_unread`: some of the request; `drop_rest` comes behind it then."""
     headers = error.headers
-    if closes or error.status in (408, 413):
-        headers = headers | {"connection": "close"}  # what is left of the body is not read
-    await send_json(send, error.status, error.body, headers)
+    if leaves_unread or error.status == 408:
+        headers = headers | {"connection": "close"}
+    given = [JSON, *[(name.encode(), value.encode()) for name, value in headers.items()]]
+    await send_bytes(send, error.status, encode(error.body), given, leaves_unread)
+
+
+async def drop_rest(receive: Receive, send: Send) -> None:
+    """Behind an answer that is whole for its client: what the client still sends is read and dropped, and only then is the
+    connection closed. Closed at once it would be reset, and most clients would not see the answer. Bounded for who never ends."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while True:
+                message = await asyncio.wait_for(receive(), SILENCE)
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    break
+    await send({"type": "http.response.body", "body": b""})
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from msgspec import Meta
 from brigade.engine.sampling.params import MAX_SALT
 from brigade.errors import shown_as_json as shown
 from brigade.serve.errors import ApiError
-from brigade.serve.other_servers import hint
+from brigade.serve.not_json import not_json
+from brigade.serve.unknown_field import unknown_field
 
 MOST_N = 128  # answers to one prompt
 MOST_PROMPTS = 1024  # of one request
@@ -85,7 +86,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             given["seed"] = self.seed % 2**64  # OpenAI's may be negative
         if self.stop is not None and self.stop != []:
             if isinstance(self.stop, list) and len(self.stop) > MOST_STOPS:
-                raise ApiError(400, f"stop has {len(self.stop)} strings; {MOST_STOPS} are allowed", "stop")
+                raise ApiError(400, f"stop has {len(self.stop)} strings; {MOST_STOPS} are allowed: give fewer", "stop")
             given["stop"] = self.stop
         if self.logit_bias:
             given["logit_bias"] = {_token(key): value for key, value in self.logit_bias.items()}
@@ -135,7 +136,7 @@ def read_json(data: bytes) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"the body is not valid JSON ({error}); send one JSON object") from error
+        raise not_json(data, error) from error
     except RecursionError as error:
         raise _too_deep() from error
     if not isinstance(found, dict):
@@ -216,8 +217,7 @@ def convert(found: Mapping[str, Any], kind: type[T]) -> T:
                 raise ApiError(400, f"{name} is {shown(value)}; this server knows only {allowed}", name, "unsupported_value")
     for name in found:
         if name not in kind.__struct_fields__:
-            said = hint(name) or f"{shown(name[:100])} is not a field that this server knows here; drop it"
-            raise ApiError(400, f"{said} (docs/serve.md lists the fields)", name[:100], "unknown_parameter")
+            raise unknown_field(name, (*kind.__struct_fields__, *OTHER_NAMES), getattr(kind, "elsewhere", {}))
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
@@ -236,10 +236,17 @@ def _refusal(said: str, found: Mapping[str, Any], called: Mapping[str, str]) -> 
     if unknown:
         name = f"{where}.{unknown[1]}" if where else unknown[1]
         return ApiError(400, f"{name} is not a field that this server knows here; drop it", name, "unknown_parameter")
-    top = re.split(r"[.\[]", where, maxsplit=1)[0]
-    value = f" is {shown(found[top])}" if where == top and top in found else " is wrong"
+    where = where.split("[...]")[0]  # msgspec's word for some value of an object, which is shown whole then
+    remedy = REMEDIES.get(where) or _remedy(words)
     name = called.get(where, where)
-    return ApiError(400, f"{name}{value}; {REMEDIES.get(where) or _remedy(words)}", name or None, "invalid_type")
+    return ApiError(400, f"{name} is {shown(_at(found, where))}; {remedy}", name or None, "invalid_type")
+
+
+def _at(value: Any, where: str) -> Any:
+    """What stands at a place such as tools[0].function."""
+    for name, number in re.findall(r"([^.\[\]]+)|\[(\d+)\]", where):
+        value = value[name] if name else value[int(number)]
+    return value
 
 
 # Where the type alone does not say what is allowed.

@@ -10,7 +10,7 @@ from typing import Any
 
 from brigade.coordinator.messages import Identity
 from brigade.coordinator.words import say
-from brigade.errors import CoordinatorSilent, EngineStopped
+from brigade.errors import ConfigError, CoordinatorSilent, EngineStopped
 from brigade.serve.errors import ApiError
 
 PERIOD, PATIENCE = 1.0, 2.0  # seconds between two questions to a coordinator, and for its answer
@@ -65,6 +65,7 @@ class FleetHealth(Health):
         self._client, self._model, self._wanted = client, model, wanted
         self.follow: Callable[[Identity], None] | None = None
         self._ready = 0
+        self._heard = time.monotonic()  # when the coordinator answered last
         self._said = self._ask()
         self._note()
         threading.Thread(target=self._keep_asking, name="brigade-health", daemon=True).start()
@@ -90,14 +91,18 @@ class FleetHealth(Health):
 
     def _ask(self) -> Any:
         try:
-            return self._client.status(timeout=PATIENCE)
+            said = self._client.status(timeout=PATIENCE)
         except Exception as error:
             return error
+        self._heard = time.monotonic()
+        return said
 
     def _look(self) -> Any:
         said = self._said
         if isinstance(said, Exception):
-            raise ApiError(503, f"the coordinator does not answer: {said}", code="no_coordinator", retry_after=5) from said
+            silent = CoordinatorSilent.of(self._client.address, round(time.monotonic() - self._heard))
+            words = str(silent if isinstance(said, (ConfigError, CoordinatorSilent)) else said)  # a status that did not come
+            raise ApiError(503, words, code="no_coordinator", retry_after=5) from said
         return said
 
     def check(self) -> dict[str, Any]:

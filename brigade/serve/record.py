@@ -48,6 +48,7 @@ class Record:
     cause: BaseException | None = None
     is_job: bool = False
     is_read: bool = False  # to its end
+    leaves_unread: bool = False  # some of the request, behind an answer that did not wait for it
     is_gone: bool = False  # the client went away before the answer's end
 
     def submitted(self) -> None:
@@ -89,10 +90,13 @@ class Record:
             self.gauge.next_tokens(times.latency - times.ttft, count - 1)
 
     def failed(self, error: ApiError, cause: BaseException | None) -> None:
-        """What a client did wrong has its code and field before what it was told; of the request no more than that quotes."""
-        said = [error.code or "refused", *([] if error.param is None else [f"of {error.param}"])]
+        """What a client did wrong has its code before what it was told, and its field too where that does not name it; of the
+        request no more than that quotes."""
+        said = error.code or "refused"
+        if error.param is not None and error.param not in error.message:
+            said += f" ({error.param})"
         told = _in_log(error.message)
-        self.error = told if error.status >= 500 else f"{_in_log(' '.join(said))}: {told}"
+        self.error = told if error.status >= 500 else f"{_in_log(said)}: {told}"
         self.cause = cause if error.status == 500 else None
 
     def _finish(self) -> str | None:

@@ -25,6 +25,11 @@ class Served:
     created: int = 0
     identity: str = ""
     replicas_read_text: bool = True
+    model: str = ""  # what it is called by itself, whatever names it is served by
+
+    @property
+    def root(self) -> str:
+        return self.model or self.name
 
     @property
     def name(self) -> str:

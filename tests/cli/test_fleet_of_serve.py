@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -66,6 +67,10 @@ def test_while_the_coordinator_is_away_new_requests_are_sent_away_soon_and_what_
         reply, seconds = timed(server.port, SHORT)
         assert reply.status == 503 and reply.json["error"]["code"] == "no_coordinator" and seconds < most, (reply, seconds)
         assert reply.headers["retry-after"] == "5"
+        said = rf"the coordinator at {re.escape(address)} has said nothing for \d+ s; see that it runs and can be reached"
+        assert re.fullmatch(said, reply.json["error"]["message"])
+        assert becomes(lambda: ask(server.port, "/ready").status == 503)
+        assert re.fullmatch(said, ask(server.port, "/ready").json["error"]["message"])  # the same words
     fleet(address, models[0])
     assert stream.reply().token_ids == known(models[0], [body])[0]
     assert becomes(lambda: timed(server.port, SHORT)[0].status == 200, 20)

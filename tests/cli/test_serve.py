@@ -281,6 +281,13 @@ WRONG = {
     "a host of another machine": (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address"),
     "a served name": (["--served-model-name", " "], "--served-model-name is ' '"),
     "an option": (["--nosuch"], "unrecognized arguments: --nosuch; see `brigade serve --help`"),
+    "an option of vLLM": (["--tensor_parallel_size=2"], "--tensor_parallel_size is an option of vLLM: give --tp; see"),
+    "one of llama.cpp": (["--ctx-size", "20"], "--ctx-size; --ctx-size is an option of llama.cpp: give --max-model-len; see"),
+    "a short one": (["-np", "2", "mini"], "-np is an option of llama.cpp: give --max-batch-size; see"),
+    "one of a request": (["--seed", "1"], "--seed is an option of vLLM: give seed with each request; see"),
+    "a slip of the pen": (["--prot", "9000"], "; the nearest to --prot is --port; see `brigade serve --help`"),
+    "a line in place of a dash": (["--max_model_len", "9"], "; the nearest to --max_model_len is --max-model-len; see"),
+    "two of them": (["--jinja", "--prot", "9"], "drop it; the nearest to --prot is --port; see"),
     "a GGUF file": (["--port", "0", "some.gguf"], "some.gguf is a GGUF file, which is not read; give the Hugging Face folder"),
     "a file": (["--port", "0", __file__], "test_serve.py is a file; give the model's folder"),
     "a port": (["--port", "70000"], "--port is 70000"),
@@ -431,3 +438,11 @@ def test_over_two_ranks_it_says_the_same_and_is_not_well_without_one_of_them(ser
         reply = ask(server.port, path, body)
         assert reply.status == 503 and reply.json["error"]["code"] == "engine_stopped", reply
     assert server.end() == 0
+
+
+def test_a_server_that_others_reach_without_a_key_says_how_to_ask_for_one(tmp_path: Path, capsys) -> None:
+    words = ("serve", "--host", "0.0.0.0", "--port", "0", tmp_path / "none")
+    assert "no key is asked for; give --api-key-file FILE to ask for one\n" in run(capsys, *words)[2]
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-some-length\n")
+    assert "--api-key-file" not in run(capsys, *words, "--api-key-file", keys)[2]

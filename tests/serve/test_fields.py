@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -15,6 +16,7 @@ from brigade.serve.chat import ChatBody
 from brigade.serve.completions import CompletionBody
 from brigade.serve.errors import ApiError, as_api_error
 from brigade.serve.fields import HARMLESS, MOST_DEPTH, MOST_STOPS, PLAIN, Body, convert, read_json
+from brigade.serve.tokens import DetokenizeBody
 
 PROMPT = {"prompt": "a"}
 MESSAGES = {"messages": [{"role": "user", "content": "a"}]}
@@ -132,7 +134,7 @@ def test_a_negative_seed_is_another_one_for_each_number() -> None:
 @pytest.mark.parametrize(
     ("given", "param", "words"),
     [
-        ({"stop": ["x"] * (MOST_STOPS + 1)}, "stop", "65 strings; 64 are allowed"),
+        ({"stop": ["x"] * (MOST_STOPS + 1)}, "stop", "65 strings; 64 are allowed: give fewer"),
         ({"logit_bias": {"word": 1}}, "logit_bias", '"word"'),
         ({"stream_options": {"include_usage": True}}, "stream_options", "no effect without stream"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "pads no events"),
@@ -147,7 +149,7 @@ def test_what_could_have_no_effect_or_is_too_much_is_refused(given, param, words
     ("given", "param", "words"),
     [
         ({"messages": []}, "messages", "empty"),
-        ({"messages": [{}] * 4097}, "messages", "4096 are allowed"),
+        ({"messages": [{}] * 4097}, "messages", "4096 are allowed: give fewer"),
         ({"top_logprobs": 2}, "top_logprobs", "no effect without logprobs"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens", "differ"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "<= 20"),
@@ -163,6 +165,58 @@ def test_what_is_no_json_is_refused(data) -> None:
     with pytest.raises(ApiError, match="is not valid JSON") as error:
         read_json(data)
     assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'\xef\xbb\xbf{"prompt": "a"}', "(it begins with a byte order mark); send it without one"),
+        ('{"prompt": "a"}'.encode("utf-16"), "(it is UTF-16); send it as UTF-8"),
+        (gzip.compress(b'{"prompt": "a"}'), "(it is compressed by gzip); send it uncompressed"),
+        (b"prompt=a&max_tokens=3", '(it looks like a form); send one JSON object, such as {"prompt": "import "}'),
+        (b'--7a7a\r\nContent-Disposition: form-data; name="prompt"\r\n', "(it looks like a form); send one JSON object"),
+        (b'{"prompt": "\\ud83d"}', "(an escape such as \\ud83d is half of a character); send both halves, or the character itself"),
+        (b'{"prompt": "\\ud83d and more than that"}', "is half of a character)"),
+        (b'{"prompt": "\\uDE00 and more than that"}', "is half of a character)"),
+        (b'{"prompt": "\xe4"}', "(a text in it is not UTF-8); send it as UTF-8"),
+        (b'{"prompt": "a', "(it ends before its object does); send all of it"),
+        (b'{"prompt": "\\ud83d\\ude00', "(it ends before its object does); send all of it"),
+        (b'{"prompt": [1e999]}', "(a number in it is too large); send one that a double or 64 bits can hold"),
+        (b'{"prompt": "a",}', "(trailing comma in object (byte 15)); send one JSON object"),
+    ],
+)
+def test_the_usual_mistakes_have_usual_words(data, words) -> None:
+    with pytest.raises(ApiError) as error:
+        read_json(data)
+    assert error.value.message.startswith("the body is not valid JSON (") and words in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "param", "said"),
+    [
+        (CompletionBody, PROMPT | {"stop": [5]}, "stop[0]", "stop[0] is 5; it must be a text, not an integer"),
+        (ChatBody, {"messages": ["hello"]}, "messages[0]", 'messages[0] is "hello"; it must be an object, not a text'),
+        (ChatBody, MESSAGES | {"tools": [{}, None]}, "tools[1]", "tools[1] is null; it must be an object, not null"),
+        (DetokenizeBody, {"tokens": [1, "b"]}, "tokens[1]", 'tokens[1] is "b"; it must be an integer, not a text'),
+        (CompletionBody, PROMPT | {"logit_bias": {"5": "x"}}, "logit_bias", 'logit_bias is {"5": "x"}; it must be a number, not a'),
+        (CompletionBody, PROMPT | {"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "usage is 1; it"),
+    ],
+)
+def test_a_value_that_is_wrong_within_another_is_shown(kind, found, param, said) -> None:
+    with pytest.raises(ApiError) as error:
+        convert(found, kind)
+    assert error.value.param == param and said in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompt": ["a"] * 1025}, "prompt has 1025 prompts; 1024 are allowed: ask in several requests"),
+        ({"prompt": ["a"] * 1024, "n": 3}, "are 3072 answers; 2048 are allowed: lower n, or ask in several requests"),
+    ],
+)
+def test_what_is_too_many_has_a_remedy(given, words) -> None:
+    assert words in refused(given).message
 
 
 @pytest.mark.parametrize("data", [b"", b" ", b"\r\n"])
@@ -209,6 +263,45 @@ def test_a_field_of_another_server_is_refused_with_what_to_give_instead(kind, le
         error = refused(least | {name: 1}, kind)
         assert (error.param, error.code) == (name, "unknown_parameter")
         assert whose in error.message and remedy in error.message and len(error.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "name", "remedy"),
+    [
+        (CompletionBody, PROMPT, "max_completion_tokens", "give max_tokens"),
+        (CompletionBody, PROMPT, "messages", "ask /v1/chat/completions, or give prompt"),
+        (ChatBody, MESSAGES, "prompt", "give messages, or ask /v1/completions"),
+    ],
+)
+def test_a_field_of_the_sister_address_is_refused_with_where_it_belongs(kind, least, name, remedy) -> None:
+    error = refused(least | {name: 1}, kind)
+    assert (error.param, error.code) == (name, "unknown_parameter")
+    assert error.message.startswith(f"{name} is not a field of this address: {remedy} (")
+
+
+def test_every_field_of_one_address_alone_has_its_words_at_the_other() -> None:
+    completions, chats = (set(kind.__struct_fields__) for kind in (CompletionBody, ChatBody))
+    assert set(CompletionBody.elsewhere) == chats - completions
+    openais = set(other_servers.FIELDS["OpenAI's"])  # suffix and best_of, which are refused everywhere
+    assert set(ChatBody.elsewhere) == completions - chats - openais
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("temprature", "temperature"), ("Temperature", "temperature"), ("max_new_tokens", "max_tokens"), ("top-k", "top_k"),
+        ("include_stop_str_in_ouput", "include_stop_str_in_output"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_pen_is_told_the_name_that_was_meant(kind, least, name, meant) -> None:
+    error = refused(least | {name: 1}, kind)
+    said = f'"{name}" is not a field that this server knows here; give {meant}, if that is meant, or drop it ('
+    assert error.param == name and error.message.startswith(said)
+
+
+def test_a_word_that_is_near_to_nothing_is_told_no_other() -> None:
+    assert "knows here; drop it (" in refused(PROMPT | {"top_quark": 1}).message
 
 
 @pytest.mark.parametrize(

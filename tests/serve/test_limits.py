@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.errors import ConfigError
+from brigade.serve import exchange
 from brigade.serve.limits import Limits
 from tests.serve.raw import Reply, Wire, ask, becomes, is_error, request, wire
 from tests.serve.servers import Running, serving
@@ -87,6 +91,31 @@ def test_a_body_that_is_too_long_is_not_read(llm: LLM, framing: str) -> None:
             assert refusal(one.reply(), 413)["code"] == "too_large" and one.is_closed()
         body = b'{"prompt": "a", "max_tokens": 1' + b" " * (1000 - 32) + b"}"
         assert len(body) == 1000 and ask(server.port, "/v1/completions", body).status == 200
+
+
+def test_who_sends_too_much_hears_why(llm: LLM) -> None:
+    """The connection is not reset while its client still sends, as most clients do before they read."""
+    with limited(llm, body_bytes=1000) as server:
+        for _ in range(3):
+            asked = urllib.request.Request(server.url + "/v1/completions", data=b" " * (8 << 20))
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(asked, timeout=20)
+            assert error.value.code == 413 and json.loads(error.value.read())["error"]["code"] == "too_large"
+        assert ask(server.port, "/v1/completions", SHORT).status == 200
+
+
+def test_who_sends_too_much_for_ever_is_left(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "LINGER", 0.5)
+    with limited(llm, body_bytes=1000) as server, wire(server.port) as one:
+        one.send(request("/v1/completions", None, "POST", content_length="99999999999"))
+        assert refusal(one.reply(), 413)["code"] == "too_large"
+        begun = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < begun + 10:
+                one.send(b" " * 1000)
+                time.sleep(0.01)
+        assert 0.4 < time.monotonic() - begun < 5
+        assert becomes(lambda: len(server.lines) == 1) and server.lines[0]["seconds"] < 0.4
 
 
 @pytest.mark.parametrize("size", [3000, 300_000])

@@ -54,9 +54,16 @@ def test_what_a_client_did_wrong_is_said_in_one_line_that_is_not_endless(quiet: 
         assert ask(quiet.port, "/v1/completions", secret | wrong).status == 400
     assert becomes(lambda: len(quiet.lines) == 3)
     told = [line["error"] for line in quiet.lines]
-    assert told[0] == "refused of temperature: temperature is 700; it must be a number from 0 to 100"
-    assert told[1].startswith("unknown_parameter of tempera ture")
+    assert told[0] == "refused: temperature is 700; it must be a number from 0 to 100"
+    assert told[1].startswith("unknown_parameter (tempera ture")
+    assert told[2].startswith("invalid_type: stop[2] is 5; it must be a text")
     assert all(one.isprintable() and len(one) < 650 and "secret" not in one for one in told)
+
+
+def test_a_field_that_the_message_does_not_name_stands_before_it(quiet: Running) -> None:
+    ask(quiet.port, "/v1/completions", {"prompt": [9999]})
+    assert becomes(lambda: len(quiet.lines) == 1)
+    assert quiet.lines[0]["error"].startswith("refused (prompt): token id 9999 is outside the vocabulary")
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/images/generations", "/v1/messages", "/completion"])

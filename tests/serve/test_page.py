@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from brigade import LLM, SamplingParams
+from brigade.cli import foreign_options
 from brigade.cli.main import make_parser
 from brigade.serve import other_servers
 from brigade.serve.addresses import NOT_SERVED
@@ -32,7 +33,7 @@ COMING = (ROOT / "docs/coming_from.md").read_text()
 
 def table(heading: str, page: str = PAGE) -> list[list[str]]:
     """The rows of the first table under a heading."""
-    section = re.split(r"\n##+ ", page.split(f" {heading}\n", 1)[1])[0]
+    section = re.split(r"\n##+ ", page.split(f"# {heading}\n", 1)[1])[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -158,13 +159,15 @@ def test_the_pages_python_is_answered(server: Running, capsys) -> None:
     assert server.app.served.fingerprint in capsys.readouterr().out
 
 
+def options_of_serve() -> set[str]:
+    (commands,) = make_parser("serve")._subparsers._group_actions
+    return {name for one in commands.choices["serve"]._actions for name in one.option_strings}
+
+
 @pytest.mark.parametrize("page", [PAGE, COMING], ids=["serve", "coming from"])
 def test_every_option_that_is_named_is_one(page: str) -> None:
     """Only our own column of a table of others' options counts, the last of it."""
-    options = {
-        name for one in make_parser("serve")._subparsers._group_actions[0].choices["serve"]._actions for name in one.option_strings
-    }
-    options |= {"--help", "--version"}
+    options = options_of_serve() | {"--help", "--version"}
     if page is COMING:
         rows = [line.strip("|").split("|")[1] for line in page.splitlines() if line.startswith("|") and "`" in line]
         text = " ".join(rows)
@@ -187,3 +190,19 @@ def others() -> set[str]:
                 if isinstance(action.choices, dict):
                     stack += [one for one in action.choices.values() if hasattr(one, "_actions")]
     return found
+
+
+@pytest.mark.parametrize("whose", foreign_options.OPTIONS)
+def test_the_options_of_another_server_are_those_of_its_table(whose: str) -> None:
+    """Each is one of the table's first column, and its words name what stands beside it. An option with a counterpart of the same
+    name is never refused."""
+    ours, hints, listed = options_of_serve(), foreign_options.OPTIONS[whose], set()
+    for theirs, counterpart, _ in table(whose, COMING):
+        names = re.findall(r"`(--?[a-zA-Z][\w-]*)(?: [\w]+)?`", theirs)
+        refused = [name for name in names if name not in ours]
+        listed |= set(refused)
+        if refused and counterpart != "none":
+            said = {option for name in refused for option in foreign_options.options_in(hints[name])}
+            assert set(foreign_options.options_in(counterpart)) <= said | set(names), theirs
+    assert listed == set(hints)
+    assert all(option in ours for words in hints.values() for option in foreign_options.options_in(words))

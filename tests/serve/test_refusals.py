@@ -39,6 +39,8 @@ def refusal(server: Running, path: str, body: dict[str, Any]) -> dict[str, Any]:
         ("completion", {"prompt": [9999]}, "prompt", "token id 9999 is outside"),
         ("completion", {"prompt": ["a", [1]]}, "prompt", "prompt is neither a text"),
         ("completion", {"prompt": ["a", "b"], "n": 2, "top_p": 0}, "top_p", "top_p is 0"),
+        ("completion", {"prompt": [5] * 1024}, "prompt", "max_tokens 16 exceed the limit of 1024 positions; shorten the prompt"),
+        ("chat", {"messages": [{"role": "user", "content": "ab " * 1500}]}, "messages", "positions; shorten the prompt"),
         ("completion", {"prompt": "a", "max_tokens": 5000}, "prompt", "max_tokens 5000 exceed the limit"),
         ("completion", {"prompt": "a", "max_tokens": 0}, "max_tokens", "max_tokens is 0; it must be 1 or more, or 0 beside"),
         ("completion", {"prompt": "a", "constraint": {}}, "constraint", "constraint has 0 kinds; it must be an object with"),
@@ -69,6 +71,7 @@ def refusal(server: Running, path: str, body: dict[str, Any]) -> dict[str, Any]:
 def test_the_field_is_that_of_the_request(llm: LLM, short_queue: Running, kind: str, body, param, words) -> None:
     error = refusal(short_queue, AT[kind], body)
     assert error["param"] == param and words in error["message"], error
+    assert "max_tokens" in body or "lower max_tokens" not in error["message"]
     assert not any(word in error["message"] for word in ("None", "True", "False", "tuple", "mapping"))
 
 
@@ -146,3 +149,10 @@ def test_every_field_that_the_engine_may_refuse_can_be_named() -> None:
     ours |= {"return_token_ids", "return_tokens_as_token_ids"}
     named = {field.name for body in (CompletionBody, ChatBody) for field in msgspec.structs.fields(body)}
     assert named - ours - {"prompt"} <= FIELDS
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
+def test_a_compressed_body_is_refused_by_its_header(server: Running, path: str) -> None:
+    reply = ask(server.port, path, {"prompt": "a", "max_tokens": 1}, content_encoding="gzip")
+    assert reply.status == 415 and reply.json["error"]["code"] == "unsupported_encoding"
+    assert reply.json["error"]["message"].startswith("content-encoding is gzip, which is not read; send the body uncompressed")
