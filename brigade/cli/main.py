@@ -160,7 +160,9 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
 
     known = {one.dest: one.option_strings[-1] for one in parser._actions if one.option_strings}
     for one in parser._actions:  # of two options of one setting, the one that is called as it is
-        known |= {one.dest: option for option in one.option_strings if option == f"--{one.dest.replace('_', '-')}"}
+        option = f"--{one.dest.replace('_', '-')}"
+        if option in one.option_strings:
+            known[one.dest] = option
     sampling = (*SAMPLING, "logit_bias")
     return {name: option for name, option in known.items() if name not in sampling and f"against_{name}" not in known}
 
