@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -66,13 +68,14 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
         if name == command:
             module = import_module(f"brigade.cli.{name}")
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(run=module.run, options=_options(sub))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
+    args = None
     try:
         given = argparse.Namespace(argv=argv)  # for a page that says how it was made
         args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv, given)
@@ -86,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         if debug:
             raise
-        print(f"brigade: error: {' '.join(_words(error).split())}", file=sys.stderr)
+        print(f"brigade: error: {with_options(' '.join(_words(error).split()), getattr(args, 'options', {}))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brigade: interrupted", file=sys.stderr)
@@ -141,6 +144,31 @@ def _words(error: Exception) -> str:
         _leave_stdout()
         return f"cannot write to standard output: {error.strerror}; make room, or send it elsewhere"
     return str(error)
+
+
+def with_options(text: str, options: Mapping[str, str]) -> str:
+    """A refusal as the command line says it: settings by their options, such as --kv-memory for kv_memory. A setting of one word is
+    a usual word too, so it is an option only as what is refused or is to be given. What stands in quotes or in a path stays."""
+    for name, option in options.items():
+        if "_" in name:
+            text = re.sub(rf"(?<![\w.\"'`/=-]){name}(?![\w\"'`/=])", option, text)
+        else:
+            text = re.sub(rf"^{name}(?= (?:is|has|needs|names) )|(?<=[;:] give ){name}(?=,? or drop|$)", option, text)
+    return text
+
+
+def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Of settings alone: a parameter of sampling may stand in a line of a file too, and is called there as everywhere. Nor of those
+    that `eval` has twice, since a refusal does not say of which model it is."""
+    from brigade.cli.options import SAMPLING
+
+    known = {one.dest: one.option_strings[-1] for one in parser._actions if one.option_strings}
+    for one in parser._actions:  # of two options of one setting, the one that is called as it is
+        option = f"--{one.dest.replace('_', '-')}"
+        if option in one.option_strings:
+            known[one.dest] = option
+    sampling = (*SAMPLING, "logit_bias")
+    return {name: option for name, option in known.items() if name not in sampling and f"against_{name}" not in known}
 
 
 def _leave_stdout() -> None:

@@ -259,7 +259,7 @@ def test_settings_that_replicas_refuse_are_one_line_at_once(words: list[str]) ->
     found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     errors = [line for line in found.stderr.splitlines() if not line.startswith("memory: ")]
     assert found.returncode == 2 and len(errors) == 1, found.stderr
-    assert errors[0].startswith(("brigade: error: block_size is 16", "brigade: error: the cache has 512 positions"))
+    assert errors[0].startswith(("brigade: error: --block-size is 16", "brigade: error: the cache has 512 positions"))
 
 
 WRONG = {
@@ -279,6 +279,10 @@ WRONG = {
     "a name": (["--port", "0", "--allowed-host", "box:80"], "--allowed-host box:80 is no name of a host"),
     "a host": (["--host", "no.such.host.invalid"], "--host no.such.host.invalid is no address"),
     "a host of another machine": (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address"),
+    "memory": (["--port", "0", "--kv-memory", "1K"], "error: --kv-memory is 1.0 KiB"),
+    "three ranks": (["--port", "0", "--tp", "3"], "error: --tp is 3, but sums"),
+    "a number format": (["--port", "0", "--quant", "int3"], "error: --quant is 'int3'; it must be"),
+    "a length": (["--port", "0", "--max-model-len", "5000"], "error: --max-model-len is 5000, but"),
     "a served name": (["--served-model-name", " "], "--served-model-name is ' '"),
     "an option": (["--nosuch"], "unrecognized arguments: --nosuch; see `brigade serve --help`"),
     "an option of vLLM": (["--tensor_parallel_size=2"], "--tensor_parallel_size is an option of vLLM: give --tp; see"),
