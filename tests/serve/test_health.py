@@ -19,6 +19,8 @@ from tests.serve.raw import becomes
 class Client:
     """Its coordinator says this, one after the other, and the last for ever."""
 
+    address = "tcp://there:6500"
+
     def __init__(self, *says: Any) -> None:
         self.then(*says)
 
