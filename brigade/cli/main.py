@@ -167,7 +167,7 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
         option = f"--{one.dest.replace('_', '-')}"
         if option in one.option_strings:
             known[one.dest] = option
-    sampling = (*SAMPLING, "logit_bias")
+    sampling = (*SAMPLING, "logit_bias", "token_ids")
     return {name: option for name, option in known.items() if name not in sampling and f"against_{name}" not in known}
 
 

@@ -108,12 +108,13 @@ async def send_error(send: Send, error: ApiError, leaves_unread: bool = False) -
 async def drop_rest(receive: Receive, send: Send) -> None:
     """Behind an answer that is whole for its client: what the client still sends is read and dropped, and only then is the
     connection closed. Closed at once it would be reset, and most clients would not see the answer. Bounded for who never ends."""
+    until = time.monotonic() + LINGER
     with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER):
-            while True:
-                message = await asyncio.wait_for(receive(), SILENCE)
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    break
+        while (left := until - time.monotonic()) > 0:
+            async with asyncio.timeout(min(SILENCE, left)):
+                message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                break
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -190,7 +190,7 @@ WRONG = {
     "bits that depend on the batch": (["coordinator", "--dp", "1", "--backend", "reference", "--exact", "off"], "drop it"),
     "negative dp": (["coordinator", "--dp", "-1"], "--dp is -1"),
     "sync without journal": (["coordinator", "--journal", "off", "--journal-sync", "full"], "has no effect with --journal off"),
-    "a time that is none": (["coordinator", "--replica-timeout", "0"], "replica_timeout is 0"),
+    "a time that is none": (["coordinator", "--replica-timeout", "0"], "--replica-timeout is 0"),
     "a name that is none": (["replica", "--name", ""], "--name is ''"),
     "keys without connect": (["generate", "--keys", "x", "a"], "--keys x has no effect without --connect"),
     "two loads": (["bench", "serve", "--clients", "1", "--rate", "2"], "--clients and --rate are two kinds of load"),
