@@ -21,6 +21,8 @@ PAGES = {
     "/v1/models": "The names under which the model is served", "/health": "Whether the engine steps",
     "/ready": "Whether new requests are taken", "/version": "Of this server", "/metrics": "For Prometheus",
 }  # fmt: skip
+# Of a stream the tools that read this document hold each event against the schema, not the text of all of them.
+EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -49,7 +51,7 @@ def document(needs_key: bool = False, open_to_all: Collection[str] = ()) -> dict
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
         kinds: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if path in ("/v1/completions", "/v1/chat/completions"):
-            kinds["text/event-stream"] = {"schema": {"type": "string"}}
+            kinds["text/event-stream"] = {"schema": EVENT}
         paths[path] = {"post": _operation(path, words, kinds) | {"requestBody": {"required": True, "content": content}}}
     for path, words in PAGES.items():
         kind = "text/plain" if path == "/metrics" else "application/json"
