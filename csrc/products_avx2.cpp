@@ -9,7 +9,7 @@ namespace {
 constexpr int HALF = 32;         // bytes of a register: 8 outputs of a line's 16
 constexpr int BOTH_ROWS = 1;     // rows whose sums of a whole panel lie in registers; of more, those of one line after the other
 constexpr int MOST_ROWS = 6;
-constexpr int PART = 8;          // tiles of K that one line is walked along before the other is
+constexpr int PART = 4;          // tiles of K that one line is walked along before the other is
 constexpr int NIBBLE_ROWS = 3;   // of nibbles, likewise
 
 inline __m256i words(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
@@ -28,6 +28,7 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
         for (int i = 0; i < 16; i++) {
             __m256i w[N], size[N];
             for (int j = 0; j < N; j++) w[j] = words(b + 2 * i * LINE + j * HALF), size[j] = _mm256_abs_epi8(w[j]);
+            for (int j = 0; j < LINES; j++) __builtin_prefetch(b + PART * 2 * TILE + (2 * i + j) * LINE);
             for (int r = 0; r < R; r++) {
                 const __m256i v = word(a + r * LINE, i);
                 for (int j = 0; j < N; j++) {
