@@ -42,7 +42,10 @@ static inline W ldw(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline W set1w(uint32_t x) { return {_mm512_set1_epi32((int)x)}; }
 static inline W zerow() { return {_mm512_setzero_si512()}; }
 static inline W subw(W a, W b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline W andw(W a, W b) { return {_mm512_and_si512(a.v, b.v)}; }
+static inline W orw(W a, W b) { return {_mm512_or_si512(a.v, b.v)}; }
 static inline W xorw(W a, W b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int N> static inline W shr(W a) { return {_mm512_srli_epi32(a.v, N)}; }
 template <int N> static inline W shl(W a) { return {_mm512_slli_epi32(a.v, N)}; }
 template <int N> static inline W sra(W a) { return {_mm512_srai_epi32(a.v, N)}; }
 static inline W ld_i16(const void* p) { return {_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }  // sixteen with a sign
@@ -96,7 +99,10 @@ static inline F times_pow2(F x, F n) { return {_mm256_mul_ps(x.a, pow2_half(n.a)
 static inline W ldw(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
 static inline W set1w(uint32_t x) { return {_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
 static inline W zerow() { return set1w(0); }
+static inline W andw(W x, W y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+static inline W orw(W x, W y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 static inline W xorw(W x, W y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+template <int N> static inline W shr(W x) { return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)}; }
 template <int N> static inline W shl(W x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
 template <int N> static inline W sra(W x) { return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)}; }
 static inline W ld_i16(const void* p) {  // sixteen with a sign
@@ -178,7 +184,10 @@ static inline W ldw(const void* p) { W r; __builtin_memcpy(r.x, p, 64); return r
 static inline W set1w(uint32_t v) { W r; BR_EACH r.x[i] = (int32_t)v; return r; }
 static inline W zerow() { return set1w(0); }
 static inline W subw(W a, W b) { BR_EACH a.x[i] -= b.x[i]; return a; }
+static inline W andw(W a, W b) { BR_EACH a.x[i] &= b.x[i]; return a; }
+static inline W orw(W a, W b) { BR_EACH a.x[i] |= b.x[i]; return a; }
 static inline W xorw(W a, W b) { BR_EACH a.x[i] ^= b.x[i]; return a; }
+template <int N> static inline W shr(W a) { BR_EACH a.x[i] = (int32_t)((uint32_t)a.x[i] >> N); return a; }
 template <int N> static inline W shl(W a) { BR_EACH a.x[i] = (int32_t)((uint32_t)a.x[i] << N); return a; }
 template <int N> static inline W sra(W a) { BR_EACH a.x[i] >>= N; return a; }
 static inline W ld_i16(const void* p) { int16_t w[16]; __builtin_memcpy(w, p, 32); W r; BR_EACH r.x[i] = w[i]; return r; }  // with a sign
