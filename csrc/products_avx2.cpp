@@ -10,6 +10,7 @@ constexpr int HALF = 32;         // bytes of a register: 8 outputs of a line's 1
 constexpr int BOTH_ROWS = 1;     // rows whose sums of a whole panel lie in registers; of more, those of one line after the other
 constexpr int MOST_ROWS = 6;
 constexpr int PART = 4;          // tiles of K that one line is walked along before the other is
+constexpr int AHEAD = 4 * TILE;  // how far the lines of nibbles are fetched
 constexpr int NIBBLE_ROWS = 3;   // of nibbles, likewise
 
 inline __m256i words(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
@@ -73,7 +74,8 @@ inline void nibble_run(const uint8_t* a, const uint8_t* b, int lines, const __m2
     __m256i sum[R][HALVES][2];
     for (int r = 0; r < R; r++)
         for (int h = 0; h < HALVES; h++) sum[r][h][0] = sum[r][h][1] = _mm256_set1_epi32(less[r]);
-    for (int i = 0; i < lines; i++, b += LINE)
+    for (int i = 0; i < lines; i++, b += LINE) {
+        __builtin_prefetch(b + AHEAD);
         for (int h = 0; h < HALVES; h++) {
             const __m256i w = words(b + h * HALF), w0 = _mm256_and_si256(w, low), w1 = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
             for (int r = 0; r < R; r++) {
@@ -82,6 +84,7 @@ inline void nibble_run(const uint8_t* a, const uint8_t* b, int lines, const __m2
                 sum[r][h][1] = _mm256_add_epi16(sum[r][h][1], _mm256_maddubs_epi16(w1, v));
             }
         }
+    }
     for (int r = 0; r < R; r++)
         for (int h = 0; h < HALVES; h++)
             for (int j = 0; j < 2; j++) {
