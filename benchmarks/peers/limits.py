@@ -1,4 +1,4 @@
-"""Peers held to the instructions that ours is held to: with `BRIGADE_PATH=avx2` each one uses AVX2 alone, by a switch of its own."""
+"""Peers held to the instructions that ours is held to: with `BRIGADE_PATH=avx2` each uses AVX2 alone, by a switch of its own."""
 
 from __future__ import annotations
 
