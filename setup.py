@@ -31,20 +31,8 @@ SOURCES = ["isa", "pool", "read", "hold", "pack", "fill", "checksum", "sums", "m
 SOURCES += ["path_portable", "path_avx2", "path_avx512", "products_avx2", "products_avx512", "products_amx"]
 SOURCES += ["peak", "peak_portable", "peak_avx2", "peak_avx512", "peak_products", "peak_amx"]
 
-HEADERS = [
-    "brigade.h",
-    "path.h",
-    "kernels.h",
-    "fill.h",
-    "pool.h",
-    "vec.h",
-    "path.inc",
-    "rows.inc",
-    "tiles.inc",
-    "product.inc",
-    "attention.inc",
-]
-HEADERS += ["turn.h", "sums.inc", "peak.h", "peak.inc"]
+HEADERS = ["brigade.h", "path.h", "kernels.h", "fill.h", "pool.h", "vec.h", "turn.h", "peak.h"]
+HEADERS += ["path.inc", "rows.inc", "tiles.inc", "product.inc", "attention.inc", "sums.inc", "peak.inc"]
 
 
 class BuildKernels(build_ext):

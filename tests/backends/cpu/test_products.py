@@ -96,10 +96,8 @@ def test_sums_of_the_largest_numbers_do_not_run_over(path: str, scheme: str, gro
 def test_paths_whose_arithmetic_has_one_name_have_the_same_bits(scheme, n, k, rows, tree, group, seed) -> None:
     """Kernels differ by path and by the number of rows, and weights of few bits are unpacked in many ways."""
     generator = torch.Generator().manual_seed(seed)
-    packed, x = (
-        pack(torch.randn(n, k, generator=generator), None, scheme, tree, group=group),
-        torch.randn(rows, k, generator=generator),
-    )
+    packed = pack(torch.randn(n, k, generator=generator), None, scheme, tree, group=group)
+    x = torch.randn(rows, k, generator=generator)
     found: dict[str, torch.Tensor] = {}
     try:
         for name, arithmetic in bf16_names().items():
