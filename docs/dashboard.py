@@ -74,6 +74,10 @@ PANELS = (
         "Refused, failed and left", "By the status of the answer; clients that went away before its end.", "short",
         {"{{status}}": rate("request_errors_total", "status"), "went away": rate("request_cancelled_total")},
     ),
+    Panel(
+        "Connections refused", "By the reason: too many, no HTTP, headers too long or late, a failed TLS handshake.", "short",
+        {"{{reason}}": rate("connections_refused_total", "reason")},
+    ),
     Panel("Replicas", "Those that work, where the server asks a coordinator.", "short", {"work": now("num_replicas")}),
     Panel("Tokens of a prompt", "Of all prompts of a request.", "short", quantiles("request_prompt_tokens", 0.5, 0.95), 12),
     Panel("Tokens of an answer", "Of all answers of a request.", "short", quantiles("request_generation_tokens", 0.5, 0.95), 12),

@@ -87,11 +87,21 @@ class BlockingFace:
 
 
 class Feed:
-    """What some requests say. It is at its end when `left` is 0."""
+    """What some requests say. It is at its end when `left` is 0. `read`: the lengths of the prompts that were read so far, by
+    request, also where no deltas are wanted."""
 
-    def __init__(self, names: Sequence[str], inbox: asyncio.Queue[Any]) -> None:
-        self.left = len(names)
+    def __init__(self, names: Sequence[str], inbox: asyncio.Queue[Any], read: dict[str, int]) -> None:
+        self.left, self._read = len(names), read
         self._places, self._inbox = {name: place for place, name in enumerate(names)}, inbox
+
+    def fail(self, error: Exception) -> None:
+        """Whoever reads this gets `error`, whatever is still to come. On the reader's own event loop."""
+        self._inbox.put_nowait(error)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompts that were read."""
+        return sum(self._read.copy().values())
 
     async def next(self, timeout: float | None = None) -> list[tuple[int, Delta | RequestOutput]]:
         """All that came since: each with the place of its request, deltas if they are wanted, and of every request its whole output
@@ -127,13 +137,13 @@ class AsyncFace:
 
     async def stream(self, prompt: Prompt, params: Params = None) -> AsyncIterator[Delta]:
         """Deltas as they come. Leaving early, or being cancelled, aborts the request."""
-        with self._requests([self._prepare(prompt, params)], deltas=True) as (_, inbox):
+        with self._requests([self._prepare(prompt, params)], deltas=True) as (_, inbox, _):
             while isinstance(said := checked(await inbox.get()), Delta):
                 yield said
 
     async def generate(self, prompt: Prompt, params: Params = None) -> RequestOutput:
         """The whole output of one prompt. Being cancelled aborts the request."""
-        with self._requests([self._prepare(prompt, params)], deltas=False) as (_, inbox):
+        with self._requests([self._prepare(prompt, params)], deltas=False) as (_, inbox, _):
             return checked(await inbox.get())
 
     def prepare(self, prompt: Prompt, params: Params = None) -> Any:
@@ -143,8 +153,8 @@ class AsyncFace:
     @contextmanager
     def opened(self, prepared: Sequence[Any], deltas: bool = True) -> Iterator[Feed]:
         """Some requests, submitted all or none, and what they say. Leaving early, or being cancelled, aborts what is left."""
-        with self._requests(prepared, deltas) as (names, inbox):
-            yield Feed(names, inbox)
+        with self._requests(prepared, deltas) as (names, inbox, read):
+            yield Feed(names, inbox, read)
 
     def close(self) -> None:
         """Requests that still run end with an `EngineStopped`, and so does whoever comes later."""
@@ -156,12 +166,14 @@ class AsyncFace:
                 deliver(self._stopped())
 
     @contextmanager
-    def _requests(self, prepared: Sequence[Any], deltas: bool) -> Iterator[tuple[list[str], asyncio.Queue[Any]]]:
+    def _requests(self, prepared: Sequence[Any], deltas: bool) -> Iterator[tuple[list[str], asyncio.Queue[Any], dict[str, int]]]:
         """Requests that are open as long as the caller is inside; what they say comes into the queue."""
-        loop, inbox, names = asyncio.get_running_loop(), asyncio.Queue[Any](), list[str]()
+        loop, inbox, names, read = asyncio.get_running_loop(), asyncio.Queue[Any](), list[str](), dict[str, int]()
 
         def deliver(said: Any) -> None:
             """On the answering thread. It is called for every delta, so that a loop which is gone is an abort and no waste."""
+            if isinstance(said, Delta) and said.prompt_token_ids is not None:
+                read[said.request_id] = len(said.prompt_token_ids)
             try:
                 if deltas or not isinstance(said, Delta):
                     loop.call_soon_threadsafe(inbox.put_nowait, said)
@@ -179,7 +191,7 @@ class AsyncFace:
         try:
             if self._closed:  # meanwhile
                 raise self._stopped()
-            yield names, inbox
+            yield names, inbox, read
         finally:
             for name in names:
                 self._open.pop(name, None)

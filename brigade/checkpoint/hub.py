@@ -16,6 +16,7 @@ import secrets
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ OUTDOING = (
     ("chat_template.jinja", ("chat_template.json",)),
 )  # fmt: skip
 TRIES = 3  # of a download that breaks off, after those that the library makes by itself
+UNDER_WAY = 60.0  # seconds: a part of a file that was written to since then is being fetched by somebody, who will finish it
 TRUE = ("1", "ON", "YES", "TRUE")  # as the library reads its switches
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.*))?", re.ASCII | re.DOTALL)
@@ -94,14 +96,16 @@ class Hub:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the hub has at one commit: files, and their sizes where it tells them."""
+    """What the hub has at one commit: files, and their sizes where it tells them. `blobs`: how the cache calls what is in them, so
+    that equal files of several commits are there once."""
 
     commit: str
     files: Mapping[str, int | None]
+    blobs: Mapping[str, str | None]
 
 
 _lock = threading.RLock()
-_commits: dict[tuple[Hub, HubName], str] = {}
+_commits: dict[tuple[Hub, HubName], tuple[str, float | None]] = {}
 _listings: dict[tuple[Hub, str, str], Listing] = {}  # by model and commit
 
 
@@ -112,6 +116,7 @@ class Snapshot:
     hub: Hub
     name: HubName  # as it was asked for
     commit: str
+    asked: float | None  # when the hub was asked where the name is; None where it was not
 
     @property
     def folder(self) -> Path:
@@ -187,13 +192,18 @@ class Snapshot:
                 self._absent(file).touch()
 
     def _write_ref(self) -> None:
-        if self.name.revision == self.commit or self.hub.cached_commit(self.name) == self.commit:
+        """The file is as old as the hub's word that is in it. So a process that has asked earlier, and has the weights later, does
+        not set a branch back; nor does one that has not asked."""
+        if self.name.revision == self.commit or self.asked is None:
             return
         ref = self.hub.folder(self.name.repo) / "refs" / self.name.revision
         part = ref.with_name(f"{ref.name}.{secrets.token_hex(8)}.tmp")
         with suppress(OSError):
             ref.parent.mkdir(parents=True, exist_ok=True)
+            if self.hub.cached_commit(self.name) is not None and ref.stat().st_mtime >= self.asked:
+                return
             part.write_text(self.commit, encoding="utf-8")
+            os.utime(part, (self.asked, self.asked))
             os.replace(part, ref)
 
     def _listing(self) -> Listing | None:
@@ -211,16 +221,34 @@ class Snapshot:
         files = [file for file in files if not self._has(file)]
         if not files:
             return
-        sizes = [listing.files[file] for file in files]
+        sizes = [self._left(file, listing) for file in files]
         known = [size for size in sizes if size is not None]
         size = size_of(sum(known)) if len(known) == len(sizes) else "of unknown size"
         self._check_room(sum(known))
         count = f"{len(files)} file{'s' * (len(files) > 1)}, {size}"
-        print(f"brigade: fetching the {what} of {self._shown}: {count}, into {self.hub.cache}", file=sys.stderr, flush=True)
+        if len(known) < len(sizes) or sum(known):  # else the cache has them of another commit
+            print(f"brigade: fetching the {what} of {self._shown}: {count}, into {self.hub.cache}", file=sys.stderr, flush=True)
         for number, file in enumerate(files, 1):
             if bars and len(files) > 1 and not sys.stderr.isatty():  # where the library draws no bar
                 print(f"brigade: fetching {file}, {number} of {len(files)}", file=sys.stderr, flush=True)
             self._fetch(file, bars)
+
+    def _left(self, file: str, listing: Listing) -> int | None:
+        """Bytes of a file that are still to come: none of one that the cache has of another commit, and only the rest of one that
+        the library goes on with, or that another process is fetching, for which the library waits. A part that nobody goes on with
+        counts for nothing."""
+        size, blob = listing.files[file], listing.blobs.get(file)
+        if size is None or blob is None:
+            return size
+        blobs, parts = self.hub.folder(self.name.repo) / "blobs", [0]
+        if (blobs / blob).exists():
+            return 0
+        for part in blobs.glob(f"{blob}*.incomplete"):
+            with suppress(OSError):  # it is whole meanwhile
+                about = part.stat()
+                if part.name == f"{blob}.incomplete" or time.time() - about.st_mtime < UNDER_WAY:
+                    parts.append(about.st_size)
+        return max(size - max(parts), 0)
 
     def _check_room(self, size: int) -> None:
         """Refused before hours of download."""
@@ -271,7 +299,7 @@ def open_snapshot(name: HubName) -> Snapshot:
     with _lock:
         if (hub, name) not in _commits:
             _commits[hub, name] = _look_up(hub, name)
-        snapshot = Snapshot(hub, name, _commits[hub, name])
+        snapshot = Snapshot(hub, name, *_commits[hub, name])
         snapshot.fetch_settings()
     return snapshot
 
@@ -292,25 +320,26 @@ def cached_folders(model: str) -> list[Path]:
     return [] if name is None else sorted((Hub.found().folder(name.repo) / "snapshots").glob("*"))
 
 
-def _look_up(hub: Hub, name: HubName) -> str:
-    """The commit that a revision is now; of a hub that cannot be asked, as the cache knows it."""
+def _look_up(hub: Hub, name: HubName) -> tuple[str, float | None]:
+    """The commit that a revision is now, and when the hub was asked; of a hub that cannot be asked, as the cache knows it."""
     if _COMMIT.fullmatch(name.revision):
-        return name.revision
+        return name.revision, None
     cached = hub.cached_commit(name)
     shown = name.repo if name.revision == MAIN else f"{name.repo}@{name.revision}"
     if hub.is_offline:
         if cached is None:
             raise _unreachable(hub, f"the cache {hub.cache} has no {shown}")
-        return cached
+        return cached, None
+    asked = time.time()
     try:
         listing = _ask(hub, name)
     except Unreachable as error:
         if cached is None:
             raise _unreachable(hub, f"the cache {hub.cache} has no {shown} ({error})") from error
         print(f"brigade: {hub.endpoint} gives no answer ({error}); {shown} is {cached[:12]}, as the cache has it", file=sys.stderr)
-        return cached
+        return cached, None
     _listings[hub, name.repo, listing.commit] = listing
-    return listing.commit
+    return listing.commit, asked
 
 
 def _ask(hub: Hub, name: HubName) -> Listing:
@@ -321,14 +350,16 @@ def _ask(hub: Hub, name: HubName) -> Listing:
         info = HfApi(endpoint=hub.endpoint).model_info(
             name.repo, revision=name.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
-        files = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+        siblings = info.siblings or ()
+        files = {one.rfilename: one.size for one in siblings}
+        blobs = {one.rfilename: one.blob_id if one.lfs is None else one.lfs.sha256 for one in siblings}
         if info.sha is None or not _COMMIT.fullmatch(info.sha):
             raise ValueError(f"{info.sha!r} is no commit")
     except Exception as error:
         if may_pass(error):
             raise Unreachable(in_one_line(error)[:200]) from error
         raise refusal(error, name.repo, name.revision, hub.endpoint, hub.cache) from error
-    return Listing(info.sha, files)
+    return Listing(info.sha, files, blobs)
 
 
 def _unreachable(hub: Hub, what: str) -> CheckpointError:

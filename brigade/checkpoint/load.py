@@ -76,6 +76,14 @@ def open_model(source: str | Path | None = None) -> ModelSource:
         if name is not None:
             snapshot = open_snapshot(name)
             return replace(_open_folder(snapshot.folder, name.repo), snapshot=snapshot)
+        if path.suffix.lower() == ".gguf":
+            raise CheckpointError(
+                f"{path} is a GGUF file, which is not read; give the Hugging Face folder of that model, or org/name"
+            )
+        if path.is_file():
+            raise CheckpointError(
+                f"{path} is a file; give the model's folder (with config.json), an artifact's, or a recipe (.yaml)"
+            )
         named = ", ".join([EMBEDDED.name, *recipe_names()])
         raise CheckpointError(
             f"no model {str(source)!r}: neither a folder nor a recipe; there are {named}, and models of the hub as org/name"

@@ -97,13 +97,13 @@ def run(args: argparse.Namespace) -> int:
         for who, address in zip(("clients", "replicas", "operators"), loop.addresses, strict=True):
             print(f"coordinator: {who} at {address}", file=sys.stderr)
         if replicas:
-            keeper = _keeper(replicas, loop.addresses[1], args)
+            keeper = _keeper(replicas, loop, args)
             stack.callback(keeper.close)
             keeper.start()
         on_signals(loop.end)
         loop.run()
-        if keeper is not None and keeper.failure is not None:
-            raise ConfigError(f"no replica is left: {keeper.failure}; their own messages are above")
+        if keeper is not None:
+            keeper.check()
     return 0
 
 
@@ -140,9 +140,10 @@ def replica_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [given | named | own | {"name": f"local-{place}"} for place, own in enumerate(shares)]
 
 
-def _keeper(settings: list[dict[str, Any]], address: str, args: argparse.Namespace) -> Any:
+def _keeper(settings: list[dict[str, Any]], loop: Any, args: argparse.Namespace) -> Any:
     from brigade.replica.launcher import Keeper, LocalLauncher, clean_environment, replica_command
 
-    where = {"connect": address} | ({} if args.keys is None else {"keys": args.keys})
+    where = {"connect": loop.addresses[1]} | ({} if args.keys is None else {"keys": args.keys})
     commands = [replica_command(where | own) for own in settings]
-    return Keeper(LocalLauncher(commands, clean_environment()), args.dp, 5 if args.max_restarts is None else args.max_restarts)
+    launcher, most_ends = LocalLauncher(commands, clean_environment()), 5 if args.max_restarts is None else args.max_restarts
+    return Keeper(launcher, args.dp, most_ends, has_worked=loop.has_had_replica)

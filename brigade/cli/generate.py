@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from brigade.cli.options import (
 )  # fmt: skip
 from brigade.cli.progress import Progress
 from brigade.cli.prompts import read_prompts_file, read_stdin
-from brigade.errors import ConfigError, RequestError
+from brigade.errors import ConfigError, EngineStopped, RequestError
 from brigade.output_files import check_outputs, write_json
+
+LATE = 2.0  # seconds after which it is said what is waited for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +67,12 @@ def run(args: argparse.Namespace) -> int:
 def _ask_coordinator(args: argparse.Namespace, prompts: list[Any], settings: list[dict[str, Any]]) -> int:
     """Parameters that were not given are as the served model's own defaults say."""
     from brigade.client import Client
+    from brigade.coordinator.words import told_if_late
 
     refuse_model_options(args)
-    with Client(args.connect, args.model, keys=args.keys) as client:
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(args.connect, args.model, keys=args.keys))
+        stack.enter_context(told_if_late(lambda: _why_waiting(client), LATE))
         begun = time.perf_counter()
         outputs = _stream(client, prompts[0], settings[0]) if args.stream else _whole(client, prompts, settings)
         if args.json is not None:
@@ -74,6 +80,20 @@ def _ask_coordinator(args: argparse.Namespace, prompts: list[Any], settings: lis
             most = [one.get("max_tokens") for one in settings]
             write_json(args.json, named | requests_report(outputs, most, time.perf_counter() - begun))
     return _tell_failed(outputs)
+
+
+def _why_waiting(client: Any) -> str | None:
+    """What an operator, or somebody who starts replicas, can do about it; None where it only takes long."""
+    try:
+        status = client.status()
+    except (ConfigError, EngineStopped) as error:
+        return f"waiting for the coordinator: {error}"
+    if status.state == "paused":
+        resume = "`brigade control resume` with its address for operators lets it go on"
+        return f"waiting: the coordinator at {client.address} is paused; {resume}"
+    if not any(one.model == client.model for one in status.replicas):
+        return f"waiting: no replica of {client.model} is at {client.address}; start one with `brigade replica`"
+    return None
 
 
 def _tell_failed(outputs: list[Any]) -> int:

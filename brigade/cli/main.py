@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
+from collections.abc import Mapping
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from brigade import collector
+from brigade.cli.process import Ended, as_process
 from brigade.errors import ConfigError, EngineStopped, RankFailed, UserError
 
 COMMANDS = {
@@ -39,26 +41,41 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
+class CommandParser(OneLineParser):
+    """Of one command: what it does not know is refused with what to give instead, where that is known, and with its own help, not
+    with that of all commands."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            from brigade.cli.foreign_options import hints
+
+            found = hints(unknown, self._option_string_actions, self.prog == "brigade serve")
+            self.error("; ".join([f"unrecognized arguments: {' '.join(unknown)}", *found]))
+        return found, unknown
+
+
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Only the chosen command's module is imported, so that `--help` answers at once."""
     from brigade import __version__
 
     parser = OneLineParser(prog="brigade", description="An inference system for GPTs: same model, same prompt, same bits.")
     parser.add_argument("--version", action="version", version=f"brigade {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if name == command:
             module = import_module(f"brigade.cli.{name}")
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(run=module.run, options=_options(sub))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
+    args = None
     try:
         given = argparse.Namespace(argv=argv)  # for a page that says how it was made
         args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv, given)
@@ -72,11 +89,14 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         if debug:
             raise
-        print(f"brigade: error: {' '.join(_words(error).split())}", file=sys.stderr)
+        print(f"brigade: error: {with_options(' '.join(_words(error).split()), getattr(args, 'options', {}))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brigade: interrupted", file=sys.stderr)
         return 130
+    except Ended as error:
+        print(f"brigade: {error}", file=sys.stderr)
+        return error.code
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -92,6 +112,7 @@ def _run(args: argparse.Namespace) -> int:
     if world.rank > 0:
         from brigade.assembly import rank
 
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may wait in C++ code, where no handler of Python's runs
         rank.main()
         return 0
     from brigade.parallel.launch import refuse_world
@@ -125,21 +146,34 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
+def with_options(text: str, options: Mapping[str, str]) -> str:
+    """A refusal as the command line says it: settings by their options, such as --kv-memory for kv_memory. A setting of one word is
+    a usual word too, so it is an option only as what is refused or is to be given. What stands in quotes or in a path stays."""
+    for name, option in options.items():
+        if "_" in name:
+            text = re.sub(rf"(?<![\w.\"'`/=-]){name}(?![\w\"'`/=])", option, text)
+        else:
+            text = re.sub(rf"^{name}(?= (?:is|has|needs|names) )|(?<=[;:] give ){name}(?=,? or drop|$)", option, text)
+    return text
+
+
+def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Of settings alone: a parameter of sampling may stand in a line of a file too, and is called there as everywhere. Nor of those
+    that `eval` has twice, since a refusal does not say of which model it is."""
+    from brigade.cli.options import SAMPLING
+
+    known = {one.dest: one.option_strings[-1] for one in parser._actions if one.option_strings}
+    for one in parser._actions:  # of two options of one setting, the one that is called as it is
+        option = f"--{one.dest.replace('_', '-')}"
+        if option in one.option_strings:
+            known[one.dest] = option
+    sampling = (*SAMPLING, "logit_bias", "token_ids")
+    return {name: option for name, option in known.items() if name not in sampling and f"against_{name}" not in known}
+
+
 def _leave_stdout() -> None:
     """What could not be written goes nowhere, so that Python does not try again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def as_process() -> int:
-    """The command as a process of its own."""
-    collector.rest()
-    try:
-        code = main()
-        if code == 130:  # ranks are ended behind this, which takes a moment: a second Ctrl-C would only cut that short
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return code
-    finally:
-        collector.leave_out()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def add_model_options(
     group.add_argument("--random-weights", type=int, metavar="SEED", help="build a recipe with deterministic weights")
     group.add_argument("--backend", default="auto", help="auto, cpu (native kernels) or reference")
     add_quant_options(group)
-    group.add_argument("--device", default="cpu")
+    group.add_argument("--device", default="cpu", help="where tensors are; the cpu backend takes cpu alone (default: cpu)")
     group.add_argument(
         "--exact", choices=["on", "off"], default="on", help="off: accept results that depend on the batch (reference)"
     )
@@ -54,17 +54,20 @@ def add_model_options(
     group.add_argument("--cpus", metavar="LIST", help="one thread on each of these processors, such as 0-3 (the cpu backend)")
     add_layout_options(parser)
     group = parser.add_argument_group("engine")
-    group.add_argument("--engine", choices=engines, default=engines[0])
+    said_engine = "dynamic: requests join and leave at each step; static: in groups"
+    group.add_argument("--engine", choices=engines, default=engines[0], help=f"{said_engine} (default: {engines[0]})")
     group.add_argument("--max-batch-size", type=int, help=f"requests that run at once (default: {said['max_batch_size']})")
     group.add_argument("--block-size", type=int, help="positions of a KV block: 32 or 64; reference: 8 and 16 too (default 64)")
     group.add_argument("--kv-blocks", type=int, help="number of KV blocks")
-    group.add_argument("--kv-memory", type=byte_size, help="memory for KV blocks, such as 512M")
+    group.add_argument("--kv-memory", type=byte_size, help="memory for KV blocks, such as 512M; with --dp, of each replica")
     group.add_argument("--max-step-tokens", type=int, help=f"new tokens of one step (default: {said['max_step_tokens']})")
     group.add_argument(
         "--prefill-chunk", type=int, help=f"prompt tokens of one request in one step (default: {said['prefill_chunk']})"
     )
     group.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait for their start (default: 65536)")
-    group.add_argument("--no-prefix-cache", dest="prefix_cache", action="store_false", default=None)
+    group.add_argument(
+        "--no-prefix-cache", dest="prefix_cache", action="store_false", default=None, help="compute every prompt whole"
+    )
     group.add_argument("--max-model-len", type=int, help=f"prompt and output together (default: {said['max_model_len']})")
 
 

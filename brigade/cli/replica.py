@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from brigade.cli.options import REPLICAS, add_model_options, make_llm
 from brigade.cli.progress import Progress
-from brigade.errors import ConfigError
+from brigade.errors import ConfigError, UserError, in_one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,27 +30,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from brigade.coordinator.keys import Keys
-    from brigade.replica.replica import Replica, serve
+    from brigade.replica.launcher import REFUSED
+    from brigade.replica.replica import serve
 
     for option, name in (("--serve-as", args.serve_as), ("--name", args.name)):
         if name is not None and not 1 <= len(name) <= 200:
             raise ConfigError(f"{option} is {name!r}; give a name of 1 to 200 characters")
+    try:
+        replica = _make(args)
+    except UserError as error:
+        if not args.leave_with_stdin or not _tell_launcher(in_one_line(error)):
+            raise
+        return REFUSED
+    on_signals(replica.leave)
+    if args.leave_with_stdin:
+        threading.Thread(target=_leave_with_stdin, args=(replica,), daemon=True).start()
+    serve(replica)
+    return 0
+
+
+def _make(args: argparse.Namespace) -> Any:
+    from brigade.coordinator.keys import Keys
+    from brigade.replica.replica import Replica
+
     loading = Progress("loading")
     llm = make_llm(args, progress=loading)
     loading.close()
     print(llm.plan, file=sys.stderr)
     try:
         keys = None if args.keys is None else Keys(args.keys)
-        replica = Replica(llm, args.connect, model=args.serve_as, name=args.name, keys=keys)
+        return Replica(llm, args.connect, model=args.serve_as, name=args.name, keys=keys)
     except BaseException:
         llm.close()
         raise
-    on_signals(replica.leave)
-    if args.leave_with_stdin:
-        threading.Thread(target=_leave_with_stdin, args=(replica,), daemon=True).start()
-    serve(replica)
-    return 0
+
+
+def _tell_launcher(line: str) -> bool:
+    """Why this replica cannot work with its settings, which the launcher says once for all its replicas. False where whoever
+    started this process has given it no socket to say it on."""
+    try:
+        with socket.socket(fileno=os.dup(0)) as launcher:
+            launcher.sendall(line.encode())
+    except OSError:
+        return False
+    return True
 
 
 def _leave_with_stdin(replica: Any) -> None:

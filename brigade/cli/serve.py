@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from brigade.cli.options import add_model_options, make_llm, refuse_model_options
 from brigade.cli.progress import Progress
-from brigade.errors import ConfigError
+from brigade.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from brigade.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--port", type=int, default=PORT, help=f"0 takes a free one, and is told (default: {PORT})")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate in PEM: the server speaks https")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
-    group = parser.add_argument_group("model")
+    group = parser.add_argument_group("what is served")
     group.add_argument("--served-model-name", action="append", metavar="NAME", help="what requests call it; may be given again")
     group.add_argument("--chat-template", type=Path, metavar="FILE", help="a Jinja file in place of the model's own")
     group.add_argument("--connect", metavar="ADDRESS", help="ask the replicas of a coordinator; MODEL is the name it serves then")
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--api-key", action="append", default=[], metavar="KEY", help="requests must bring it; may be given again")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line")
     group.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages of this origin may ask; * for all")
+    group.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="requests may call the server so too")
     group.add_argument("--quiet", action="store_true", help="no line for each request on standard error")
     _add_limits(parser.add_argument_group("limits"))
     add_model_options(parser)
@@ -67,8 +68,10 @@ def _add_limits(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from brigade.serve.api_keys import read_keys
+    from brigade.serve.certificate import check_certificate
     from brigade.serve.limits import Limits
-    from brigade.serve.server import BACKLOG, Server, bind, check_certificate
+    from brigade.serve.server import BACKLOG, Server, bind, shown_address
+    from brigade.serve.web_pages import hosts_of
 
     _check(args)
     given = {one.name: getattr(args, one.name) for one in fields(Limits) if getattr(args, one.name) is not None}
@@ -78,22 +81,31 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         listener = bind(args.host, args.port)
         stack.callback(listener.close)
+        hosts = hosts_of(listener.getsockname()[0], args.allowed_host, args.host)
         if args.host not in ("127.0.0.1", "localhost", "::1") and not len(keys):
-            print(f"brigade: {args.host} may be reached from elsewhere, and no --api-key is asked for", file=sys.stderr)
-        app = _fleet(args, stack, template) if args.connect is not None or args.dp > 1 else _own(args, stack, template)
-        app.keys, app.limits, app.origins = keys, limits, args.cors
+            said = "may be reached from elsewhere, and no key is asked for; give --api-key-file FILE to ask for one"
+            print(f"brigade: {args.host} {said}", file=sys.stderr)
+        keeper: Any = None
+        if args.connect is not None or args.dp > 1:
+            app, keeper = _fleet(args, stack, template)
+        else:
+            app = _own(args, stack, template)
+        app.keys, app.limits, app.origins, app.hosts = keys, limits, args.cors, hosts
         from brigade.serve.app import json_line
 
         app.log = None if args.quiet else json_line
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each connection is an open file
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that goes away in the middle of a word
-        server = Server(app, args.tls_cert, args.tls_key)
+        server = Server(app, args.tls_cert, args.tls_key, lambda: keeper is not None and keeper.failure is not None)
+        stack.enter_context(server.taking_signals())
         listener.listen(BACKLOG)
         scheme = "http" if args.tls_cert is None else "https"
-        host, port = listener.getsockname()[:2]
-        print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{host}:{port}/v1", file=sys.stderr, flush=True)
+        where = shown_address(*listener.getsockname()[:2])
+        print(f"brigade: serving {', '.join(app.served.names)} at {scheme}://{where}/v1", file=sys.stderr, flush=True)
         server.run([listener])
+        if keeper is not None:
+            keeper.check()
     return 0
 
 
@@ -107,6 +119,9 @@ def _check(args: argparse.Namespace) -> None:
     for origin in args.cors:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             raise ConfigError(f"--cors {origin} is no origin of pages; give one as browsers say it, such as https://example.org")
+    for name in args.served_model_name or []:
+        if not name.strip():
+            raise ConfigError(f"--served-model-name is {name!r}; give a name that requests can say, or drop it")
     if args.dp < 1:
         raise ConfigError(f"--dp is {args.dp}; give 1 or more")
     if args.connect is None:
@@ -118,14 +133,27 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _read_template(path: Path) -> str:
+    from brigade.tokenizer.chat_template import ChatTemplate
+
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--chat-template {path} cannot be read ({error}); give a Jinja file in UTF-8") from error
+    try:
+        ChatTemplate({"default": text}, {}).check()
+    except CheckpointError as error:
+        raise ConfigError(f"--chat-template {path} cannot be used: {error}") from error
+    return text
 
 
 def _with_template(tokenizer: Tokenizer | None, template: str | None, remedy: str) -> Tokenizer | None:
+    """A broken template of the model's own refuses chats alone, since completions do not need it."""
     if template is None:
+        if tokenizer is not None and tokenizer.has_chat_template:
+            try:
+                tokenizer.chat.check()
+            except CheckpointError as error:
+                print(f"brigade: chats are refused: {error}", file=sys.stderr)
         return tokenizer
     if tokenizer is None:
         raise ConfigError(f"--chat-template has no effect without a tokenizer: {remedy}, or drop it")
@@ -148,8 +176,9 @@ def _own(args: argparse.Namespace, stack: ExitStack, template: str | None) -> An
     stack.callback(face.close)
     names = args.served_model_name or [llm.name]
     served = Served(
-        names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limit, llm.config.vocab_size,
+        names, _fingerprint(llm.numerics_id, llm.fingerprint, template), llm.engine.limits.longest, llm.config.vocab_size,
         _with_template(llm.tokenizer, template, "this model has none"), llm.sampling_defaults, int(time.time()),
+        model=llm.name,
     )  # fmt: skip
     return App(served, Desk(face), EngineHealth(llm))
 
@@ -160,14 +189,14 @@ def _fingerprint(numerics_id: str, model: str, template: str | None) -> str:
     return "-".join([numerics_id, model, *own])
 
 
-def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> Any:
-    """Replicas behind a coordinator: those of `--connect`, or those that are started here."""
+def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> tuple[Any, Any]:
+    """Replicas behind a coordinator: those of `--connect`, or those that are started here, with their keeper."""
     from brigade.checkpoint.load import open_model
     from brigade.cli.coordinator import replica_settings
     from brigade.client import AsyncClient
+    from brigade.coordinator.messages import Identity
     from brigade.serve.app import App
-    from brigade.serve.desk import Desk
-    from brigade.serve.fleet import NAME, fitting, local_coordinator, wait_for_replica
+    from brigade.serve.fleet import FIRST_PATIENCE, NAME, FleetDesk, connected, following, local_coordinator, wait_for_replica
     from brigade.serve.health import FleetHealth
     from brigade.serve.served import Served
     from brigade.tokenizer import Tokenizer
@@ -184,12 +213,19 @@ def _fleet(args: argparse.Namespace, stack: ExitStack, template: str | None) -> 
         source = open_model(whose)
         tokenizer = Tokenizer.of_model(source.tokenizer_path)
     tokenizer = _with_template(tokenizer, template, "give --tokenizer" if args.connect is not None else "this model has none")
-    client = AsyncClient(address, name, keys=args.keys)
+    client = connected(lambda: AsyncClient(address, name or "", keys=args.keys, first_patience=FIRST_PATIENCE), address)
     stack.callback(client.close)
-    identity = wait_for_replica(client, keeper)
-    own = client.model if source is None or args.connect is not None else source.name
-    served = Served(
-        args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
-        identity.vocab_size, tokenizer, identity.defaults, int(time.time()),
-    )  # fmt: skip
-    return App(served, Desk(client, fitting(served)), FleetHealth(client, client.model))
+
+    def made_of(identity: Identity) -> Served:
+        own = client.model if source is None or args.connect is not None else source.name  # known once a replica is there
+        return Served(
+            args.served_model_name or [own], _fingerprint(identity.numerics_id, identity.fingerprint, template), identity.positions,
+            identity.vocab_size, tokenizer, identity.defaults, int(time.time()), identity.digest, identity.has_tokenizer,
+            own,
+        )  # fmt: skip
+
+    served = made_of(wait_for_replica(client, keeper))
+    health = FleetHealth(client, client.model, None if keeper is None else args.dp)
+    app = App(served, FleetDesk(client), health)
+    health.follow = following(app, made_of)
+    return app, keeper

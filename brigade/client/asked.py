@@ -14,6 +14,7 @@ from brigade.coordinator.messages import Ask, Heard, Piece, Rest, Row, decode_re
 from brigade.engine.outputs import Delta, FinishReason, RequestMetrics, RequestOutput, Sample
 from brigade.engine.sampling.logprobs import TokenLogprobs
 from brigade.engine.sampling.rng import derive_seed
+from brigade.errors import FailureKind
 
 clock = time.perf_counter
 NO_REST = Rest()
@@ -33,6 +34,7 @@ class HeardSample:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
+    error_kind: FailureKind | None = None
     first_token: float | None = None
     finished: float | None = None
     counts: tuple[int, int, int] = (0, 0, 0)  # preemptions, cached tokens, steps
@@ -51,6 +53,7 @@ class Asked:
     reader: Callable[[Any], None]
     deltas: bool
     wants_logprobs: bool
+    identity: str = ""  # a digest: nothing else is to compute it; empty: whatever the coordinator has
     arrival: float = field(default_factory=clock)
     seed: int | None = None
     is_accepted: bool = False
@@ -107,11 +110,12 @@ class Asked:
             sample.first_token = now
         if piece.finish is not None:
             sample.finish_reason, sample.error, sample.stop_reason = piece.finish, piece.error, rest.stop_reason
+            sample.error_kind = piece.kind
             sample.finished, sample.counts = now, (rest.preemptions, rest.cached_tokens, rest.steps)
         metrics = None if piece.finish is None else self._metrics(sample)
         return Delta(
             self.name, piece.index, piece.text, piece.token_ids, logprobs, piece.finish, piece.error, rest.stop_reason, of_prompt,
-            metrics, ids,
+            metrics, ids, piece.kind,
         )  # fmt: skip
 
     def _metrics(self, sample: HeardSample) -> RequestMetrics:
@@ -133,6 +137,7 @@ class Asked:
                     derive_seed(self.seed or 0, index),
                     self._metrics(one),
                     one.error,
+                    one.error_kind,
                 )  # fmt: skip
             )
         return RequestOutput(self.name, self.prompt, list(self.prompt_token_ids), self.prompt_logprobs, samples)

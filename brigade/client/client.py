@@ -27,7 +27,8 @@ APART = ("n", "seed", "priority")  # what a coordinator reads itself
 
 class _Asking:
     """What both kinds of client are. `model`: the name under which it is served; it may be left out where there is one. `patience`:
-    seconds without a word of the coordinator after which calls end with an `EngineStopped`. `keys`: a folder of `brigade keys`."""
+    seconds without a word of the coordinator after which calls end with an `EngineStopped`; `first_patience`: the same for requests
+    that it has not accepted yet (default: `patience`). `keys`: a folder of `brigade keys`."""
 
     def __init__(
         self,
@@ -37,12 +38,14 @@ class _Asking:
         keys: str | Path | None = None,
         connect_timeout: float = 10.0,
         patience: float = 60.0,
+        first_patience: float | None = None,
     ) -> None:
         super().__init__()
-        if not LEAST_PATIENCE <= patience <= 1e9:
-            raise ConfigError(f"patience is {patience!r}; it must be a number of seconds of {LEAST_PATIENCE:g} or more")
+        for name, value in (("patience", patience), ("first_patience", first_patience)):
+            if value is not None and not LEAST_PATIENCE <= value <= 1e9:
+                raise ConfigError(f"{name} is {value!r}; it must be a number of seconds of {LEAST_PATIENCE:g} or more")
         self.address = address
-        self.thread = ClientThread(address, patience, None if keys is None else Keys(Path(keys)))
+        self.thread = ClientThread(address, patience, None if keys is None else Keys(Path(keys)), first_patience)
         try:
             self.model = self._find_model(connect_timeout) if model is None else model
         except BaseException:
@@ -52,8 +55,9 @@ class _Asking:
     def _find_model(self, timeout: float) -> str:
         names = sorted({replica.model for replica in self.thread.look(timeout).replicas})
         if len(names) != 1:
-            served = f"it serves {', '.join(names)}" if names else "no replica is there yet"
-            raise ConfigError(f"which model of {self.address} is meant was not said, and {served}; give model")
+            served = f"serves {', '.join(names)}" if names else "has no replica yet"
+            remedy = "give one of them as model" if names else "start one with `brigade replica`, or give model"
+            raise ConfigError(f"no model was named, and the coordinator at {self.address} {served}; {remedy}")
         return names[0]
 
     @property
@@ -65,7 +69,7 @@ class _Asking:
         """What runs and what waits, and which replicas there are."""
         return self.thread.look(timeout)
 
-    def _prepare(self, prompt: Prompt, params: Params) -> Wish:
+    def _prepare(self, prompt: Prompt, params: Params, identity: str = "") -> Wish:
         given = _given(params)
         apart = {name: given.pop(name) for name in APART if name in given}
         plain = prompt.text if isinstance(prompt, ChatPrompt) else prompt if isinstance(prompt, str) else read_ids(prompt)
@@ -77,8 +81,8 @@ class _Asking:
                 f"this request cannot be written down to be sent ({error}); mend the prompt or its parameters"
             ) from error
         if size > MAX_MESSAGE // 2:
-            raise RequestError(f"a request has {size} bytes; {MAX_MESSAGE // 2} are allowed: shorten the prompt")
-        return Wish(ask, plain if isinstance(plain, str) else None, given.get("logprobs") is not None)
+            raise RequestError(f"a request has {size} bytes; {MAX_MESSAGE // 2} are allowed: shorten the prompt", "prompt")
+        return Wish(ask, plain if isinstance(plain, str) else None, given.get("logprobs") is not None, identity)
 
     def close(self) -> None:
         self.thread.close()
@@ -110,6 +114,10 @@ class Client(_Asking, BlockingFace):
 
 class AsyncClient(_Asking, AsyncFace):
     """For tasks: `generate` and `stream`, as an `AsyncLLM` has them. A task that is cancelled aborts its request."""
+
+    def prepare(self, prompt: Prompt, params: Params = None, identity: str = "") -> Wish:
+        """`identity`: the digest of the replicas' identity that the answer must come from, or else be a `ModelReplaced`."""
+        return self._prepare(prompt, params, identity)
 
     def close(self) -> None:
         AsyncFace.close(self)

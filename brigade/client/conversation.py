@@ -40,18 +40,20 @@ from brigade.coordinator.messages import (
     Welcome,
 )
 from brigade.engine.outputs import Delta
-from brigade.errors import EngineStopped, RequestError
+from brigade.errors import CoordinatorSilent, EngineStopped, ModelReplaced, RequestError
 
 BEAT = 1.0  # seconds between signs of life
 AGAIN = 2.0  # after which a hello without an answer is said again
 
 
 class Conversation:
-    """`patience`: seconds without a word of the coordinator after which everybody who waits is told that it is gone."""
+    """`patience`: seconds without a word of the coordinator after which everybody who waits is told that it is gone.
+    `first_patience`: the same for requests that no coordinator has accepted yet, which lose nothing by it."""
 
-    def __init__(self, address: str, patience: float, now: float) -> None:
+    def __init__(self, address: str, patience: float, now: float, first_patience: float | None = None) -> None:
         self.key = secrets.token_bytes(16)
         self.address, self.patience = address, patience
+        self.first_patience = patience if first_patience is None else first_patience
         self.is_known = False  # the coordinator has said welcome on this connection
         self.most_open = 0  # what it takes of one client: known with the welcome
         self.is_broken = False  # something was lost on it: there must be another
@@ -62,6 +64,7 @@ class Conversation:
         self._looks: list[Callable[[Status | Exception], None]] = []
         self._sends: list[Message] = []
         self._heard, self._greeted, self._alive = now, now, now
+        self._told = now  # when everybody was told last that the coordinator is gone; who asks after that has its own patience
         self._greet(now)
 
     # What callers ask.
@@ -119,7 +122,7 @@ class Conversation:
                 self._open[message.number].accept(message.seed)
         elif isinstance(message, Begun):
             if message.number in self._open:
-                self._open[message.number].began_as = message.identity
+                self._begin(self._open[message.number], message.identity)
         elif isinstance(message, Refused):
             self._refuse(message)
         elif isinstance(message, Status):
@@ -140,6 +143,14 @@ class Conversation:
             else:  # to be submitted again when there is room: this coordinator may take fewer
                 self.submit(self._open.pop(number))
 
+    def _begin(self, asked: Asked, identity: str) -> None:
+        """Comes before the first token, so nobody hears one of what was not asked for."""
+        if asked.identity and asked.identity != identity:
+            self.abort(asked.number)
+            _hand(asked.reader, ModelReplaced("its replicas were replaced by those of another model meanwhile; ask again"))
+        else:
+            asked.began_as = identity
+
     def _refuse(self, message: Refused) -> None:
         if message.number is None:
             if not self.is_known:
@@ -147,7 +158,7 @@ class Conversation:
             return
         asked = self._open.pop(message.number, None)
         if asked is not None:
-            _hand(asked.reader, RequestError(message.error))
+            _hand(asked.reader, RequestError(message.error, kind=message.kind))
 
     def _tell(self, asked: Asked, delta: Delta) -> None:
         good = not asked.deltas or _hand(asked.reader, delta)
@@ -169,10 +180,18 @@ class Conversation:
                 self._sends.append(Look())
         if not self.is_known and now - self._greeted >= AGAIN:
             self._greet(now)
-        if now - self._heard >= self.patience:
+        if now - max(self._heard, self._told) >= self.patience:
             self._sends += [Abort(number) for number in self._open]
-            self.stop(EngineStopped(f"the coordinator at {self.address} has said nothing for {self.patience:g} s; is it there?"))
-            self._heard = now
+            self.stop(self._silent(self.patience))
+            self._told = now
+        elif self.first_patience < self.patience and now - self._heard >= self.first_patience:
+            new = [one for those in (self._open, self._waiting) for one in those.values() if not one.is_accepted]
+            for asked in new:
+                self.abort(asked.number)
+                _hand(asked.reader, self._silent(self.first_patience))
+
+    def _silent(self, seconds: float) -> CoordinatorSilent:
+        return CoordinatorSilent.of(self.address, seconds)
 
     def stop(self, why: EngineStopped) -> None:
         """Everybody who waits is told; nothing is open any more."""

@@ -38,13 +38,14 @@ class Wish:
     ask: Ask
     prompt: str | None
     wants_logprobs: bool
+    identity: str = ""  # as `Asked` has it
 
 
 class ClientThread:
     """The callers' side. Every method may be called from any thread."""
 
-    def __init__(self, address: str, patience: float, keys: Keys | None) -> None:
-        self._work = _Work(address, patience, keys)
+    def __init__(self, address: str, patience: float, keys: Keys | None, first_patience: float | None = None) -> None:
+        self._work = _Work(address, patience, keys, first_patience)
         self.close = weakref.finalize(self, self._work.close)
 
     def submit(self, wishes: Sequence[Wish], reader: Callable[[Any], None], deltas: bool = True) -> list[str]:
@@ -81,7 +82,7 @@ class ClientThread:
 class _Work:
     """What the thread does. Callers and thread share a queue and `stopped`, which is set once."""
 
-    def __init__(self, address: str, patience: float, keys: Keys | None) -> None:
+    def __init__(self, address: str, patience: float, keys: Keys | None, first_patience: float | None) -> None:
         self.address = address
         self.stopped: EngineStopped | None = None
         self._orders: deque[tuple[str, Any]] = deque()
@@ -89,7 +90,7 @@ class _Work:
         self._process = os.getpid()
         self._keys = keys
         self._unsent: deque[bytes] = deque()
-        self._conversation = Conversation(address, patience, time.monotonic())
+        self._conversation = Conversation(address, patience, time.monotonic(), first_patience)
         self._thread = threading.Thread(target=self._run, name="brigade-client", daemon=True)
         self._waker, self._context = Waker(), zmq.Context()
         try:
@@ -106,7 +107,8 @@ class _Work:
     def submit(self, wishes: Sequence[Wish], reader: Callable[[Any], None], deltas: bool) -> list[str]:
         self.check_open()
         asked = [
-            Asked(next(self._numbers), one.ask, one.prompt, reader, deltas, one.wants_logprobs) for one in wishes
+            Asked(next(self._numbers), one.ask, one.prompt, reader, deltas, one.wants_logprobs, one.identity)
+            for one in wishes
         ]  # fmt: skip
         self.order(("submit", asked))
         self.check_open()

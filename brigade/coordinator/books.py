@@ -20,6 +20,7 @@ from brigade.coordinator.records import Acceptance, Ending, Pinned, Record
 from brigade.coordinator.replica import Replica
 from brigade.coordinator.settings import CoordinatorSettings
 from brigade.coordinator.waiting_jobs import SLACK
+from brigade.errors import FailureKind, RefusalKind
 
 
 @dataclass(slots=True, eq=False)
@@ -102,10 +103,10 @@ class Books:
         if error is not None:
             self._fail(fleet, job, error)
 
-    def _fail(self, fleet: Fleet, job: Job, error: str) -> None:
+    def _fail(self, fleet: Fleet, job: Job, error: str, kind: FailureKind | None = None) -> None:
         self.counts["failed"] += 1
         self._take_off(fleet, job)
-        self._tell(self._clients[job.client], job.fail(error[:MOST_ERROR]))
+        self._tell(self._clients[job.client], job.fail(error[:MOST_ERROR], kind))
         self._close(job, "cannot go on")
 
     def _close(self, job: Job, event: str) -> None:
@@ -144,7 +145,7 @@ class Books:
         if job.due is not None and job.due <= self.now:
             self._fail(fleet, job, too_late(job))
         elif self.state is ControlState.STOPPED:
-            self._fail(fleet, job, "the coordinator was stopped")
+            self._fail(fleet, job, "the coordinator was stopped", "stopped")
 
     def _send_begun(self, job: Job) -> None:
         client = self._clients[job.client]
@@ -186,8 +187,8 @@ class Books:
         client.pieces += pieces
         self._has_pieces[client.key] = client
 
-    def _refuse(self, address: bytes, number: int | None, error: str) -> None:
-        self._send(address, Refused(number, error))
+    def _refuse(self, address: bytes, number: int | None, error: str, kind: RefusalKind | None = None) -> None:
+        self._send(address, Refused(number, error, kind))
 
     def _send(self, address: bytes, message: Message) -> None:
         self._sends.append((address, message))

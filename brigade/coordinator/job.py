@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from brigade.coordinator.messages import Ask, Heard, Piece
+from brigade.errors import FailureKind
 
 LOSSES = 3  # of replicas, without a new token in between: after so many it runs alone, and so many more while it is alone end it
 
@@ -125,7 +126,7 @@ class Job:
         if piece.token_ids:
             self.lost = self.lost_alone = 0
         return Piece(
-            self.number, piece.index, piece.start, piece.token_ids, piece.text, piece.finish, piece.error, piece.rest
+            self.number, piece.index, piece.start, piece.token_ids, piece.text, piece.finish, piece.error, piece.rest, piece.kind
         )  # fmt: skip
 
     @property
@@ -144,11 +145,11 @@ class Job:
             )
         return None
 
-    def fail(self, error: str) -> list[Piece]:
+    def fail(self, error: str, kind: FailureKind | None = None) -> list[Piece]:
         """An end for every sample that has none."""
         pieces = []
         for index, sample in enumerate(self.samples):
             if not sample.is_ended:
                 sample.is_ended = True
-                pieces.append(Piece(self.number, index, len(sample.token_ids), [], "", "error", error))
+                pieces.append(Piece(self.number, index, len(sample.token_ids), [], "", "error", error, kind=kind))
         return pieces

@@ -105,6 +105,10 @@ class Loop:
         first, second, third = (socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in self._sockets.values())
         return first, second, third
 
+    def has_had_replica(self) -> bool:
+        """Whether one has joined so far; from any thread."""
+        return self.machine.counts["replicas enrolled"] > 0
+
     def run(self) -> None:
         """Until `end` is called, the machine is stopped, or `is_over`. What the journal cannot take is raised, and nothing of that
         round is sent."""

@@ -58,6 +58,7 @@ from brigade.coordinator.messages import (
 )
 from brigade.coordinator.records import Acceptance, Pinned, Record, Unpinned
 from brigade.coordinator.replica import Replica
+from brigade.errors import RefusalKind
 
 MOST_KEY = 64  # bytes of a client's key
 COMING_BACK = 2  # those that come back may exceed the bounds up to this factor
@@ -151,11 +152,13 @@ class Coordinator(Books):
         if known is not None:
             assert client.address is not None and known.ask.seed is not None
             return self._send(client.address, Accepted(message.number, known.ask.seed))
-        error = self._why_not(client, message)
+        error, kind = self._why_not(client, message), None
+        if error is None:
+            error, kind = self._no_room(client, message)
         if error is not None:
             assert client.address is not None
             self.counts["refused"] += 1
-            return self._refuse(client.address, message.number, error)
+            return self._refuse(client.address, message.number, error, kind)
         ask = message.ask
         if ask.seed is None:
             ask = msgspec.structs.replace(ask, seed=entropy)
@@ -181,8 +184,6 @@ class Coordinator(Books):
             return f"a request's number is {message.number}; it must be from 0 to {2**64 - 1}"
         if not -(2**31) <= ask.priority <= 2**31:
             return f"priority is {ask.priority}; it must be from {-(2**31)} to {2**31}"
-        if self.state is ControlState.STOPPED or (self.state is ControlState.DRAINING and not message.heard):
-            return f"the coordinator is {self.state.value} and takes no new request"
         if not 1 <= ask.n <= settings.max_samples:
             return f"n is {ask.n}; it must be from 1 to {settings.max_samples}"
         if ask.seed is not None and not 0 <= ask.seed < 2**64:
@@ -193,14 +194,20 @@ class Coordinator(Books):
             return "a request that goes on names its seed, and what was heard of each of its samples"
         if message.heard and all(one.is_ended for one in message.heard):
             return "all samples of this request have ended; nothing is left of it"
+        return None
+
+    def _no_room(self, client: Client, message: Submit) -> tuple[str | None, RefusalKind | None]:
+        """For a request that may be asked elsewhere, or later."""
+        settings = self.settings
+        if self.state is ControlState.STOPPED or (self.state is ControlState.DRAINING and not message.heard):
+            return f"the coordinator is {self.state.value} and takes no new request", "busy"
         room = COMING_BACK if message.heard else 1  # what runs already may come back where newcomers may not
         if len(client.jobs) >= settings.max_requests_of_client * room:
-            return (
-                f"{len(client.jobs)} requests of this client are open; max_requests_of_client takes no more: ask for fewer at once"
-            )
+            mine = f"{len(client.jobs)} requests of this client are open"
+            return f"{mine}; max_requests_of_client takes no more: ask for fewer at once", "crowded"
         if self._open >= settings.max_requests * room:
-            return f"{self._open} requests are open; max_requests takes no more: try later"
-        return None
+            return f"{self._open} requests are open; max_requests takes no more: try later", "crowded"
+        return None, None
 
     # What operators say.
 
@@ -227,7 +234,7 @@ class Coordinator(Books):
         fleet, replica = member
         replica.last_word = now
         if isinstance(message, (Frame, Beat)):
-            if message.layers != replica.layers:
+            if message.layers != replica.layers or (isinstance(message, Beat) and message.is_reading):
                 replica.layers, replica.moved = message.layers, now
             if isinstance(message, Frame):
                 self._frame(fleet, replica, message)
@@ -343,9 +350,8 @@ class Coordinator(Books):
             elif not fleet.replicas and now - fleet.empty_since >= settings.no_replica_timeout:
                 for job in [*fleet.suspects, *fleet.waiting.everyone()]:  # each has the whole time, also one that came later
                     if now - max(fleet.empty_since, job.waits_since) >= settings.no_replica_timeout:
-                        self._fail(
-                            fleet, job, f"there was no replica of model {fleet.model!r} for {settings.no_replica_timeout:g} s"
-                        )  # fmt: skip
+                        error = f"there was no replica of model {fleet.model!r} for {settings.no_replica_timeout:g} s"
+                        self._fail(fleet, job, error, "no replica")
 
     # What goes out.
 
@@ -366,8 +372,8 @@ class Coordinator(Books):
     def _place(self, fleet: Fleet, placed: Placed) -> None:
         job, digest = placed.job, fleet.digest
         if job.has_tokens and job.began_as != digest:
-            self._fail(fleet, job, f"it began as {job.began_as or 'nobody knows what'}, but its model is served as {digest} now")
-            return
+            error = f"it began as {job.began_as or 'nobody knows what'}, but its model is served as {digest} now"
+            return self._fail(fleet, job, error, "replaced")
         if job.began_as != digest:
             job.began_as = digest
             self._send_begun(job)
@@ -391,7 +397,7 @@ class Coordinator(Books):
             for client in list(self._clients.values()):
                 for job in list(client.jobs.values()):
                     if job.state in (JobState.WAITING, JobState.PLACED):
-                        self._fail(self._fleets[job.ask.model], job, "the coordinator was stopped")
+                        self._fail(self._fleets[job.ask.model], job, "the coordinator was stopped", "stopped")
             for fleet, replica in list(self._members.values()):
                 self._send(replica.address, Stop())
                 self._lose(fleet, replica, None)

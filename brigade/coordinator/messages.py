@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL = 3
+from brigade.errors import FailureKind, RefusalKind
+
+PROTOCOL = 4
 
 Finish = Literal["stop", "length", "abort", "error"]
 Prompt = str | list[int]
@@ -80,7 +82,7 @@ class Rest(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Piece(Message, array_like=True):
-    """What one step added to one sample. `rest`: a `Rest`, or nothing."""
+    """What one step added to one sample. `rest`: a `Rest`, or nothing. `kind`: of an error, where the request is not to blame."""
 
     number: int  # of the placement, from a replica; of the request, to a client
     index: int
@@ -90,6 +92,7 @@ class Piece(Message, array_like=True):
     finish: Finish | None = None
     error: str | None = None
     rest: msgspec.Raw = Nothing
+    kind: FailureKind | None = None
 
 
 # From clients.
@@ -186,10 +189,12 @@ class Begun(Message, tag="begun"):
 
 
 class Refused(Message, tag="refused"):
-    """Nothing was accepted, and nothing will be heard of it. `number`: of the request; None: of whatever was said."""
+    """Nothing was accepted, and nothing will be heard of it. `number`: of the request; None: of whatever was said. `kind`: where
+    the request is not to blame."""
 
     number: int | None
     error: str
+    kind: RefusalKind | None = None
 
 
 class Said(Message, tag="said"):
@@ -268,9 +273,11 @@ class Frame(Message, tag="frame"):
 
 
 class Beat(Message, tag="beat"):
-    """A sign of life. One whose layers do not grow while it has work hangs."""
+    """A sign of life. One whose layers do not grow while it has work hangs, unless `is_reading`: it still reads all the requests
+    that it has, such as a constraint and the many tokens behind it, and computes none of them so far."""
 
     layers: int
+    is_reading: bool = False
 
 
 class Rejected(Message, tag="rejected"):

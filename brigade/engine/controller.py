@@ -218,7 +218,7 @@ class TextGenerationController:
         Tokens before the `min_tokens`-th stop nothing: a stop string that their text completes is text like any other."""
         params = request.params
         early = len(request.output_token_ids) < params.min_tokens
-        if not early and token in params.stop_token_ids or not early and not params.ignore_eos and token in request.eos_ids:
+        if not early and token in params.stop_ids or not early and not params.ignore_eos and token in request.eos_ids:
             request.finish_reason, request.stop_reason = "stop", token
         if request.detokenizer is None:
             return ""

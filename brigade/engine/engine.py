@@ -127,15 +127,20 @@ class Engine:
         if params.constraint is None:
             return ()
         ending, tokenizer = {*self.controller.eos_ids, *params.stop_token_ids}, self.controller.tokenizer
-        each = delivered or (Delivered(),) * params.n
-        return tuple(first_matcher(params.constraint, tokenizer, self.vocab_size).behind(one.token_ids, ending) for one in each)
+        each, goes_on = delivered or (Delivered(),) * params.n, any(one.token_ids for one in delivered)
+        return tuple(
+            first_matcher(params.constraint, tokenizer, self.vocab_size, goes_on).behind(one.token_ids, ending) for one in each
+        )
 
     def check_waiting(self, count: int, coming: int = 0) -> None:
         """Room for `count` requests more in the queue, when so many are accepted already and still on their way to it."""
         most, waiting = self.limits.max_waiting, self.num_waiting + coming
         self.limits.check_count(count)
         if waiting + count > most:
-            raise RequestError(f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or raise it")
+            raise RequestError(
+                f"{waiting} requests wait and {count} more came; max_waiting is {most}: try later, or start the engine with a "
+                "higher max_waiting", kind="crowded",
+            )  # fmt: skip
 
     def add(self, submission: Submission, request_id: str | None = None) -> str:
         """Queue what was prepared, one request for each sample."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from brigade.config import ModelConfig
 from brigade.engine.config import EngineConfig
+from brigade.engine.request import longest_request
 from brigade.errors import ConfigError
 
 KV_SHARE = 0.5  # of what the weights leave, when nothing else is said
@@ -69,13 +70,14 @@ class MemoryPlan:
         return asdict(self) | {"kv": self.kv, "left": self.left, "positions": self.positions}
 
     def __str__(self) -> str:
+        blocks = "1 block" if self.num_blocks == 1 else f"{self.num_blocks} blocks"
         some = {"rotary tables": self.tables, "memory shared by ranks": self.shared}
         return (
             f"memory: {readable(self.available)} available = weights {readable(self.weights)}"
-            f" + KV {readable(self.kv)} ({self.num_blocks} blocks of {self.block_size} = {self.positions} positions)"
+            f" + KV {readable(self.kv)} ({blocks} of {self.block_size} = {self.positions} positions)"
             f" + activations {readable(self.activations)}"
             + "".join(f" + {name} {readable(size)}" for name, size in some.items() if size)
-            + f" + left {readable(self.left)}; requests up to {self.max_model_len} positions"
+            + f" + left {readable(self.left)}; requests up to {longest_request(self.max_model_len, self.positions)} positions"
         )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from brigade.errors import FailureKind
+
 if TYPE_CHECKING:
     from brigade.engine.sampling.logprobs import TokenLogprobs
 
@@ -48,6 +50,7 @@ class Delta:
     prompt_logprobs: Sequence[TokenLogprobs | None] | None = None  # once, of the first sample, where they were asked for
     metrics: RequestMetrics | None = None  # with the end
     prompt_token_ids: Sequence[int] | None = None  # once, with the first delta of the first sample
+    error_kind: FailureKind | None = None  # where another try may go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Sample:
     seed: int  # a run with this seed gives the same tokens
     metrics: RequestMetrics
     error: str | None = None  # where the finish reason is "error"
+    error_kind: FailureKind | None = None  # where another try may go on
 
 
 @dataclass(frozen=True, slots=True)

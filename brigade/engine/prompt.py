@@ -55,7 +55,7 @@ def encode_prompt(prompt: Prompt, tokenizer: Tokenizer | None) -> EncodedPrompt:
     if not isinstance(prompt, (str, ChatPrompt)):
         return EncodedPrompt(read_ids(prompt), None)
     if tokenizer is None:
-        raise RequestError(f"this model has no tokenizer, so a text prompt cannot be read; {GIVE_IDS}")
+        raise RequestError(f"this model has no tokenizer, so a text prompt cannot be read; {GIVE_IDS}", "prompt")
     if isinstance(prompt, ChatPrompt):
         return EncodedPrompt(tokenizer.encode(prompt.text, add_special_tokens=False), prompt.text)
     text = str(prompt)
@@ -70,7 +70,7 @@ def named(number: int, count: int) -> Iterator[None]:
     except RequestError as error:
         if count == 1:
             raise
-        raise RequestError(f"prompt {number}: {error}") from error
+        raise RequestError(f"prompt {number}: {error}", error.param, error.kind) from error
 
 
 def write_chat(messages: Any, tokenizer: Tokenizer | None) -> ChatPrompt:
@@ -126,14 +126,14 @@ def _read_id(place: int, one: Any) -> int:
             return operator.index(one)
     except TypeError:
         pass
-    raise RequestError(f"token id {place} of a prompt is {_shown(one)}; a prompt is {KINDS}, which are integers")
+    raise RequestError(f"token id {place} of a prompt is {_shown(one)}; a prompt is {KINDS}, which are integers", "prompt")
 
 
 def _as_list(value: Any) -> list[Any]:
     # Sets have no order, and bytes are integers only by accident.
     if isinstance(value, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(value, Iterable):
         remedy = "; a conversation is for chat()" if isinstance(value, Mapping) else ""
-        raise RequestError(f"a prompt is {_shown(value)}; give {KINDS}{remedy}")
+        raise RequestError(f"a prompt is {_shown(value)}; give {KINDS}{remedy}", "prompt")
     return list(value)
 
 

@@ -27,6 +27,11 @@ def most_positions(prompt: int, max_tokens: int) -> int:
     return prompt + max(max_tokens - 1, 0)
 
 
+def longest_request(positions: int, cache: int) -> int:
+    """Prompt and output together, where the model allows so many positions and the cache holds so many."""
+    return min(positions, cache + 1)
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One sample of one submitted prompt. `ids` is the prompt and every token so far. The cache holds the first `settled` of them,

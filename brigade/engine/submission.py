@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brigade.engine.config import EngineConfig
-from brigade.engine.request import most_positions
+from brigade.engine.request import longest_request, most_positions
 from brigade.engine.sampling.params import SamplingParams
 from brigade.errors import RequestError
 
@@ -41,19 +41,21 @@ class Submission:
     matchers: tuple[Matcher, ...] = ()
 
 
-def first_matcher(constraint: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int | None) -> Matcher:
+def first_matcher(
+    constraint: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int | None, goes_on: bool = False
+) -> Matcher:
     """The constraint of one answer, at its start. It is compiled, which may take longer than a step: for the thread that asks.
-    Refused, with the place, where it cannot be compiled."""
+    Refused, with the place, where it cannot be compiled. `goes_on`: an answer that has begun elsewhere, which no time ends."""
     if tokenizer is None:
-        raise RequestError("a constraint is on text, but this model has no tokenizer; drop constraint")
+        raise RequestError("a constraint is on text, but this model has no tokenizer; drop constraint", "constraint")
     from brigade.engine.constraint.grammars import grammars_of
 
-    return grammars_of(tokenizer, vocab_size).matcher(constraint)
+    return grammars_of(tokenizer, vocab_size).matcher(constraint, goes_on)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`positions`: of the longest request, prompt and output together."""
+    """`positions`: of prompt and output together, as the model and its settings allow. A small cache may hold fewer: `longest`."""
 
     positions: int
     vocab_size: int | None
@@ -68,37 +70,53 @@ class Limits:
         is_whole_model = config.max_model_len is None
         return cls(positions, vocab_size, num_blocks, config.block_size, has_tokenizer, is_whole_model, config.max_waiting)
 
+    @property
+    def longest(self) -> int:
+        return longest_request(self.positions, self.num_blocks * self.block_size)
+
     def check_count(self, count: int) -> None:
         """Of samples that come at once."""
         if count > self.max_waiting:
             raise RequestError(
-                f"{count} requests came at once, but max_waiting is {self.max_waiting}; give fewer at once, or raise it"
+                f"{count} requests came at once (n of all prompts together), but max_waiting is {self.max_waiting}; lower n, "
+                "give fewer prompts at once, or raise max_waiting",
+                "n",
             )
 
     def admit(self, ids: list[int], params: SamplingParams) -> int:
         """The most tokens of its answer, for a request that can be served."""
-        max_tokens = self.positions - len(ids) if params.max_tokens is None else params.max_tokens
+        max_tokens = self.longest - len(ids) if params.max_tokens is None else params.max_tokens
         self.check(ids, max_tokens, params)
         return max_tokens
 
     def check(self, ids: list[int], max_tokens: int, params: SamplingParams) -> None:
         """Refuse, with the numbers, what could never be served."""
         if not ids:
-            raise RequestError("the prompt has 0 tokens; give at least 1")
+            raise RequestError("the prompt has 0 tokens; give at least 1", "prompt")
         bad = self._unknown(ids)
         if bad is not None:
-            raise RequestError(f"token id {bad} is outside the vocabulary of {self.vocab_size}; use 0 to {self.vocab_size - 1}")
+            known = f"the vocabulary of {self.vocab_size}; use 0 to {self.vocab_size - 1}"
+            raise RequestError(f"token id {bad} is outside {known}", "prompt")
         if len(ids) + max(max_tokens, 0) > self.positions or (max_tokens <= 0 and params.max_tokens is None):
-            wanted = f"{len(ids)} prompt tokens and max_tokens {params.max_tokens}"
+            asked = "an answer" if params.max_tokens is None else f"max_tokens {params.max_tokens}"
+            wanted = f"{len(ids)} prompt tokens and {asked}"
+            lower = "" if params.max_tokens is None or len(ids) >= self.longest else " or lower max_tokens"
             remedy = "" if self.is_whole_model else ", or raise max_model_len if the model allows it"
+            if self.longest < self.positions:
+                remedy = ", or raise kv_memory or kv_blocks"
             raise RequestError(
-                f"{wanted} exceed the limit of {self.positions} positions; shorten the prompt or lower max_tokens{remedy}"
+                f"{wanted} exceed the limit of {self.longest} positions; shorten the prompt{lower}{remedy}",
+                "prompt",
+                "too long",
             )
         blocks = -(-most_positions(len(ids), max_tokens) // self.block_size)
         if blocks > self.num_blocks:
             raise RequestError(
                 f"{len(ids)} prompt tokens and max_tokens {max_tokens} need {blocks} KV blocks of "
-                f"{self.block_size} positions; the cache has {self.num_blocks}: raise kv_memory or kv_blocks"
+                f"{self.block_size} positions; the cache has {self.num_blocks}: shorten the prompt or lower max_tokens, or raise "
+                "kv_memory or kv_blocks",
+                "prompt",
+                "too long",
             )
         if self.vocab_size is not None:
             params.check_vocabulary(self.vocab_size)

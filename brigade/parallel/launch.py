@@ -282,9 +282,10 @@ def _memory_of_host(setup: Setup, rank: int, store: Store) -> HostMemory:
 
 
 def enter() -> Entered:
-    """In a worker: its mesh, its rank, the leader's first order, and its links. From here on Ctrl-C is the leader's affair, and an
-    error that nobody catches goes to the board, where the leader finds it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: its mesh, its rank, the leader's first order, and its links. From here on Ctrl-C and the end of
+    the terminal are the leader's affair, and an error that nobody catches goes to the board, where the leader finds it."""
+    for one in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
     given = os.environ.pop(GIVEN, None)
     rank, setup, memory, store, guarded = _enter_world() if given is None else _enter_started(json.loads(given))
     board = Board(memory, setup.mesh.world)

@@ -7,6 +7,7 @@ register by the coordinator's address. A launcher for another kind of cluster ha
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ LOOK = 0.1  # seconds between two looks
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a replica is started again: twice as long each time
 GOOD_LIFE = 600.0  # seconds after which an end is the first again: longer than any model takes to load
 LEAVE = 10.0  # seconds that a replica has to leave by itself
+REFUSED = 3  # the exit code of a replica that cannot work with its settings: another start would end the same way
 RENAMED = {"import_modules": "import"}  # options that have another name than their setting
 
 
@@ -32,6 +34,9 @@ class Running(Protocol):
 
     def ended(self) -> str | None:
         """How it ended; None while it runs."""
+
+    def refusal(self) -> str | None:
+        """Of one that ended: why it cannot work with its settings, in one line; None where it ended of something else."""
 
     def stop(self) -> None:
         """Ask it to leave."""
@@ -48,8 +53,14 @@ class Launcher(Protocol):
 class LocalProcess:
     def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
         # A group of its own, so that Ctrl-C in the terminal is the launcher's to pass on. Its standard input closes when this
-        # process is gone, however it goes.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+        # process is gone, however it goes. It is a socket, so that a replica can say there why it refuses its settings.
+        self._line, its = socket.socketpair()
+        with its:
+            try:
+                self.process = subprocess.Popen(command, stdin=its, env=environment, start_new_session=True)
+            except BaseException:
+                self._line.close()
+                raise
 
     def ended(self) -> str | None:
         code = self.process.poll()
@@ -58,6 +69,15 @@ class LocalProcess:
         if code >= 0:
             return f"it ended with code {code}"
         return f"it was killed by {signal_name(-code) or f'signal {-code}'}"
+
+    def refusal(self) -> str | None:
+        if self.process.returncode != REFUSED:
+            return None
+        self._line.setblocking(False)
+        try:
+            return self._line.recv(1 << 16).decode(errors="replace") or None
+        except OSError:
+            return None
 
     def stop(self) -> None:
         with suppress(ProcessLookupError):
@@ -119,7 +139,11 @@ class _Place:
 
 
 class Keeper:
-    """Keeps a replica at each place. One that ends too often in a row is given up; with nobody left, `failure` says why."""
+    """Keeps a replica at each place. One that ends too often in a row is given up; with nobody left, `failure` says why.
+
+    Where a first start is refused by the replica itself, all are ended at once: the settings are wrong. Later they were right
+    before, and so they are where `has_worked` says that a replica has joined already: what it lacks may be memory that another
+    takes while it loads, or a hub that is away. Nobody who serves is ended for that."""
 
     def __init__(
         self,
@@ -127,11 +151,13 @@ class Keeper:
         places: int,
         most_ends: int = 5,
         say: Callable[[str], None] = say,
+        has_worked: Callable[[], bool] = lambda: False,
     ) -> None:
         if most_ends < 1:
             raise ConfigError(f"max_restarts is {most_ends}; it must be 1 or more")
-        self.launcher, self.most_ends, self.say = launcher, most_ends, say
+        self.launcher, self.most_ends, self.say, self._has_worked = launcher, most_ends, say, has_worked
         self.failure: str | None = None
+        self._refusal: str | None = None
         self._places = [_Place(number) for number in range(places)]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="brigade-keeper", daemon=True)
@@ -141,6 +167,13 @@ class Keeper:
 
     def running(self, place: int) -> Running | None:
         return self._places[place].running
+
+    def check(self) -> None:
+        """Raises the failure, if there is one."""
+        if self._refusal is not None:
+            raise ConfigError(self._refusal)
+        if self.failure is not None:
+            raise ConfigError(f"no replica is left: {self.failure}; their own messages are above")
 
     def close(self) -> None:
         """Every replica leaves, or is ended."""
@@ -167,7 +200,7 @@ class Keeper:
         while not self._over.wait(LOOK):
             for place in self._places:
                 self._look(place, time.monotonic())
-            if all(place.given_up for place in self._places) and self.failure is None:
+            if self.failure is None and all(place.given_up for place in self._places):
                 self.failure = f"every replica ended {self.most_ends} times in a row; the last one: {self._places[-1].reason}"
 
     def _look(self, place: _Place, now: float) -> None:
@@ -186,7 +219,12 @@ class Keeper:
             how = place.running.ended()
         if how is None:
             return
+        refusal = None if place.running is None else place.running.refusal()
         place.running = None
+        if refusal is not None:
+            if not place.ends and not self._has_worked():
+                return self._refuse(refusal)
+            how = f"{how} ({refusal})"  # it has said that to nobody else
         place.ends = 1 if now - place.begun >= GOOD_LIFE else place.ends + 1
         place.reason = how
         if place.ends >= self.most_ends:
@@ -196,6 +234,15 @@ class Keeper:
         pause = min(FIRST_PAUSE * 2 ** (place.ends - 1), LONGEST_PAUSE)
         place.again_at = now + pause
         self.say(f"launcher: replica {place.number}: {how}; it is started again in {pause:g} s")
+
+    def _refuse(self, refusal: str) -> None:
+        """`failure` is set last: whoever sees it finds the reason."""
+        for place in self._places:
+            place.given_up = True
+            if place.running is not None:
+                place.running.stop()
+        self._refusal = refusal
+        self.failure = f"a replica refused its settings: {refusal}"
 
 
 def clean_environment() -> dict[str, str]:

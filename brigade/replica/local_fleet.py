@@ -17,23 +17,18 @@ def local_fleet(
     commands: Callable[[str], Sequence[Sequence[str]]],
     restarts: int,
     journal: Journal | None = None,
-    ends_with_replicas: bool = False,
 ) -> Iterator[tuple[str, Keeper]]:
     """The coordinator's address for clients, and who keeps the replicas running. `commands` starts each of them, given the address
-    for replicas. `ends_with_replicas`: the coordinator ends once none of them is started again."""
+    for replicas. Whoever uses it ends when the keeper has failed; until then the coordinator answers."""
     with ExitStack() as stack:
-        keeper: Keeper | None = None
-
-        def is_over() -> bool:
-            return ends_with_replicas and keeper is not None and keeper.failure is not None
-
-        loop = Loop(CoordinatorSettings(), journal=journal, is_over=is_over)
+        loop = Loop(CoordinatorSettings(), journal=journal)
         thread = threading.Thread(target=loop.run, name="brigade-coordinator", daemon=True)
         thread.start()
         stack.callback(thread.join, 10)
         stack.callback(loop.end)
         started = commands(loop.addresses[1])
-        keeper = Keeper(LocalLauncher(started, clean_environment()), len(started), restarts)
+        launcher, has_worked = LocalLauncher(started, clean_environment()), loop.has_had_replica
+        keeper = Keeper(launcher, len(started), restarts, has_worked=has_worked)
         keeper.start()
         stack.callback(keeper.close)
         yield loop.addresses[0], keeper

@@ -69,7 +69,8 @@ class Replica:
         self.llm, self.address, self.keys, self.say = llm, address, keys, say
         if not llm.backend.exact:
             raise ConfigError("exact is off, so a request could not go on elsewhere with the same bits; drop --exact off")
-        self.works = Works(llm)
+        self._waker = Waker()
+        self.works = Works(llm, self._waker.wake)
         config, cache = llm.engine.config, llm.plan.num_blocks * llm.engine.config.block_size
         if cache < llm.engine.limit - 1:  # what one replica takes, all must take
             raise ConfigError(
@@ -91,7 +92,7 @@ class Replica:
         self._beat, self._tries = 0.0, 0
         self._register_at: float | None = 0.0
         self._leave = False
-        self._waker, self._context = Waker(), zmq.Context()
+        self._context = zmq.Context()
         try:
             self._socket = self._connect()
         except BaseException:
@@ -117,7 +118,7 @@ class Replica:
                     raise EngineStopped(f"replica {self.name}: {failure}")
             self._send(Leaving())
         finally:
-            self.works.clear()
+            self.works.close()
             self._context.destroy(linger=500)
             self._waker.close()
 
@@ -134,19 +135,21 @@ class Replica:
         self._waker.wait(self._socket, until - time.monotonic())
 
     def _speak(self, now: float) -> None:
-        pieces, cached = self.works.take(), self.works.cached
-        self.works.cached = []
+        pieces, cached, rejected = self.works.take(), self.works.cached, self.works.rejected
+        self.works.cached, self.works.rejected = [], []
         if self._register_at is not None and now >= self._register_at:
             self._register(now)
         if not self._is_enrolled:
             return
+        for one in rejected:
+            self._send(one)
         for some in _frames(pieces):
             self._beat = now
             self._send(Frame(self.llm.layers_finished, some, cached))
             cached = []
         if now - self._beat >= BEAT:
             self._beat = now
-            self._send(Beat(self.llm.layers_finished))
+            self._send(Beat(self.llm.layers_finished, self.works.is_reading))
 
     def _register(self, now: float) -> None:
         self._register_at = now + AGAIN
@@ -177,9 +180,7 @@ class Replica:
             now = time.monotonic()
             if isinstance(message, Place):
                 if self._is_enrolled:
-                    rejected = self.works.place(message)
-                    if rejected is not None:
-                        self._send(rejected)
+                    self.works.place(message)
                     self._speak(time.monotonic())  # many long texts may wait here
             elif isinstance(message, Withdraw):
                 self.works.withdraw(message.placement)

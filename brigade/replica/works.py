@@ -2,11 +2,15 @@
 
 Nothing of a request is kept here but where each of its samples stands: whatever is lost with a replica is computed again elsewhere,
 from what the client has.
+
+A constraint is compiled, and its tokens that were delivered are followed, on a thread beside this one (`preparing.py`): it may take
+longer than a step, and everybody's words pass through here.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +38,7 @@ from brigade.engine.prompt import ChatPrompt
 from brigade.engine.sampling.registry import names
 from brigade.engine.submission import Delivered, Submission
 from brigade.errors import EngineStopped, RequestError, in_one_line
+from brigade.replica.preparing import Preparing
 
 if TYPE_CHECKING:
     from brigade.api.llm import LLM
@@ -48,15 +53,19 @@ class Work:
     starts: list[int | None]
     prompt: int = 0  # ids
     prompt_token_ids: list[int] | None = None  # until they were told
-    name: str = ""  # the engine's
+    name: str = ""  # the engine's, once it has it
 
 
 class Works:
-    """All that this replica works on. `place`, `withdraw`, `clear` and `take` belong to one thread; the engine's own only appends
-    to what was said."""
+    """All that this replica works on. `place`, `withdraw`, `clear`, `take` and `close` belong to one thread; the engine's own only
+    appends to what was said, and those that prepare only to what is ready. `wake` is called by them when something is ready, so
+    that `take` is called soon."""
 
-    def __init__(self, llm: LLM) -> None:
-        self.llm = llm
+    def __init__(self, llm: LLM, wake: Callable[[], None] = lambda: None) -> None:
+        self.llm, self._wake = llm, wake
+        self._preparing = Preparing(self._read, self._put_ready)
+        self._ready: deque[tuple[Work, Submission | Exception]] = deque()
+        self.rejected: list[Rejected] = []  # what can never be served
         # Of a token's characters, with some to spare for what a tokenizer makes shorter before it looks.
         longest = 0 if llm.tokenizer is None else 4 * llm.tokenizer.longest_token
         self._longest_text = longest * llm.engine.limit if longest else MAX_MESSAGE
@@ -67,6 +76,11 @@ class Works:
     def __len__(self) -> int:
         return len(self._works)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether it has work, and none that the engine has too."""
+        return bool(self._works) and not any(work.name for work in self._works.values())
+
     def identity(self) -> Identity:
         llm = self.llm
         defaults = {name: llm.sampling_defaults[name] for name in sorted(llm.sampling_defaults)}
@@ -75,21 +89,54 @@ class Works:
             f"llguidance-{version('llguidance')}/rules-{RULES}",
         )  # fmt: skip
 
-    def place(self, order: Place) -> Rejected | None:
-        """Begin, or go on. What can never be served is refused."""
+    def place(self, order: Place) -> None:
+        """Begin, or go on: at once, or in a `take` soon where it has to be prepared. What can never be served is in `rejected`
+        then."""
         starts = [None if one.is_ended else len(one.token_ids) for one in order.heard]
         work = self._works[order.placement] = Work(order.placement, starts)
+        if order.ask.params.get("constraint") is not None:
+            self._preparing.put((work, order))
+            return
         try:
-            submission = self._prepare(order.ask, order.heard)
-            work.prompt_token_ids, work.prompt = submission.ids, len(submission.ids)
-            # The coordinator sends no more than fit; of what it has just taken away some may still be on its way out.
-            (work.name,) = self.llm.thread.submit([submission], partial(self._hear, work), is_bounded=False)
-        except EngineStopped:  # whoever asks the model for its failure hears it
+            self._begin(work, self._prepare(order.ask, order.heard))
+        except Exception as error:
+            self._reject(work, error)
+
+    def _begin(self, work: Work, submission: Submission) -> None:
+        work.prompt_token_ids, work.prompt = submission.ids, len(submission.ids)
+        # The coordinator sends no more than fit; of what it has just taken away some may still be on its way out.
+        (work.name,) = self.llm.thread.submit([submission], partial(self._hear, work), is_bounded=False)
+
+    def _reject(self, work: Work, error: Exception) -> None:
+        """Its own error, whatever it is: a parameter's check that raises, too."""
+        if isinstance(error, EngineStopped):  # whoever asks the model for its failure hears it
+            return
+        del self._works[work.placement]
+        self.rejected.append(Rejected(work.placement, in_one_line(error)[:MOST_ERROR]))
+
+    def _read(self, one: tuple[Work, Place]) -> Submission | None:
+        work, order = one
+        if self._works.get(work.placement) is not work:  # nobody wants it any more
             return None
-        except Exception as error:  # its own, whatever it is: a parameter's check that raises, too
-            del self._works[order.placement]
-            return Rejected(order.placement, in_one_line(error)[:MOST_ERROR])
-        return None
+        return self._prepare(order.ask, order.heard)
+
+    def _put_ready(self, one: tuple[Work, Place], found: Submission | Exception | None) -> None:
+        if found is not None:
+            self._ready.append((one[0], found))
+            self._wake()
+
+    def _begin_ready(self) -> None:
+        """What was prepared meanwhile, and is still wanted."""
+        while self._ready:
+            work, found = self._ready.popleft()
+            if self._works.get(work.placement) is not work:
+                continue
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                self._begin(work, found)
+            except Exception as error:
+                self._reject(work, error)
 
     def _prepare(self, ask: Ask, heard: list[Heard]) -> Submission:
         llm = self.llm
@@ -112,16 +159,22 @@ class Works:
 
     def withdraw(self, placement: int) -> None:
         work = self._works.pop(placement, None)
-        if work is not None:
+        if work is not None and work.name:
             self.llm.thread.abort([work.name])
 
     def clear(self) -> None:
         """Others have it now."""
-        self.llm.thread.abort([work.name for work in self._works.values()])
+        self.llm.thread.abort([work.name for work in self._works.values() if work.name])
         self._works.clear()
+        self.rejected.clear()
+
+    def close(self) -> None:
+        self.clear()
+        self._preparing.close()
 
     def take(self) -> list[Piece]:
         """What was said since the last call, of what is still wanted."""
+        self._begin_ready()
         pieces = []
         for _ in range(len(self._said)):
             work, said = self._said.popleft()
@@ -133,6 +186,7 @@ class Works:
                 piece = _piece(work, said)
                 if piece is not None:
                     pieces.append(piece if weight(piece) <= MAX_MESSAGE // 2 else self._end_of_one_too_large(work, piece))
+                    work.prompt_token_ids = None
             elif not isinstance(said, EngineStopped):
                 del self._works[work.placement]
         return pieces
@@ -143,7 +197,9 @@ class Works:
         if all(start is None for start in work.starts):
             self.withdraw(work.placement)
         error = f"what it says at once has {weight(piece)} bytes, above {MAX_MESSAGE // 2}: ask for fewer log-probabilities"
-        return Piece(piece.number, piece.index, piece.start, [], "", "error", error)
+        ids = work.prompt_token_ids  # which would be lost with it, if it was the first
+        rest = Nothing if ids is None else msgspec.Raw(encode(Rest(prompt_token_ids=ids)))
+        return Piece(piece.number, piece.index, piece.start, [], "", "error", error, rest)
 
     def _hear(self, work: Work, said: Any) -> None:
         self._said.append((work, said))
@@ -159,7 +215,6 @@ def _piece(work: Work, delta: Delta) -> Piece | None:
     if start is None:  # the client has its end, however it came
         return None
     rest = _rest(delta, work.prompt_token_ids)
-    work.prompt_token_ids = None
     work.starts[delta.index] = start + len(delta.token_ids)
     return Piece(work.placement, delta.index, start, list(delta.token_ids), delta.text, delta.finish_reason, delta.error, rest)
 

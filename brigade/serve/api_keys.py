@@ -34,10 +34,7 @@ class ApiKeys:
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         for place, key in enumerate(keys):
-            if len(key) < LEAST or not key.isascii() or not key.isprintable() or " " in key:
-                raise ConfigError(
-                    f"API key {place + 1} is no key of at least {LEAST} printable ASCII characters without spaces; choose another"
-                )
+            _check(key, f"API key {place + 1}")
         self._digests = [hashlib.sha256(key.encode()).digest() for key in dict.fromkeys(keys)]
         self._secret = os.urandom(32)
 
@@ -69,8 +66,16 @@ def read_keys(given: Sequence[str], file: Path | None) -> ApiKeys:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} cannot be read ({error}); give a text file with one key a line") from error
-        found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        found = {at: line.strip() for at, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")}
         if not found:
             raise ConfigError(f"{file} holds no key; write one key a line, or drop --api-key-file")
-        keys += found
+        for at, key in found.items():
+            _check(key, f"line {at} of --api-key-file {file}")
+        keys += found.values()
     return ApiKeys(keys)
+
+
+def _check(key: str, where: str) -> None:
+    """The key itself is not said: this line may be kept in a log."""
+    if len(key) < LEAST or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"{where} is no key of at least {LEAST} printable ASCII characters without spaces; choose another")

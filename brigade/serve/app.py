@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
-from brigade.errors import in_one_line
+from brigade.errors import RequestError, in_one_line
+from brigade.serve.addresses import nothing_at
 from brigade.serve.api_keys import ApiKeys, Caller
 from brigade.serve.chat import read_chat
 from brigade.serve.completions import read_completion
-from brigade.serve.desk import RETRY, Desk
+from brigade.serve.desk import CUT_OFF, RETRY, Desk
 from brigade.serve.errors import ApiError, as_api_error
 from brigade.serve.exchange import (
     JSON,
@@ -25,6 +26,7 @@ from brigade.serve.exchange import (
     Send,
     answer_stream,
     answer_whole,
+    drop_rest,
     encode,
     read_all,
     send_bytes,
@@ -39,8 +41,11 @@ from brigade.serve.limits import Limits
 from brigade.serve.metrics import TYPE, Metrics
 from brigade.serve.openapi import document
 from brigade.serve.record import Record
+from brigade.serve.refusals import Refusals
 from brigade.serve.served import Served
+from brigade.serve.size import check_size
 from brigade.serve.tokens import detokenize, tokenize
+from brigade.serve.web_pages import allows, check_page
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 OPEN_TO_ALL = ("/health", "/ready", "/version")  # without a key
@@ -63,11 +68,12 @@ class App:
     keys: ApiKeys = field(default_factory=ApiKeys)
     limits: Limits = field(default_factory=Limits)
     origins: Sequence[str] = ()  # of pages in a browser that may ask
+    hosts: Sequence[str] | None = None  # names by which the server may be asked; None: any
     log: Callable[[Object], None] | None = None
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.served.name, self.health.state)
-        self._document = encode(document())
+        self.refusals = Refusals(self.metrics.refused, lambda line: None if self.log is None else self.log(line))
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -82,9 +88,12 @@ class App:
                 _tell(record)
             if self.log is not None:
                 self.log(record.line())
+        if record.leaves_unread:
+            await drop_rest(receive, send)
 
     async def _answer(self, scope: Any, headers: dict[bytes, bytes], record: Record, receive: Receive, send: Send) -> None:
         try:
+            check_page(headers, self.origins, self.hosts)
             if scope["method"] == "OPTIONS" and self.origins:
                 return await send_bytes(send, 204, b"", [])
             caller = Caller() if scope["path"] in OPEN_TO_ALL else self.keys.caller(headers.get(b"authorization"))
@@ -93,14 +102,17 @@ class App:
         except ClientGone:
             raise
         except asyncio.CancelledError:  # the server ends before this request did
+            found = ApiError(503, CUT_OFF, None, "draining", RETRY)
+            record.failed(found, None)
             if record.status is None:
-                await send_error(send, ApiError(503, "this server ended before the answer; ask another", None, "draining", RETRY))
+                await send_error(send, found)
             raise
         except Exception as error:
             found = as_api_error(error)
             record.failed(found, error)
             if record.status is None:
-                await send_error(send, found, closes=not record.is_read and _has_body(headers))
+                record.leaves_unread = not record.is_read and _has_body(headers) and found.status != 408
+                await send_error(send, found, record.leaves_unread)
 
     async def _route(
         self, scope: Any, headers: dict[bytes, bytes], caller: Caller, record: Record, receive: Receive, send: Send
@@ -118,7 +130,7 @@ class App:
         if read is None and path.startswith("/v1/models/"):
             read = lambda: self._model(path.removeprefix("/v1/models/"))  # noqa: E731
         if read is None:
-            raise ApiError(404, f"there is nothing at {path[:200]}; docs/serve.md lists the addresses", code="not_found")
+            raise nothing_at(path, [*JOBS, *QUESTIONS, *self._pages()])
         _check_method(method, "GET", path)
         found = read()
         if isinstance(found, bytes):
@@ -131,7 +143,12 @@ class App:
         send: Send,
     ) -> None:  # fmt: skip
         def translate() -> Answer:
-            return read(read_json(data), self.served)
+            answer = read(read_json(data), self.served)
+            try:
+                check_size(answer.job, self.served)
+            except RequestError as error:
+                raise as_api_error(error, answer.job.names) from error
+            return answer
 
         answer = await asyncio.to_thread(translate) if len(data) > LARGE else translate()
         if caller.salt is not None:
@@ -139,16 +156,19 @@ class App:
             answer.job = replace(answer.job, params={**answer.job.params, "cache_salt": salt})
         record.model, record.streams = self.served.name, answer.job.streams
         if answer.job.streams:
-            work = answer_stream(answer, self.desk, record, send, self.limits, len(data) > LARGE)
+            work = answer_stream(answer, self.desk, record, send, len(data) > LARGE)
         else:
             work = answer_whole(answer, self.desk, record, send, len(data) > LARGE)
-        await while_heard(work, receive)
+        try:
+            await while_heard(work, receive)
+        except RequestError as error:
+            raise as_api_error(error, answer.job.names) from error
 
     def _pages(self) -> dict[str, Callable[[], Object | bytes]]:
         return {
             "/health": self.health.check, "/ready": self._ready, "/version": _version, "/metrics": self.metrics.text,
             "/v1/models": lambda: {"object": "list", "data": [self._model(name) for name in self.served.names]},
-            "/openapi.json": lambda: self._document,
+            "/openapi.json": lambda: encode(document(len(self.keys) > 0, OPEN_TO_ALL)),
         }  # fmt: skip
 
     def _ready(self) -> Object:
@@ -158,7 +178,7 @@ class App:
     def _model(self, name: str) -> Object:
         self.served.check_name(name)
         return {
-            "id": name, "object": "model", "created": self.served.created, "owned_by": "brigade", "root": self.served.name,
+            "id": name, "object": "model", "created": self.served.created, "owned_by": "brigade", "root": self.served.root,
             "max_model_len": self.served.positions, "vocab_size": self.served.vocab_size,
             "system_fingerprint": self.served.fingerprint,
         }  # fmt: skip
@@ -175,7 +195,7 @@ class App:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if self.origins:
             more.append((b"vary", b"Origin"))
-        if origin and ("*" in self.origins or origin in self.origins):
+        if origin and allows(origin, self.origins):
             more += [
                 (b"access-control-allow-origin", origin.encode("latin-1")), (b"access-control-max-age", b"600"),
                 (b"access-control-allow-headers", headers.get(b"access-control-request-headers", ALLOWED)),
@@ -197,7 +217,8 @@ def _has_body(headers: dict[bytes, bytes]) -> bool:
 
 def _check_method(method: str, allowed: str, path: str) -> None:
     if method != allowed and not (allowed == "GET" and method == "HEAD"):
-        raise ApiError(405, f"{path} is asked with {allowed}, not with {method}", code="method_not_allowed")
+        allow = "GET, HEAD" if allowed == "GET" else allowed
+        raise ApiError(405, f"{path} is asked with {allowed}, not with {method}", code="method_not_allowed", allow=allow)
 
 
 def _version() -> Object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 from msgspec import Meta
@@ -23,18 +23,18 @@ MOST_MESSAGES = 4096
 
 
 class ChatBody(Body, kw_only=True):
+    elsewhere: ClassVar[dict[str, str]] = {
+        "prompt": "give messages, or ask /v1/completions", "echo": "ask /v1/completions, which has it, or drop it",
+    }  # fmt: skip
     messages: list[dict[str, Any]]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: dict[str, Any] | None = None
-    constraint: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    return_tokens_as_token_ids: bool | None = None
 
     def sampling(self) -> dict[str, Any]:
         given = super().sampling()
@@ -44,12 +44,20 @@ class ChatBody(Body, kw_only=True):
             given["logprobs"] = self.top_logprobs or 0
         return given
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What the engine calls a prompt is a conversation here, and a constraint that was not given is what forces calls."""
+        longest = {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        has_form = self.constraint is not None or (self.response_format or {}).get("type", "text") != "text"
+        forces = {} if has_form or not self.tools or self.tool_choice == "none" else {"constraint": "tools"}
+        return super().names | {"prompt": "messages"} | longest | forces
+
     def check(self) -> None:
         self.check_stream()
         if not self.messages:
             raise ApiError(400, 'messages is empty; give at least one, such as {"role": "user", "content": "Hello"}', "messages")
         if len(self.messages) > MOST_MESSAGES:
-            raise ApiError(400, f"messages has {len(self.messages)} messages; {MOST_MESSAGES} are allowed", "messages")
+            raise ApiError(400, f"messages has {len(self.messages)} messages; {MOST_MESSAGES} are allowed: give fewer", "messages")
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs has no effect without logprobs: true; give it, or drop top_logprobs", "top_logprobs")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
@@ -63,7 +71,7 @@ def read_chat(found: Mapping[str, Any], served: Served) -> ChatAnswer:
     tokenizer = served.need_tokenizer("a conversation")
     turn = open_turn(body, tokenizer, constraint_of(body.response_format, body.constraint))
     params = body.sampling() | turn.params
-    job = Job(f"chatcmpl-{uuid4().hex}", int(time.time()), [ChatPrompt(turn.prompt)], params, bool(body.stream))
+    job = Job(f"chatcmpl-{uuid4().hex}", int(time.time()), [ChatPrompt(turn.prompt)], params, bool(body.stream), body.names)
     return ChatAnswer(job, body, served, name, turn)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 from msgspec import Meta
@@ -21,15 +21,20 @@ from brigade.serve.served import Served
 NOT_HERE = {"suffix": "text is only continued at its end", "best_of": "give n, and choose among the answers"}
 
 
+_CHAT = "ask /v1/chat/completions, which has it, or drop it"
+
+
 class CompletionBody(Body, kw_only=True):
+    elsewhere: ClassVar[dict[str, str]] = {
+        "messages": "ask /v1/chat/completions, or give prompt", "max_completion_tokens": "give max_tokens",
+        "top_logprobs": "give logprobs: N", "tools": _CHAT, "tool_choice": _CHAT, "parallel_tool_calls": _CHAT,
+        "reasoning_effort": _CHAT, "chat_template_kwargs": _CHAT,
+    }  # fmt: skip
     prompt: str | list[Any]
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
     suffix: str | None = None
     best_of: int | None = None
-    response_format: dict[str, Any] | None = None
-    constraint: dict[str, Any] | None = None
-    return_tokens_as_token_ids: bool | None = None
 
     def sampling(self) -> dict[str, Any]:
         given = super().sampling()
@@ -56,13 +61,16 @@ class CompletionBody(Body, kw_only=True):
                 400, "prompt is neither a text, a list of texts, a list of token ids, nor a list of such lists", "prompt"
             )
         if len(self.prompt) > MOST_PROMPTS:
-            raise ApiError(400, f"prompt has {len(self.prompt)} prompts; {MOST_PROMPTS} are allowed in one request", "prompt")
+            said = f"prompt has {len(self.prompt)} prompts; {MOST_PROMPTS} are allowed"
+            raise ApiError(400, f"{said}: ask in several requests", "prompt")
         return list(self.prompt)
 
     def check(self) -> None:
         self.check_stream()
-        if (count := len(self.prompts) * (self.n or 1)) > MOST_SAMPLES:
-            raise ApiError(400, f"{len(self.prompts)} prompts and n {self.n} are {count} answers; {MOST_SAMPLES} are allowed", "n")
+        prompts, n = len(self.prompts), self.n or 1
+        if prompts * n > MOST_SAMPLES:
+            said = f"{prompts} prompts and n {n} are {prompts * n} answers; {MOST_SAMPLES} are allowed"
+            raise ApiError(400, f"{said}: lower n, or ask in several requests", "n")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ApiError(400, f"best_of is {self.best_of}, which is not supported; {NOT_HERE['best_of']}", "best_of")
         if self.suffix:
@@ -73,7 +81,7 @@ def read_completion(found: Mapping[str, Any], served: Served) -> CompletionAnswe
     body = convert(found, CompletionBody)
     body.check()
     name = served.check_name(body.model)
-    job = Job(f"cmpl-{uuid4().hex}", int(time.time()), body.prompts, body.sampling(), bool(body.stream))
+    job = Job(f"cmpl-{uuid4().hex}", int(time.time()), body.prompts, body.sampling(), bool(body.stream), body.names)
     return CompletionAnswer(job, body, served, name)
 
 

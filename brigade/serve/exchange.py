@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
 
+from brigade.api.faces import Feed
 from brigade.engine.outputs import Delta, RequestOutput
 from brigade.serve.desk import Desk, failed
 from brigade.serve.errors import ApiError, as_api_error, request_failed
@@ -23,6 +25,7 @@ JSON = (b"content-type", b"application/json")
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 MANY = 2000  # tokens of an answer from which it is written on another thread
 PATIENCE = 1.0  # seconds that the status waits for a first word, since a refusal may come instead of it
+LINGER, SILENCE = 30.0, 2.0  # seconds that what is not wanted is still read, in all and without a word of it
 BEAT = 15.0  # seconds of silence after which a comment tells the client, and what lies between, that the stream is alive
 
 
@@ -32,8 +35,12 @@ class ClientGone(Exception):
 
 async def read_all(receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> bytes:
     """The body; a longer one than is allowed is not read to its end."""
-    said = headers.get(b"content-length", b"0")
-    if said.isdigit() and int(said) > limits.body_bytes:
+    coding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip()
+    if coding.lower() != "identity":
+        said = f"content-encoding is {coding[:60]}, which is not read; send the body uncompressed, without this header"
+        raise ApiError(415, said, code="unsupported_encoding")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limits.body_bytes:
         raise too_long(limits)
     parts, size = [], 0
     try:
@@ -78,31 +85,55 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def send_json(send: Send, status: int, body: Object, headers: dict[str, str] | None = None) -> None:
-    await send_bytes(
-        send, status, encode(body), [JSON, *[(name.encode(), value.encode()) for name, value in (headers or {}).items()]]
-    )
+async def send_json(send: Send, status: int, body: Object) -> None:
+    await send_bytes(send, status, encode(body), [JSON])
 
 
-async def send_bytes(send: Send, status: int, data: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+async def send_bytes(
+    send: Send, status: int, data: bytes, headers: list[tuple[bytes, bytes]], stays_open: bool = False
+) -> None:  # fmt: skip
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(data))]})
-    await send({"type": "http.response.body", "body": data})
+    await send({"type": "http.response.body", "body": data, "more_body": stays_open})
 
 
-async def send_error(send: Send, error: ApiError, closes: bool = False) -> None:
-    """`closes`: what is left of the request is not read."""
+async def send_error(send: Send, error: ApiError, leaves_unread: bool = False) -> None:
+    """`leaves_unread`: some of the request; `drop_rest` comes behind it then."""
     headers = error.headers
-    if closes or error.status in (408, 413):
-        headers = headers | {"connection": "close"}  # what is left of the body is not read
-    await send_json(send, error.status, error.body, headers)
+    if leaves_unread or error.status == 408:
+        headers = headers | {"connection": "close"}
+    given = [JSON, *[(name.encode(), value.encode()) for name, value in headers.items()]]
+    await send_bytes(send, error.status, encode(error.body), given, leaves_unread)
+
+
+async def drop_rest(receive: Receive, send: Send) -> None:
+    """Behind an answer that is whole for its client: what the client still sends is read and dropped, and only then is the
+    connection closed. Closed at once it would be reset, and most clients would not see the answer. Bounded for who never ends."""
+    until = time.monotonic() + LINGER
+    with suppress(TimeoutError):
+        while (left := until - time.monotonic()) > 0:
+            async with asyncio.timeout(min(SILENCE, left)):
+                message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                break
+    await send({"type": "http.response.body", "body": b""})
+
+
+@contextmanager
+def _asked(desk: Desk, prepared: list[Any], record: Record, deltas: bool) -> Iterator[Feed]:
+    """However it ends, the record has the prompts that were read."""
+    with desk.opened(prepared, deltas) as feed:
+        record.submitted()
+        try:
+            yield feed
+        finally:
+            record.prompt_tokens = record.prompt_tokens or feed.prompt_tokens
 
 
 async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send, is_large: bool) -> None:
     """`is_large`: the request is, so that reading it is left to another thread."""
-    prepared = await desk.prepare(answer.job, is_large)
+    prepared = await desk.prepare(answer.job, answer.served, is_large)
     outputs: dict[int, RequestOutput] = {}
-    with desk.opened(prepared, deltas=False) as feed:  # until the answer is sent
-        record.submitted()
+    with _asked(desk, prepared, record, deltas=False) as feed:  # until the answer is sent
         while feed.left:
             outputs.update((place, said) for place, said in await feed.next() if isinstance(said, RequestOutput))
         ordered = [outputs[place] for place in range(len(prepared))]
@@ -117,13 +148,12 @@ async def answer_whole(answer: Answer, desk: Desk, record: Record, send: Send, i
         await send_bytes(send, 200, data, [JSON])
 
 
-async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, limits: Limits, is_large: bool) -> None:
+async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, is_large: bool) -> None:
     """The status is sent with the first word, so that what is refused has a status of its own."""
-    prepared = await desk.prepare(answer.job, is_large)
-    stream = _Stream(send, limits)
+    prepared = await desk.prepare(answer.job, answer.served, is_large)
+    stream = _Stream(send)
     outputs: dict[int, RequestOutput] = {}
-    with desk.opened(prepared, deltas=True) as feed:
-        record.submitted()
+    with _asked(desk, prepared, record, deltas=True) as feed:
         said = await feed.next(PATIENCE)
         await stream.begin(answer.begin())
         try:
@@ -146,25 +176,25 @@ async def answer_stream(answer: Answer, desk: Desk, record: Record, send: Send, 
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception as error:  # the status is out: the error is an event
-            found = as_api_error(error)
+            found = as_api_error(error, answer.job.names)
             record.failed(found, error)
             await stream.say([found.body])
-    await stream.close()
+        await stream.close()  # only then is it over: whoever waits for what is open waits for this too
 
 
 def _objects(answer: Answer, place: int, delta: Delta, record: Record) -> list[Object]:
     if delta.finish_reason == "error":
-        error = request_failed(delta.error)
+        error = request_failed(delta)
         record.failed(error, None)
         return [error.body]
     return answer.chunk(place, delta)
 
 
 class _Stream:
-    """Server-sent events. A client that does not read is given up."""
+    """Server-sent events. Whether a client reads them is the protocol's to see: it ends the connection of one that does not."""
 
-    def __init__(self, send: Send, limits: Limits) -> None:
-        self._send, self._limits = send, limits
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self._sent = 0.0
 
     async def begin(self, objects: list[Object]) -> None:
@@ -183,8 +213,4 @@ class _Stream:
 
     async def _write(self, data: bytes, more: bool) -> None:
         self._sent = time.monotonic()
-        try:
-            async with asyncio.timeout(self._limits.send_seconds):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            raise ClientGone from None
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})

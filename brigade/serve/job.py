@@ -27,6 +27,7 @@ class Job:
     prompts: Sequence[Prompt]
     params: Mapping[str, Any] = field(default_factory=dict)
     streams: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)  # the engine's of fields that the request calls otherwise, and those
 
     @property
     def samples(self) -> int:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from brigade.errors import RequestError
+from brigade.errors import shown_as_json as shown
 from brigade.serve.json_scanner import object_in
 from brigade.serve.template_traits import TemplateTraits
 from brigade.serve.tools import NAME
-from brigade.serve.words import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _FIELDS = {
@@ -62,9 +62,8 @@ def read_template_variables(raw: Any, traits: TemplateTraits) -> dict[str, Any]:
         if name in RESERVED:
             raise RequestError(f"chat_template_kwargs.{name} is not allowed; the request has its own field for that")
         if name not in reads:
-            raise RequestError(
-                f"chat_template_kwargs.{name} is not read by this model's chat template (it reads: {', '.join(sorted(reads))})"
-            )
+            known = ", ".join(sorted(reads)) or "none"
+            raise RequestError(f"chat_template_kwargs.{name} is not read by this model's chat template (it reads {known}); drop it")
     return dict(raw)
 
 

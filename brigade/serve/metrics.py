@@ -35,6 +35,7 @@ SECONDS = (
 )
 GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
 TOKENS = tuple(float(1 << power) for power in range(0, 18))
+REASONS = ("bad_request", "headers_too_large", "timeout", "busy", "tls")  # of what the protocol refuses
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -61,6 +62,9 @@ class Metrics:
         self._finished = counter("request_success", "Answers that ended, by their reason.", "finished_reason")
         self._failed = counter("request_errors", "Requests that were answered with an error, by its status.", "status")
         self._gone = counter("request_cancelled", "Requests whose clients went away.")
+        self._refused = counter("connections_refused", "Connections that were ended before there was a request.", "reason")
+        for reason in REASONS:
+            self._refused.labels(**self._label, reason=reason)  # there from the beginning, at 0
         self._first = histogram("time_to_first_token_seconds", "From the request to its first token.", SECONDS)
         self._gap = histogram("inter_token_latency_seconds", "Between one token and the next.", GAPS)
         self._whole = histogram("e2e_request_latency_seconds", "From the request to its end.", SECONDS)
@@ -75,6 +79,9 @@ class Metrics:
         for _ in range(count):
             self._gap.observe(seconds / count)
 
+    def refused(self, reason: str) -> None:
+        self._refused.labels(**self._label, reason=reason).inc()
+
     def ended(self, record: Record) -> None:
         if record.is_gone or record.status is None:
             self._gone.inc()
@@ -83,7 +90,7 @@ class Metrics:
         if not record.is_job:
             return
         self._prompt_tokens.inc(record.prompt_tokens)
-        self._queries.inc(record.prompt_tokens)
+        self._queries.inc(0 if record.is_gone else record.prompt_tokens)  # how many were found is told with the end
         self._hits.inc(record.cached_tokens)
         self._tokens.inc(record.tokens)
         self._preemptions.inc(record.preemptions)

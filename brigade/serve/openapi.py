@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -38,7 +39,8 @@ ERROR = {
 }
 
 
-def document() -> dict[str, Any]:
+def document(needs_key: bool = False, open_to_all: Collection[str] = ()) -> dict[str, Any]:
+    """`needs_key`: without it a key may be left out. `open_to_all`: addresses that are asked without one."""
     from brigade import __version__
 
     _, schemas = msgspec.json.schema_components([body for body, _ in BODIES.values()], ref_template="#/components/schemas/{name}")
@@ -51,9 +53,10 @@ def document() -> dict[str, Any]:
         paths[path] = {"post": _operation(path, words, kinds) | {"requestBody": {"required": True, "content": content}}}
     for path, words in PAGES.items():
         kind = "text/plain" if path == "/metrics" else "application/json"
-        paths[path] = {"get": _operation(path, words, {kind: {"schema": {}}})}
+        paths[path] = {"get": _operation(path, words, {kind: {"schema": {}}}) | ({"security": []} if path in open_to_all else {})}
     return {
         "openapi": "3.1.0", "info": {"title": "Brigade", "version": __version__}, "paths": paths,
+        "security": [{"key": []}, *([] if needs_key else [{}])],
         "components": {
             "schemas": schemas | {"Error": ERROR}, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },

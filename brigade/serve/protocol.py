@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 import msgspec
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from brigade.serve.errors import ApiError
 from brigade.serve.limits import Limits
+from brigade.serve.refusals import Refusals
+
+MOST_BEHIND = 256 << 10  # bytes of requests that are read while one before them is answered
+
+
+class _Flow(FlowControl):
+    """`is_full`: whether so much waits here that no more is read, whoever asks for it."""
+
+    def __init__(self, transport: asyncio.Transport, is_full: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._is_full = is_full
+
+    def resume_reading(self) -> None:
+        if not self._is_full():
+            super().resume_reading()
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """What a client sends that is no request is answered in the shape of every other error, and ends the connection."""
 
     limits = Limits()
+    refusals = Refusals(lambda reason: None, lambda line: None)
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.handshake: Any = None  # in the set of connections until this is
+        self._behind = 0  # bytes that came behind a request that is being answered
         self._head = 0  # bytes of the headers that are coming
         self._is_in_head = True
         self._refusal: ApiError | None = None
@@ -31,7 +51,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._skips_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.connections.discard(self.handshake)
         super().connection_made(transport)
+        self.flow = _Flow(transport, lambda: bool(self.pipeline) and self._behind > MOST_BEHIND)
         transport.set_write_buffer_limits(high=1)  # `pause_writing` is called as soon as a client does not take what it is sent
         if len(self.connections) > self.limits.connections:
             self._refuse(
@@ -49,6 +71,11 @@ class GuardedProtocol(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that are written and that its client has not taken yet."""
+        return self.transport.get_write_buffer_size()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._all_is_read()
@@ -59,12 +86,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._all_is_read()
 
     def _look_later(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self._unread = self.loop.call_later(self.limits.send_seconds, self._look_whether_read, left)
+        self._unread = self.loop.call_later(self.limits.send_seconds, self._look_whether_read, self.unsent)
 
     def _look_whether_read(self, left: int) -> None:
-        """A closed connection too would be held until its client has read the rest."""
-        if self.transport.get_write_buffer_size() < left:
+        """The one rule for clients that do not read: whoever took nothing at all in this time is given up, whatever is sent to it.
+        A closed connection too would be held until its client has read the rest."""
+        if self.unsent < left:
             self._look_later()
         else:
             self.transport.abort()
@@ -87,8 +114,18 @@ class GuardedProtocol(HttpToolsProtocol):
         except Exception as error:  # the parser's own complaints have their answer by now
             self._refuse(ApiError(400, f"this is no HTTP request ({type(error).__name__})", code="bad_request"))
             return
+        self._read_on(len(data))
         if self._is_in_head and self._head > self.limits.header_bytes and not self.transport.is_closing():
             self._refuse(self._too_large())
+
+    def _read_on(self, size: int) -> None:
+        """uvicorn stops reading when a request comes behind another one, and would hear of a client that leaves only after the
+        answer. So this goes on to read, up to a bound."""
+        if not self.pipeline:
+            self._behind = 0
+            return
+        self._behind += size
+        self.flow.resume_reading()
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -151,6 +188,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if not self.pipeline:
+            self._behind = 0
+            self.flow.resume_reading()
         if not self.transport.is_closing() and self.timeout_keep_alive_task is not None:
             self._is_in_head, self._head = True, 0
 
@@ -183,6 +223,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
+        self.refusals.note("" if self.client is None else str(self.client[0]), error.code or "bad_request", error.status)
         busy = self.cycle is not None and not self.cycle.response_complete
         if not busy:  # an answer that has begun cannot be followed by another
             body = msgspec.json.encode(error.body)
@@ -193,5 +234,5 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def guarded(limits: Limits) -> type[GuardedProtocol]:
-    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
+def guarded(limits: Limits, refusals: Refusals) -> type[GuardedProtocol]:
+    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits, "refusals": refusals})

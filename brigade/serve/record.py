@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from brigade.engine.outputs import Delta, RequestOutput, Sample
 from brigade.serve.errors import ApiError
 
 clock = time.monotonic
+MOST_TOLD = 300  # characters of a message in the log
 
 
 class Gauge(Protocol):
@@ -46,6 +48,7 @@ class Record:
     cause: BaseException | None = None
     is_job: bool = False
     is_read: bool = False  # to its end
+    leaves_unread: bool = False  # some of the request, behind an answer that did not wait for it
     is_gone: bool = False  # the client went away before the answer's end
 
     def submitted(self) -> None:
@@ -87,10 +90,20 @@ class Record:
             self.gauge.next_tokens(times.latency - times.ttft, count - 1)
 
     def failed(self, error: ApiError, cause: BaseException | None) -> None:
-        """What a client did wrong may be told in its own words, which are not for the log: there it is a code and a field."""
-        said = [error.code or "refused", *([] if error.param is None else [f"of {error.param}"])]
-        self.error = error.message if error.status >= 500 else " ".join(said)
+        """What a client did wrong has its code before what it was told, and its field too where that does not name it; of the
+        request no more than that quotes."""
+        said = error.code or "refused"
+        if error.param is not None and error.param not in error.message:
+            said += f" ({error.param})"
+        told = _in_log(error.message)
+        self.error = told if error.status >= 500 else f"{_in_log(said)}: {told}"
         self.cause = cause if error.status == 500 else None
+
+    def _finish(self) -> str | None:
+        """Of one answer its reason, of several how many have which."""
+        if len(self.finish) < 2:
+            return next(iter(self.finish), None)
+        return ",".join(f"{reason}:{count}" for reason, count in Counter(self.finish).items())
 
     def line(self) -> dict[str, Any]:
         """What the log says; what there is not is left out."""
@@ -101,8 +114,14 @@ class Record:
         if self.is_job:
             found |= {
                 "model": self.model, "stream": self.streams, "prompt_tokens": self.prompt_tokens,
-                "cached_tokens": self.cached_tokens, "tokens": self.tokens, "finish": ",".join(self.finish) or None,
+                "cached_tokens": self.cached_tokens, "tokens": self.tokens, "finish": self._finish(),
                 "first_token": None if self.first is None else round(self.first - self.begun, 4),
             }  # fmt: skip
         found |= {"error": self.error, "gone": self.is_gone or None}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _in_log(text: str) -> str:
+    """One line without control characters, so that no request can write a line of its own."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * MOST_TOLD]).split())
+    return text if len(text) <= MOST_TOLD else f"{text[: MOST_TOLD - 3]}..."

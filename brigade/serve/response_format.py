@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from brigade.errors import shown_as_json as shown
 from brigade.serve.errors import ApiError
 
 
@@ -20,7 +21,7 @@ def _of_format(given: dict[str, Any]) -> dict[str, Any] | None:
     allowed = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
     if not isinstance(kind, str) or kind not in allowed:
         raise ApiError(
-            400, f"response_format.type is {str(kind)[:60]!r}; text, json_object and json_schema are known", "response_format.type"
+            400, f"response_format.type is {shown(kind)}; text, json_object and json_schema are known", "response_format.type"
         )
     _refuse_others(given, allowed[kind], "response_format")
     if kind == "text":

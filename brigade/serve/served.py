@@ -13,7 +13,8 @@ from brigade.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Served:
     """`names`: what a request may call it; the first is said back where none was given. `fingerprint`: equal ones, and equal seeds,
-    mean equal bits. `positions`: of the longest request, prompt and answer together."""
+    mean equal bits. `positions`: of the longest request, prompt and answer together. `identity`, `replicas_read_text`: of replicas
+    behind a coordinator, the digest of their identity, and whether they have a tokenizer."""
 
     names: Sequence[str]
     fingerprint: str
@@ -22,6 +23,13 @@ class Served:
     tokenizer: Tokenizer | None
     defaults: Mapping[str, Any] = field(default_factory=dict)  # the model's own sampling parameters
     created: int = 0
+    identity: str = ""
+    replicas_read_text: bool = True
+    model: str = ""  # what it is called by itself, whatever names it is served by
+
+    @property
+    def root(self) -> str:
+        return self.model or self.name
 
     @property
     def name(self) -> str:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
-import ssl
-import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
+from brigade.coordinator.words import say
 from brigade.errors import ConfigError
 from brigade.serve.app import App
+from brigade.serve.handshake import behind_tls, tls_context
 from brigade.serve.protocol import guarded
 
 BACKLOG = 2048
+LAST_WORDS = 3  # seconds in which answers that are cut off are told so, before their connections are closed
+LOOK = 0.05  # seconds between two looks whether answers are read
 UNSENT = 256 << 10  # bytes that the system holds for one connection: with more, it would take long to see whether a client reads
 
 
@@ -36,38 +42,40 @@ def bind(host: str, port: int) -> socket.socket:
         made.bind(found[4])
     except OSError as error:
         made.close()
-        raise ConfigError(f"{host}:{port} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"--host {host} is no address of this machine; give one, such as 127.0.0.1") from error
+        where = shown_address(host, port)
+        raise ConfigError(f"{where} cannot be listened at ({error}); give another --port, or 0 for a free one") from error
     return made
 
 
-def check_certificate(certificate: Path | None, key: Path | None) -> None:
-    """Before a model is loaded too."""
-    if certificate is None:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the certificate {certificate} or its key {key} cannot be used ({error}); give PEM files") from error
-
-
-def _no_password() -> str:
-    raise ValueError("the key has a password, and nobody can be asked for it")
+def shown_address(host: str, port: int) -> str:
+    """As URLs have it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or SIGINT: running requests go on to their end, and new ones are sent away. The second ends at once."""
+    """The first SIGTERM, SIGINT or SIGHUP: running requests go on to their end, and new ones are sent away. The second, or the
+    end of `drain_seconds`: each is told that it is cut off, and has `LAST_WORDS` seconds to be told. `is_over`: true when nothing
+    can be computed here any more, which ends the server in the same way."""
 
-    def __init__(self, app: App, certificate: Path | None = None, key: Path | None = None) -> None:
+    def __init__(
+        self, app: App, certificate: Path | None = None, key: Path | None = None, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
         limits = app.limits
+        protocol: Any = guarded(limits, app.refusals)
+        if certificate is not None:
+            protocol = behind_tls(protocol, tls_context(certificate, key))
         config = uvicorn.Config(
-            app, http=guarded(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
+            app, http=protocol, ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
             server_header=False, timeout_keep_alive=limits.keep_alive_seconds, backlog=BACKLOG, proxy_headers=False,
-            ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=LAST_WORDS,
         )  # fmt: skip
         super().__init__(config)
         self._brigade = app
         self._draining: asyncio.Task[None] | None = None
-        self._was_told = False
+        self._told = 0  # how often
+        self._is_over = is_over
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -75,11 +83,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is None or self._was_told:
-            self.should_exit = self.force_exit = True
-            return
-        self._was_told = True
-        self._loop.call_soon_threadsafe(self._begin_to_drain, signal.Signals(sig).name)
+        self._told += 1
+        if self._loop is None:
+            self.should_exit = True
+        elif self._told <= 2 and not self._loop.is_closed():
+            first = self._told == 1
+            self._loop.call_soon_threadsafe(*(self._begin_to_drain, signal.Signals(sig).name) if first else (self._cut_off,))
+        else:
+            self.force_exit = True
 
     def _begin_to_drain(self, name: str) -> None:
         if self._draining is None:
@@ -87,19 +98,60 @@ class Server(uvicorn.Server):
 
     async def _drain(self, name: str) -> None:
         desk, seconds = self._brigade.desk, self._brigade.limits.drain_seconds
+        until = time.monotonic() + seconds
         if desk.open:
-            print(f"brigade: {name}: {desk.open} requests go on to their end; once more ends at once", file=sys.stderr)
+            goes = "1 request goes on to its end" if desk.open == 1 else f"{desk.open} requests go on to their end"
+            say(f"brigade: {name}: {goes}; a second signal ends at once")
         if not await desk.drain(seconds):
-            print(f"brigade: {desk.open} requests were not over after {seconds:g} s and are cut off", file=sys.stderr)
-            self.force_exit = True
+            were = "1 request was not over" if desk.open == 1 else f"{desk.open} requests were not over"
+            say(f"brigade: {were} after {seconds:g} s; what is left is cut off")
+            self._cut_off()
+        elif not await self._until_sent(until):
+            were = "1 answer was not read" if self._unread == 1 else f"{self._unread} answers were not read"
+            say(f"brigade: {were} to the end after {seconds:g} s; what is left is cut off")
         self.should_exit = True
 
+    @property
+    def _unread(self) -> int:
+        """Connections whose clients have not taken all of their answers."""
+        connections: Any = self.server_state.connections
+        return sum(one.unsent > 0 for one in connections)
+
+    async def _until_sent(self, until: float) -> bool:
+        """An answer is over when it is written, and its client may still be reading. Whoever takes nothing is given up by the
+        protocol, so this waits for those alone who read. False where that takes longer."""
+        while self._unread:
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
+
+    def _cut_off(self) -> None:
+        self._brigade.desk.is_draining = True
+        self._brigade.desk.cut_off()
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if not self.should_exit and self._is_over():
+            self._cut_off()
+        return await super().on_tick(counter)
+
     @contextlib.contextmanager
-    def capture_signals(self):
-        """uvicorn's own raises the signals once more at its end, which would cut off whoever cleans up behind it."""
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGTERM, signal.SIGINT)}
+    def taking_signals(self) -> Iterator[None]:
+        """From before somebody is told that this server is there. Its end is the end of the process: a signal that comes while that
+        cleans up finds that all was said, and changes nothing, also not the exit code."""
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup, where the end of the terminal means nothing
+            signals.append(signal.SIGHUP)
+        for one in signals:
+            signal.signal(one, self.handle_exit)
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for one in signals:
+                signal.signal(one, signal.SIG_IGN)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Not uvicorn's own, which gives them back at its end and raises them once more: see `taking_signals`."""
+        yield

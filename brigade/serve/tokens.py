@@ -7,12 +7,11 @@ from typing import Any
 
 import msgspec
 
-from brigade.errors import RequestError
 from brigade.serve.errors import ApiError
 from brigade.serve.fields import convert
 from brigade.serve.job import Object
 from brigade.serve.served import Served
-from brigade.serve.turn import refused, write_prompt
+from brigade.serve.turn import write_prompt
 from brigade.tokenizer import Tokenizer
 
 
@@ -62,11 +61,8 @@ def tokenize(found: Mapping[str, Any], served: Served) -> Object:
 
 
 def _conversation(body: TokenizeBody, tokenizer: Tokenizer) -> str:
-    try:
-        generation = body.add_generation_prompt is not False
-        return write_prompt(body.messages or [], body.chat_template_kwargs, tokenizer, add_generation_prompt=generation)
-    except RequestError as error:
-        raise refused(error) from error
+    generation = body.add_generation_prompt is not False
+    return write_prompt(body.messages or [], body.chat_template_kwargs, tokenizer, add_generation_prompt=generation)
 
 
 def detokenize(found: Mapping[str, Any], served: Served) -> Object:

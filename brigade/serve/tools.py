@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from brigade.errors import RequestError
-from brigade.serve.words import shown
+from brigade.errors import shown_as_json as shown
 
 MAX_TOOLS = 128
 MAX_DEPTH = 64  # of objects and lists in each other

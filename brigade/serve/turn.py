@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from brigade.engine.constraint.given import checked_constraint
 from brigade.errors import RequestError
 from brigade.serve.answer_reader import AnswerReader
-from brigade.serve.errors import ApiError
+from brigade.serve.errors import ApiError, as_api_error
 from brigade.serve.messages import normalise_messages, read_template_variables
 from brigade.serve.reasoning import ReasoningMarks, detect_reasoning
 from brigade.serve.template_traits import TemplateTraits
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 
 CLOSES = "</tool_call>"
-FIELDS = ("messages", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "constraint")
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,11 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any
         reasoned = None if marks is None else marks.before_constraint(prompt, special)
         forced = None if format is None else format.constraint(use, reasoned)
     except RequestError as error:
-        raise refused(error) from error
+        raise as_api_error(error, body.names) from error
     if use.is_on and constraint is not None:
-        said = "the answer of a request with tools may be a call, so response_format cannot hold; drop it, or give tool_choice none"
-        raise ApiError(400, said, "response_format")
+        given = "constraint" if body.constraint is not None else "response_format"
+        said = f"the answer of a request with tools may be a call, so {given} cannot hold; drop it, or give tool_choice none"
+        raise ApiError(400, said, given)
     if constraint is not None and reasoned is not None:
         forced = _behind_reasoning(constraint, reasoned, special)
     elif forced is None:
@@ -102,13 +101,6 @@ def write_prompt(
     return tokenizer.apply_chat_template(normalise_messages(messages, traits), add_generation_prompt, **given, **found)
 
 
-def refused(error: RequestError) -> ApiError:
-    """With the field that the refusal begins with, such as messages[0].role."""
-    word = str(error).split(" ", 1)[0]
-    is_field = re.split(r"[.\[]", word, maxsplit=1)[0] in FIELDS and re.fullmatch(r"[a-zA-Z0-9_.\[\]]+", word)
-    return ApiError(400, str(error), word if is_field else None)
-
-
 def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special: Mapping[str, int]) -> dict[str, Any]:
     """The same of what follows the reasoning."""
     lark = Lark({})
@@ -121,7 +113,7 @@ def _behind_reasoning(constraint: Mapping[str, Any], reasoned: Reasoned, special
         start = " | ".join(map(lark.literal, value))
     else:
         raise ApiError(
-            400, f"a constraint of the kind {kind!r} cannot hold where a model thinks first; give json_schema or choice, or turn "
+            400, f"a constraint of the kind {kind} cannot hold where a model thinks first; give json_schema or choice, or turn "
             "thinking off by chat_template_kwargs", "constraint",
         )  # fmt: skip
     return lark.constraint(lark.rule("answer", start), reasoned)

@@ -35,7 +35,8 @@ class ChatTemplate:
         template, reads = self._compile(name)
         for key, value in extra.items():
             if value is not None and key not in reads:
-                raise RequestError(f"the chat template does not read {key!r}; leave it out (it reads: {', '.join(sorted(reads))})")
+                known = ", ".join(sorted(reads)) or "none"
+                raise RequestError(f"the chat template does not read {key!r}; leave it out (it reads {known})")
         import jinja2
 
         # Templates ask `tools is not none`, which an undefined variable would answer wrongly.
@@ -43,7 +44,12 @@ class ChatTemplate:
         try:
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **variables)
         except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise RequestError(f"the chat template refuses these messages: {_one_line(error)}") from error
+            raise RequestError(f"the chat template refuses these messages: {_one_line(error)}", "messages") from error
+
+    def check(self) -> None:
+        """Refuses templates that are no Jinja, which is else found at the first conversation."""
+        for name in self._sources:
+            self._compile(name)
 
     def source(self, with_tools: bool = False) -> str:
         """The text of the template that would be used."""
@@ -71,9 +77,11 @@ class ChatTemplate:
             try:
                 reads = meta.find_undeclared_variables(environment.parse(self._sources[name]))
                 template = environment.from_string(self._sources[name])
-            except jinja2.TemplateError as error:
+            except (jinja2.TemplateError, RecursionError) as error:
+                where = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
                 raise CheckpointError(
-                    f"the chat template {name!r} is not valid jinja: {_one_line(error)}; mend or replace it"
+                    f"the chat template {name!r} is not valid jinja{where}: {_one_line(error)}; mend it, or give another to "
+                    "`brigade serve` by --chat-template FILE"
                 ) from error
             self._compiled[name] = template, frozenset(reads - environment.globals.keys())
         return self._compiled[name]

@@ -200,7 +200,7 @@ class Tokenizer:
     @cached_property
     def chat(self) -> ChatTemplate:
         if not self._templates:
-            raise RequestError("this model has no chat template; give a prompt instead of messages")
+            raise RequestError("this model has no chat template; give a prompt instead of messages", "messages")
         return ChatTemplate(self._templates, self._special_tokens)
 
     @cached_property

@@ -132,9 +132,9 @@ def running(chosen: ModelChoice, options: RankOptions, run: Run) -> Iterator[Fle
         fleet = Fleet(client, keeper)
         until = time.monotonic() + START
         while len(fleet.replicas()) < run.layout.dp:
-            if keeper.failure is not None or time.monotonic() > until:
-                why = keeper.failure or "it takes too long"
-                raise ConfigError(f"the replicas did not start ({why}); see their messages above")
+            keeper.check()
+            if time.monotonic() > until:
+                raise ConfigError(f"the replicas did not start within {START:g} s; see their messages above")
             time.sleep(0.1)
         yield fleet
 

@@ -111,7 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return self._say(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         if is_listing:
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+            siblings = [
+                {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(data).hexdigest(),
+                 "lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
+                for name, data in files.items()
+            ]  # fmt: skip
             about = {"_id": "1", "id": "/".join(words[2:4]), "modelId": "/".join(words[2:4]), "sha": commit, "siblings": siblings}
             return self._say(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
         data = files.get(words[4])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -227,6 +229,31 @@ def test_a_branch_that_moved_is_fetched_anew_by_the_next_process(hub: LocalHub, 
     assert second.path != first.path and folder_files(second.path) == folder_files(tmp_path / "t")
 
 
+@pytest.mark.parametrize("first_done", ["older", "newer"])
+def test_who_asked_earlier_does_not_set_a_branch_back(hub: LocalHub, tmp_path: Path, first_done: str) -> None:
+    """Of two processes, one of which looked the branch up before it moved: whichever is done first."""
+    older = open_model(NAME)
+    commit = hub.repository(NAME).commit(tiny(tmp_path / "t", 0), "main")
+    forget()
+    newer = open_model(NAME)
+    for source in (older, newer) if first_done == "older" else (newer, older):
+        source.fetch_weights()
+    assert (cached(tmp_path) / "refs/main").read_text() == commit
+
+
+def test_who_did_not_ask_leaves_a_branch_where_it_is(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole(NAME)
+    forget()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline = open_model(NAME)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    commit = hub.repository(NAME).commit(tiny(tmp_path / "t", 0), "main")
+    forget()
+    whole(NAME)
+    offline.fetch_weights()
+    assert (cached(tmp_path) / "refs/main").read_text() == commit
+
+
 def test_all_ranks_have_the_commit_of_the_leader(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The branch moves when the leader has looked it up and the other rank has not begun."""
     from brigade.assembly import assemble
@@ -432,6 +459,32 @@ def test_a_disk_that_is_too_small_is_refused_before_the_download(hub: LocalHub, 
     said = refused(NAME)
     assert "needs 11.4 MiB more on the disk of" in said and "which has 5.0 MiB left; " + FULL in said
     assert "model.safetensors" not in hub.fetched()
+
+
+@pytest.mark.filterwarnings("ignore:Not enough free disk space")  # by the library, which counts the whole file
+def test_room_is_needed_for_what_is_still_to_come_alone(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a file that another process is fetching; not the rest of one that nobody goes on with."""
+    open_model(NAME)
+    weights, usage = folder_files(EMBEDDED)["model.safetensors"], shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5 << 20))
+    blob = cached(tmp_path) / "blobs" / hashlib.sha256(weights).hexdigest()
+    part = blob.with_name(f"{blob.name}.0123abcd.incomplete")
+    part.write_bytes(weights[: 9 << 20])
+    os.utime(part, (1e9, 1e9))
+    assert "needs 11.4 MiB more" in refused(NAME)
+    part.touch()
+    whole(NAME)
+
+
+def test_no_room_is_needed_for_what_the_cache_has_of_another_commit(hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    whole(NAME)
+    hub.repository(NAME).commit(folder_files(EMBEDDED) | {"README.md": b"another"}, "main")
+    forget()
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    capfd.readouterr()
+    assert folder_files(whole(NAME).path)["model.safetensors"] == folder_files(EMBEDDED)["model.safetensors"]
+    assert hub.fetched().count("model.safetensors") == 1 and "fetching" not in capfd.readouterr().err
 
 
 # Several processes, and the command line

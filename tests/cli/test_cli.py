@@ -173,6 +173,8 @@ BAD = {
     "bad value": (words("generate", "x", "--temperature", "-1"), "temperature is -1.0"),
     "no number": (words("generate", "x", "--top-k", "many"), "--top-k"),
     "unknown option": (words("generate", "x", "--colour"), "--colour"),
+    "another's option": (words("generate", "x", "--tensor-parallel-size", "2"), "is an option of vLLM: give --tp; see"),
+    "a slip": (words("generate", "x", "--max-tokns", "2"), "the nearest to --max-tokns is --max-tokens; see"),
     "unknown command": (words("paint"), "paint"),
     "no command": (words(), "COMMAND"),
     "an inexact backend that nobody named": (words("generate", "x", "--exact", "off"), "add backend reference, or drop exact"),
@@ -260,3 +262,9 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m brigade.cli.main inspect 345m | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "Traceback" not in done.stderr and done.stdout.startswith("gpt-345m")
+
+
+def test_a_command_is_not_told_what_the_server_alone_knows(capsys) -> None:
+    for option in ("--trust-remote-code", "--jinja", "--max-num-seqs"):
+        code, _, errors = run(capsys, "control", "status", option)
+        assert code == 2 and option in errors and "is an option of" not in errors

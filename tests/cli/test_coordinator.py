@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Command:
     """A command that goes on, and what it has said."""
 
-    def __init__(self, *words: str | Path) -> None:
+    def __init__(self, *words: str | Path, environment: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "brigade.cli.main", *map(str, words)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=os.environ | (environment or {}),
+        )  # fmt: skip
         self.lines: list[str] = []
 
     def until(self, pattern: str) -> re.Match[str]:
@@ -59,9 +61,9 @@ class Command:
         return code
 
 
-def coordinator(commands: list[Command], tmp_path: Path, *more: str | Path) -> tuple[Command, list[str]]:
+def coordinator(commands: list[Command], tmp_path: Path, *more: str | Path, **how: Any) -> tuple[Command, list[str]]:
     where = [word for name in ("clients", "replicas", "operators") for word in (f"--{name}", "tcp://127.0.0.1:*")]
-    made = Command("coordinator", *where, "--journal", tmp_path / "journal", *more)
+    made = Command("coordinator", *where, "--journal", tmp_path / "journal", *more, **how)
     commands.append(made)
     return made, [made.until(rf"{who} at (\S+)")[1] for who in ("clients", "replicas", "operators")]
 
@@ -134,12 +136,22 @@ def test_no_replica_outlives_a_coordinator_that_is_killed(commands, model: Path,
     assert not _is_there(replica)
 
 
+def test_replicas_that_refuse_their_settings_end_the_fleet_at_once_with_one_line(commands, tmp_path: Path) -> None:
+    fleet, _ = coordinator(commands, tmp_path, "--dp", "2", "--model", tmp_path / "none")
+    assert fleet.process.wait(60) == 2
+    assert fleet.process.stdout is not None
+    (line,) = fleet.process.stdout.readlines()
+    assert line.startswith("brigade: error: no model")
+
+
 def test_replicas_that_cannot_begin_end_the_fleet_with_their_reason(commands, tmp_path: Path) -> None:
-    fleet, _ = coordinator(commands, tmp_path, "--dp", "1", "--model", tmp_path / "none", "--max-restarts", "1")
+    (tmp_path / "broken.py").write_text("import os; os._exit(9)  # nobody can say why")
+    words = ["--dp", "1", "--import", "broken", "--max-restarts", "1"]
+    fleet, _ = coordinator(commands, tmp_path, *words, environment={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"})
     fleet.process.wait(60)
     assert fleet.process.stdout is not None
     text = fleet.process.stdout.read()
-    assert "brigade: error: no model" in text and "no replica is left: every replica ended 1 times in a row" in text
+    assert "no replica is left: every replica ended 1 times in a row; the last one: it ended with code 9" in text
 
 
 def test_a_replica_with_keys_of_its_own_works_and_one_without_is_not_heard(commands, model: Path, tmp_path: Path, capsys) -> None:
@@ -159,6 +171,17 @@ def test_a_replica_with_keys_of_its_own_works_and_one_without_is_not_heard(comma
     assert fleet.end() == 0
 
 
+def test_a_paused_coordinator_is_what_generate_waits_for_and_it_says_so(commands, model: Path, tmp_path: Path, capsys) -> None:
+    fleet, (clients, _, operators) = coordinator(commands, tmp_path, "--dp", "1", "--model", model, *SMALL)
+    fleet.until("works for tcp")
+    assert run(capsys, "control", "pause", "--connect", operators)[0] == 0
+    waits = Command("generate", "--connect", clients, "--max-tokens", "4", "--ignore-eos", "a")
+    commands.append(waits)
+    waits.until(r"waiting: the coordinator at tcp\S+ is paused; `brigade control resume`")
+    assert run(capsys, "control", "resume", "--connect", operators)[0] == 0
+    assert waits.process.wait(30) == 0
+
+
 WRONG = {
     "far": (["coordinator", "--clients", "tcp://0.0.0.0:6500"], "which other machines reach"),
     "insecure for nothing": (["coordinator", "--insecure"], "insecure has no effect"),
@@ -167,7 +190,7 @@ WRONG = {
     "bits that depend on the batch": (["coordinator", "--dp", "1", "--backend", "reference", "--exact", "off"], "drop it"),
     "negative dp": (["coordinator", "--dp", "-1"], "--dp is -1"),
     "sync without journal": (["coordinator", "--journal", "off", "--journal-sync", "full"], "has no effect with --journal off"),
-    "a time that is none": (["coordinator", "--replica-timeout", "0"], "replica_timeout is 0"),
+    "a time that is none": (["coordinator", "--replica-timeout", "0"], "--replica-timeout is 0"),
     "a name that is none": (["replica", "--name", ""], "--name is ''"),
     "keys without connect": (["generate", "--keys", "x", "a"], "--keys x has no effect without --connect"),
     "two loads": (["bench", "serve", "--clients", "1", "--rate", "2"], "--clients and --rate are two kinds of load"),

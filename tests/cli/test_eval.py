@@ -157,7 +157,7 @@ def test_the_text_is_not_overwritten(capsys, tmp_path: Path) -> None:
         (["--against-dtype", "int8"], "dtype is 'int8'"),
         (["--against-backend", "none"], "unknown backend 'none'"),
         (["--against-backend", "reference", "--against-quant", "int8"], "keeps weights whole"),
-        (["--quant", "int8", "--skip-layers", "9"], "skip_layers names '9'"),
+        (["--quant", "int8", "--skip-layers", "9"], "--skip-layers names '9'"),
     ],
 )
 def test_a_wrong_reference_is_refused_before_the_first_model_is_loaded(capsys, text: str, monkeypatch, argv, words: str) -> None:

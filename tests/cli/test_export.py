@@ -113,8 +113,8 @@ BAD = {
     "quant": (["--quant", "int4"], "quant is int4"),
     "quant none": (["--quant", "none"], "quant is none"),
     "dtype": (["--dtype", "float32"], "drop dtype"),
-    "random weights": (["--random-weights", "1"], "drop random_weights"),
-    "skip": (["--skip-layers", "1"], "drop skip_layers"),
+    "random weights": (["--random-weights", "1"], "drop --random-weights"),
+    "skip": (["--skip-layers", "1"], "drop --skip-layers"),
     "reference": (["--backend", "reference"], "packed for the kernels of the cpu backend; drop"),
     "exact off": (["--exact", "off"], "or drop exact"),
 }
@@ -149,7 +149,7 @@ REFUSED = {
     ),
     "a head that others never quantise": (
         ["mini", "@/out", "--quant", "int8", "--skip-layers", "1,head", "--format", "compressed-tensors"],
-        "skip_layers names head, which compressed-tensors never quantises",
+        "--skip-layers names head, which compressed-tensors never quantises",
     ),
     "others, skip without quant": (
         ["mini", "@/out", "--skip-layers", "1", "--format", "compressed-tensors"],

@@ -16,10 +16,10 @@ BAD = {
     "another script's digits": ('{"text": "a", "logit_bias": {"\u0661": 1}}', "as a key of logit_bias; it must be a token id"),
     "a list as bias": ('{"text": "a", "logit_bias": [1, 2]}', "has [1, 2] as logit_bias; it must be an object"),
     "nothing as bias": ('{"text": "a", "logit_bias": null}', "has null as logit_bias; it must be an object"),
-    "a word as a bias": ('{"text": "a", "logit_bias": {"1": "much"}}', "logit_bias of token 1 is 'much'"),
-    "a bias without end": ('{"text": "a", "logit_bias": {"1": Infinity}}', "logit_bias of token 1 is inf"),
+    "a word as a bias": ('{"text": "a", "logit_bias": {"1": "much"}}', 'logit_bias of token 1 is "much"'),
+    "a bias without end": ('{"text": "a", "logit_bias": {"1": Infinity}}', "logit_bias of token 1 is Infinity"),
     "a value out of range": ('{"text": "a", "top_p": 7}', "top_p is 7"),
-    "a word as a number": ('{"text": "a", "temperature": "hot"}', "temperature is 'hot'"),
+    "a word as a number": ('{"text": "a", "temperature": "hot"}', 'temperature is "hot"'),
     "a number as stop": ('{"text": "a", "stop": 5}', "stop is 5"),
     "words as ids": ('{"token_ids": ["1", "2"]}', 'has ["1", "2"] as token_ids; it must be a list of ids'),
     "fractions as ids": ('{"token_ids": [1.5]}', "has [1.5] as token_ids; it must be a list of ids"),
@@ -28,7 +28,7 @@ BAD = {
     "a number as text": ('{"text": 5}', "has 5 as text; it must be a string or a list of ids"),
     "half of a pair": ('{"text": "a\\ud83d"}', "half of a surrogate pair in text at 1"),
     "digits without end": ('{"text": "a", "seed": ' + 5000 * "9" + "}", "is no JSON that can be read"),
-    "another kind of constraint": ('{"text": "a", "constraint": {"xml": "b"}}', "constraint is of the kind 'xml'"),
+    "another kind of constraint": ('{"text": "a", "constraint": {"xml": "b"}}', 'constraint is of the kind "xml"'),
     "a keyword that is not done": (
         '{"text": "a", "constraint": {"json_schema": {"if": {}}}}', "has the keyword 'if' at #, which is not supported there",
     ),
@@ -57,7 +57,7 @@ def test_a_good_bias_is_taken(tmp_path: Path, capsys) -> None:
 def test_a_constraint_is_taken(tmp_path: Path, capsys) -> None:
     file = tmp_path / "p.jsonl"
     schema = '{"type": "object", "properties": {"a": {"enum": [[1], 2]}}, "required": ["a"], "additionalProperties": false}'
-    second = '{"text": "y = ", "max_tokens": 40, "constraint": {"json_schema": ' + schema + "}}\n"
+    second = '{"text": "y = ", "max_tokens": 40, "temperature": 0, "constraint": {"json_schema": ' + schema + "}}\n"
     file.write_text('{"text": "x = ", "constraint": {"choice": ["yes", "no"]}}\n' + second)
     assert main(["generate", "--prompts-file", str(file), "--kv-blocks", "8", "--json", str(tmp_path / "o.json")]) == 0
     requests = json.loads((tmp_path / "o.json").read_text())["requests"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +22,12 @@ import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.backends.cpu.library import find_kernels
+from brigade.cli.main import make_parser
+from brigade.serve.server import shown_address
 from tests.api.small_model import POISON, write_model
 from tests.cli.test_coordinator import SMALL, Command, _children, run
 from tests.parallel.test_lives import is_there
-from tests.serve.raw import Wire, ask, becomes, request
+from tests.serve.raw import Wire, ask, becomes, is_error, request
 
 NEVER = {str(POISON): -100}  # a word that ends the request in which it comes
 LONG: dict[str, Any] = {
@@ -80,14 +84,14 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told(serve) -> None:
     assert not any("Traceback" in line for line in server.lines)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stream_that_runs_goes_to_its_end_and_new_requests_are_sent_away(serve, how: int) -> None:
     server = serve()
     stream = Wire(server.port)
     stream.send(request("/v1/completions", LONG | {"stream": True, "n": 4}))
     stream.until(b"data: ")
     server.process.send_signal(how)
-    server.until("1 requests go on to their end")
+    server.until("1 request goes on to its end")
     for path, body in (("/v1/completions", SHORT), ("/v1/chat/completions", {}), ("/ready", None)):
         reply = ask(server.port, path, body)
         assert reply.status == 503 and reply.headers["retry-after"] == "10" and reply.json["error"]["code"] == "draining"
@@ -101,17 +105,47 @@ def test_a_stream_that_runs_goes_to_its_end_and_new_requests_are_sent_away(serve
     assert server.process.wait(20) == 0
 
 
-def test_a_second_signal_ends_at_once(serve) -> None:
-    server = serve("--max-batch-size", "1")
+def test_a_second_signal_tells_whoever_is_cut_off_and_ends_at_once(serve) -> None:
+    server = serve("--max-batch-size", "1", quiet=False)
     stream = Wire(server.port)
     stream.send(request("/v1/completions", LONG | {"stream": True, "n": 100}))
     stream.until(b"data: ")
+    waits = Wire(server.port)
+    waits.send(request("/v1/completions", LONG))  # behind the others
+    time.sleep(0.5)
     server.process.send_signal(signal.SIGTERM)
-    server.until("go on to their end")
+    server.until("2 requests go on to their end")
     begun = time.monotonic()
-    assert server.end() == 0 and time.monotonic() - begun < 5
-    assert stream.is_closed() and b"[DONE]" not in stream.data
+    assert server.end() == 0 and time.monotonic() - begun < 3
+    *_, error, done = stream.reply().events
+    assert is_error(error) and error["error"]["code"] == "draining" and done == "[DONE]" and stream.is_closed()
+    whole = waits.reply()
+    assert whole.status == 503 and whole.headers["retry-after"] == "10" and whole.json == error and waits.is_closed()
     assert not any("Traceback" in line for line in server.lines), server.lines
+    lines = [json.loads(line) for line in server.lines if line.startswith("{")]
+    assert sorted(line["status"] for line in lines) == [200, 503]
+    assert all("this server ended before the answer did" in line["error"] for line in lines)
+
+
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end(serve) -> None:
+    server = serve("--max-batch-size", "1")
+    deaf = Wire(server.port, receive_buffer=4096)
+    deaf.send(request("/v1/completions", LONG | {"stream": True, "n": 128, "logprobs": 100, "max_tokens": 100}))
+    deaf.until(b"data: ")
+    time.sleep(2)
+    server.process.send_signal(signal.SIGTERM)
+    server.until("1 request goes on to its end")
+    begun = time.monotonic()
+    assert server.end() == 0 and time.monotonic() - begun < 6
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.1, 0.2, 0.3, 0.5])
+def test_an_idle_server_ends_well_however_quickly_the_second_signal_follows(serve, pause: float) -> None:
+    server = serve()
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(pause)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
 
 
 def test_what_takes_too_long_is_cut_off(serve) -> None:
@@ -121,8 +155,18 @@ def test_what_takes_too_long_is_cut_off(serve) -> None:
     stream.until(b"data: ")
     begun = time.monotonic()
     assert server.end() == 0 and time.monotonic() - begun < 5
-    assert any("1 requests were not over after 0.5 s and are cut off" in line for line in server.lines)
+    assert any("1 request was not over after 0.5 s; what is left is cut off" in line for line in server.lines)
+    *_, error, done = stream.reply().events
+    assert is_error(error) and error["error"]["code"] == "draining" and done == "[DONE]"
     assert not any("Traceback" in line for line in server.lines), server.lines
+
+
+def test_a_page_whose_name_was_made_to_lead_here_is_refused(serve) -> None:
+    server = serve("--allowed-host", "box.example.org")
+    for host, status in (("evil.example", 403), (f"127.0.0.1:{server.port}", 200), ("box.example.org:443", 200)):
+        assert ask(server.port, "/v1/completions", SHORT, host=host).status == status
+    assert ask(server.port, "/v1/completions", SHORT, origin="https://evil.example", content_type="text/plain").status == 403
+    assert server.end() == 0
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -163,9 +207,41 @@ def test_a_certificate_that_cannot_be_used_is_one_line(tmp_path: Path, capsys) -
     words = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", key, "-out", locked]
     subprocess.run(words, check=True, capture_output=True)
     (tmp_path / "text").write_text("no certificate")
-    for pair in ((tmp_path / "none", key), (tmp_path / "text", key), (cert, cert), (cert, locked)):
+    other = tmp_path / "other"
+    other.mkdir()
+    none, text, (_, foreign) = tmp_path / "none", tmp_path / "text", make_certificate(other)
+    broken = tmp_path / "broken.pem"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nno base64\n-----END CERTIFICATE-----\n")
+    for *pair, said in (
+        (none, key, f"--tls-cert {none} cannot be used: No such file"),
+        (cert, none, f"--tls-key {none} cannot be used: No such file"),
+        (text, key, f"--tls-cert {text} cannot be used: it holds no certificate"), (broken, key, f"--tls-cert {broken} with"),
+        (cert, cert, f"--tls-key {cert} cannot be used: it holds no private key"),
+        (cert, locked, f"--tls-key {locked} cannot be used: it has a password"),
+        (cert, foreign, f"--tls-key {foreign} cannot be used: it is not the key of the certificate {cert}"),
+    ):  # fmt: skip
         code, _, error = run(capsys, "serve", "--port", "0", "--tls-cert", pair[0], "--tls-key", pair[1])
-        assert code == 2 and "cannot be used" in error and error.count("\n") == 1
+        assert code == 2 and said in error and "cannot be used" in error and error.count("\n") == 1, error
+
+
+def test_a_key_of_a_file_that_is_none_is_named_by_its_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "keys").write_text("# ours\n\nlong-enough-1\nbad\n")
+    code, _, error = run(capsys, "serve", "--port", "0", "--api-key", "long-enough-0", "--api-key-file", tmp_path / "keys")
+    assert code == 2 and f"line 4 of --api-key-file {tmp_path / 'keys'} is no key" in error and "bad" not in error
+
+
+def test_an_address_of_ipv6_is_written_as_urls_have_it() -> None:
+    assert shown_address("::1", 8001) == "[::1]:8001" and shown_address("127.0.0.1", 80) == "127.0.0.1:80"
+
+
+def test_the_longest_request_is_what_the_cache_holds(serve) -> None:
+    server = serve("--kv-blocks", "1")
+    assert ask(server.port, "/v1/models").json["data"][0]["max_model_len"] == 65
+    reply = ask(server.port, "/v1/completions", {"prompt": [5] * 10, "max_tokens": 200})
+    assert reply.status == 400 and "lower max_tokens" in reply.json["error"]["message"]
+    assert reply.json["error"]["code"] == "context_length_exceeded"
+    chat = ask(server.port, "/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
+    assert chat.status == 200 and chat.json["usage"]["total_tokens"] <= 65
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys) -> None:
@@ -177,6 +253,15 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys) -> None:
     assert code == 2 and f"127.0.0.1:{port} cannot be listened at" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["--block-size", "16"], ["--kv-blocks", "8"]])
+def test_settings_that_replicas_refuse_are_one_line_at_once(words: list[str]) -> None:
+    command = [sys.executable, "-m", "brigade.cli.main", "serve", "--port", "0", "--dp", "2", *words]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    errors = [line for line in found.stderr.splitlines() if not line.startswith("memory: ")]
+    assert found.returncode == 2 and len(errors) == 1, found.stderr
+    assert errors[0].startswith(("brigade: error: --block-size is 16", "brigade: error: the cache has 512 positions"))
+
+
 WRONG = {
     "two models": (["mini", "--model", "mini"], "the model is given twice"),
     "half of tls": (["--tls-cert", "x"], "--tls-cert and --tls-key belong together"),
@@ -186,14 +271,43 @@ WRONG = {
     "dp and connect": (["--dp", "2", "--connect", "tcp://127.0.0.1:9"], "give one of them"),
     "threads and connect": (["--threads", "2", "--connect", "tcp://127.0.0.1:9"], "--threads has no effect with --connect"),
     "a limit": (["--body-bytes", "0"], "--body-bytes is 0"),
+    "headers of no request": (["--header-bytes", "5"], "--header-bytes is 5; it must be 1024 or more"),
     "a key": (["--api-key", "short"], "API key 1 is no key"),
     "a file of keys": (["--api-key-file", "/nowhere"], "/nowhere cannot be read"),
     "a template": (["--chat-template", "/nowhere"], "--chat-template /nowhere cannot be read"),
     "an origin": (["--cors", "example.org"], "--cors example.org is no origin"),
+    "a name": (["--port", "0", "--allowed-host", "box:80"], "--allowed-host box:80 is no name of a host"),
     "a host": (["--host", "no.such.host.invalid"], "--host no.such.host.invalid is no address"),
+    "a host of another machine": (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address"),
+    "memory": (["--port", "0", "--kv-memory", "1K"], "error: --kv-memory is 1.0 KiB"),
+    "three ranks": (["--port", "0", "--tp", "3"], "error: --tp is 3, but sums"),
+    "a number format": (["--port", "0", "--quant", "int3"], "error: --quant is 'int3'; it must be"),
+    "a length": (["--port", "0", "--max-model-len", "5000"], "error: --max-model-len is 5000, but"),
+    "a served name": (["--served-model-name", " "], "--served-model-name is ' '"),
+    "an option": (["--nosuch"], "unrecognized arguments: --nosuch; see `brigade serve --help`"),
+    "an option of vLLM": (["--tensor_parallel_size=2"], "--tensor_parallel_size is an option of vLLM: give --tp; see"),
+    "one of llama.cpp": (["--ctx-size", "20"], "--ctx-size; --ctx-size is an option of llama.cpp: give --max-model-len; see"),
+    "a short one": (["-np", "2", "mini"], "-np is an option of llama.cpp: give --max-batch-size; see"),
+    "one of a request": (["--seed", "1"], "--seed is an option of vLLM: give seed with each request; see"),
+    "a slip of the pen": (["--prot", "9000"], "; the nearest to --prot is --port; see `brigade serve --help`"),
+    "a line in place of a dash": (["--max_model_len", "9"], "; the nearest to --max_model_len is --max-model-len; see"),
+    "two of them": (["--jinja", "--prot", "9"], "drop it; the nearest to --prot is --port; see"),
+    "a GGUF file": (["--port", "0", "some.gguf"], "some.gguf is a GGUF file, which is not read; give the Hugging Face folder"),
+    "a file": (["--port", "0", __file__], "test_serve.py is a file; give the model's folder"),
     "a port": (["--port", "70000"], "--port is 70000"),
     "a port below 0": (["--port", "-1"], "--port is -1"),
 }
+
+
+def test_the_help_has_words_for_every_option_and_no_heading_twice() -> None:
+    parser = make_parser("serve")
+    (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    serve = commands.choices["serve"]
+    assert [action.option_strings for action in serve._actions if not action.help] == []
+    titles = [group.title for group in serve._action_groups]
+    assert len(titles) == len(set(titles))
+    (memory,) = [action.help for action in serve._actions if action.dest == "kv_memory"]
+    assert "of each replica" in memory
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -208,6 +322,29 @@ def test_a_template_for_a_model_without_a_tokenizer_is_refused(tmp_path: Path, c
     (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
     code, _, error = run(capsys, "serve", bare, "--port", "0", "--chat-template", tmp_path / "chat.jinja")
     assert code == 2 and "--chat-template has no effect without a tokenizer" in error
+
+
+def test_a_template_that_is_no_jinja_is_refused_before_the_model_is_loaded(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text("{% for one in messages %}\n{{ one.content")
+    code, _, error = run(capsys, "serve", "no/such/model", "--port", "0", "--chat-template", path)
+    assert code == 2 and error.count("\n") == 1
+    assert f"--chat-template {path} cannot be used" in error and "is not valid jinja, line 2" in error
+
+
+def test_a_broken_template_of_the_models_own_refuses_chats_alone(serve, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "chat_template.jinja").write_text("{{ nothing")
+    server = serve(broken)
+    assert any("chats are refused: the chat template 'default' is not valid jinja" in line for line in server.lines)
+    messages = {"messages": [{"role": "user", "content": "a"}]}
+    for path in ("/v1/chat/completions", "/tokenize"):
+        reply = ask(server.port, path, messages)
+        error = reply.json["error"]
+        assert reply.status == 400 and error["param"] == "messages" and "--chat-template" in error["message"]
+    assert len(server.tokens(SHORT)) == 12 and server.end() == 0
+    assert not any("Traceback" in line for line in server.lines)
 
 
 def test_a_template_of_ones_own(serve, tmp_path: Path) -> None:
@@ -305,3 +442,11 @@ def test_over_two_ranks_it_says_the_same_and_is_not_well_without_one_of_them(ser
         reply = ask(server.port, path, body)
         assert reply.status == 503 and reply.json["error"]["code"] == "engine_stopped", reply
     assert server.end() == 0
+
+
+def test_a_server_that_others_reach_without_a_key_says_how_to_ask_for_one(tmp_path: Path, capsys) -> None:
+    words = ("serve", "--host", "0.0.0.0", "--port", "0", tmp_path / "none")
+    assert "no key is asked for; give --api-key-file FILE to ask for one\n" in run(capsys, *words)[2]
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-some-length\n")
+    assert "--api-key-file" not in run(capsys, *words, "--api-key-file", keys)[2]

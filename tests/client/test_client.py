@@ -17,6 +17,7 @@ import zmq
 
 from brigade import LLM, ChatPrompt, SamplingParams
 from brigade.client import AsyncClient, Client, Operator
+from brigade.client import client as client_file
 from brigade.coordinator.loop import ANY_PORT
 from brigade.coordinator.messages import Status, encode
 from brigade.engine.outputs import RequestOutput
@@ -112,7 +113,7 @@ def test_a_mapping_names_some_parameters_and_the_model_the_others(here: Here, ll
         assert plain(client.generate("import ", {"max_tokens": 3, "seed": 1})) == plain(
             llm.generate("import ", {"max_tokens": 3, "seed": 1})
         )
-        with pytest.raises(RequestError, match="top_k is 'many'"):
+        with pytest.raises(RequestError, match='top_k is "many"'):
             client.generate("import ", {"top_k": "many"})
         with pytest.raises(RequestError, match="unknown sampling parameter"):
             client.generate("import ", {"topk": 3})
@@ -187,6 +188,13 @@ def test_what_can_never_be_served_is_told_and_harms_nobody(here: Here, pair, ask
 def test_what_cannot_be_said_is_refused_here(here: Here, prompt, params, words: str) -> None:
     with here.client() as client, pytest.raises(RequestError, match=words):
         client.generate([prompt], params)
+
+
+def test_a_request_that_is_too_large_to_be_sent_is_refused_by_its_prompt(here: Here, pair, monkeypatch) -> None:
+    monkeypatch.setattr(client_file, "MAX_MESSAGE", 2000)
+    with here.client() as client, pytest.raises(RequestError, match="1000 are allowed: shorten the prompt") as error:
+        client.generate(["a" * 1000])
+    assert error.value.param == "prompt"
 
 
 def test_a_full_coordinator_refuses_at_once(pair) -> None:
@@ -267,7 +275,7 @@ def test_without_a_coordinator_it_says_so_in_time() -> None:
 
 
 def test_the_model_is_found_where_there_is_one(here: Here, pair) -> None:
-    with pytest.raises(ConfigError, match="no replica is there yet; give model"):
+    with pytest.raises(ConfigError, match="has no replica yet; start one with `brigade replica`, or give model"):
         Client(here.ports[0])
     here.replica(pair[0], "one")
     until(lambda: bool(here.loop.machine._members))
@@ -275,7 +283,7 @@ def test_the_model_is_found_where_there_is_one(here: Here, pair) -> None:
         assert client.model == "small" and client.has_tokenizer
     here.replica(pair[1], "two", model="another")
     until(lambda: len(here.loop.machine._members) == 2)
-    with pytest.raises(ConfigError, match="it serves another, small; give model"):
+    with pytest.raises(ConfigError, match="serves another, small; give one of them as model"):
         Client(here.ports[0])
 
 

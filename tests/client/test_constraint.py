@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from brigade import LLM, SamplingParams
+from brigade.engine.constraint import grammars
 from brigade.errors import RequestError
 from tests.client.here import Here
 
@@ -46,3 +50,28 @@ def test_a_grammar_that_cannot_be_compiled_is_refused_by_the_replica(llm: LLM, h
         assert output.finish_reason == "error" and "constraint regex cannot be compiled" in output.error
         with pytest.raises(RequestError, match="the keyword 'not' at #"):  # what needs no model is refused at once
             client.generate(["x ="], {"constraint": {"json_schema": {"not": {}}}})
+
+
+def test_a_stream_goes_on_while_its_replica_compiles_anothers_constraint(llm: LLM, here: Here, monkeypatch) -> None:
+    """The compiler is not done before the stream's end."""
+    here.replica(llm, "one")
+    compiling, go_on, compile_ = threading.Event(), threading.Event(), grammars.LLMatcher
+
+    def slow(*given, **named):
+        compiling.set()
+        time.sleep(0.5)
+        assert go_on.wait(30)
+        return compile_(*given, **named)
+
+    slow.grammar_from_lark = compile_.grammar_from_lark
+    expected = llm.generate(["x ="], SamplingParams(**ASKED))[0]
+    monkeypatch.setattr(grammars, "LLMatcher", slow)
+    with here.client() as client, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.generate, ["x ="], ASKED)
+        try:
+            assert compiling.wait(10)
+            tokens = [i for delta in client.stream("y =", {"max_tokens": 40, "ignore_eos": True}) for i in delta.token_ids]
+            assert len(tokens) == 40 and not held.done()
+        finally:
+            go_on.set()
+        assert held.result(30)[0].token_ids == expected.token_ids

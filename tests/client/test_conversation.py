@@ -31,7 +31,7 @@ from brigade.coordinator.messages import (
     encode,
 )
 from brigade.engine.outputs import Delta, RequestOutput
-from brigade.errors import EngineStopped, RequestError
+from brigade.errors import CoordinatorSilent, EngineStopped, ModelReplaced, RequestError
 
 
 class Told(list):
@@ -45,16 +45,17 @@ def welcome(known: dict[int, int] | None = None, most_open: int = 100) -> Welcom
     return Welcome(PROTOCOL, known or {}, most_open)
 
 
-def talk(known: bool = True, most_open: int = 100) -> Conversation:
-    made = Conversation("tcp://there", 60.0, 0.0)
+def talk(known: bool = True, most_open: int = 100, first_patience: float | None = None) -> Conversation:
+    made = Conversation("tcp://there", 60.0, 0.0, first_patience)
     assert [type(one) for one in made.take()] == [Hello]
     if known:
         made.hear(welcome(most_open=most_open), 0.0)
     return made
 
 
-def asked(number: int = 1, reader: Any = None, deltas: bool = True, **ask) -> Asked:
-    return Asked(number, Ask("m", ask.pop("prompt", "a"), **ask), "a", Told() if reader is None else reader, deltas, False)
+def asked(number: int = 1, reader: Any = None, deltas: bool = True, identity: str = "", **ask) -> Asked:
+    made = Ask("m", ask.pop("prompt", "a"), **ask)
+    return Asked(number, made, "a", Told() if reader is None else reader, deltas, False, identity)
 
 
 def test_a_request_from_its_submission_to_its_end() -> None:
@@ -69,6 +70,15 @@ def test_a_request_from_its_submission_to_its_end() -> None:
     assert [(one.text, list(one.token_ids), one.finish_reason) for one in deltas] == [("ab", [1, 2], None), ("c", [3], "length")]
     assert isinstance(output, RequestOutput) and output.text == "abc" and output.samples[0].seed == 99
     assert made.take() == [Acknowledge(7)] and len(told) == 3
+
+
+def test_an_end_that_the_request_is_not_to_blame_for_keeps_its_kind() -> None:
+    made, told = talk(), Told()
+    made.submit(asked(1, told))
+    made.take()
+    made.hear(Said([Piece(1, 0, 0, [1], "a"), Piece(1, 0, 1, [], "", "error", "another model", kind="replaced")]), 0.0)
+    assert [one.error_kind for one in told[:2]] == [None, "replaced"]
+    assert told[2].samples[0].error_kind == "replaced"
 
 
 def test_who_wants_no_deltas_hears_the_output_alone() -> None:
@@ -335,7 +345,7 @@ def test_who_waits_for_room_is_told_that_the_coordinator_is_gone() -> None:
         made.submit(asked(number, told))
     made.take()
     made.tick(60.0)
-    assert [type(one) for one in told] == [EngineStopped] * 3
+    assert [type(one) for one in told] == [CoordinatorSilent] * 3
     assert [one for one in made.take() if not isinstance(one, Alive)] == [Abort(1)]
 
 
@@ -354,3 +364,60 @@ def test_log_probabilities_of_the_prompt_that_are_told_again_are_heard_once() ->
     again = one.take(Piece(1, 0, 1, [2], "b", rest=rest))
     assert again.prompt_logprobs is None and first.prompt_logprobs == one.prompt_logprobs is not None
     assert [told and told.logprob for told in one.prompt_logprobs] == [None, -1.5]
+
+
+def test_what_a_silent_coordinator_has_not_accepted_is_told_soon_and_what_runs_is_not() -> None:
+    talks = talk(first_patience=5.0)
+    runs, new, late = (asked(number) for number in (1, 2, 3))
+    talks.submit(runs)
+    talks.take()
+    talks.hear(Accepted(1, 7), 1.0)
+    talks.submit(new)
+    talks.take()
+    talks.tick(5.9)
+    assert not new.reader
+    talks.tick(6.0)
+    (told,) = new.reader
+    assert isinstance(told, CoordinatorSilent) and "has said nothing for 5 s" in str(told) and Abort(2) in talks.take()
+    talks.submit(late)
+    talks.tick(6.25)
+    assert [type(one) for one in late.reader] == [CoordinatorSilent] and not runs.reader and len(new.reader) == 1
+    talks.hear(Said([Piece(1, 0, 0, [4], finish="length")]), 30.0)
+    assert [type(one) for one in runs.reader] == [Delta, RequestOutput]
+    talks.submit(asked(4, late.reader))
+    talks.tick(30.5)
+    assert len(late.reader) == 1, "it speaks again"
+
+
+def test_in_a_long_outage_each_new_request_is_told_at_once() -> None:
+    """Also behind the moment at which everybody was told, which is no word of the coordinator."""
+    talks, told = talk(first_patience=5.0), Told()
+    talks.tick(60.0)
+    talks.submit(asked(1, told))
+    talks.tick(60.25)
+    assert [type(one) for one in told] == [CoordinatorSilent] and "has said nothing for 5 s" in str(told[0])
+
+
+def test_who_gave_one_patience_alone_waits_so_long_in_a_long_outage_too() -> None:
+    talks, told = talk(), Told()
+    talks.tick(60.0)
+    talks.submit(asked(1, told))
+    talks.tick(119.0)
+    assert told == []
+    talks.tick(120.0)
+    assert [type(one) for one in told] == [CoordinatorSilent]
+
+
+def test_a_request_hears_nothing_of_another_model_than_the_one_it_is_for() -> None:
+    talks = talk()
+    for number, identity in ((1, "mine"), (2, "mine"), (3, "")):
+        talks.submit(asked(number, identity=identity))
+    mine, other, any_of_them = (talks._open.get(n) or talks._waiting[n] for n in (1, 2, 3))
+    talks.take()
+    for number, identity in ((1, "mine"), (2, "another"), (3, "another")):
+        talks.hear(Begun(number, identity), 1.0)
+    assert [type(one) for one in other.reader] == [ModelReplaced] and Abort(2) in talks.take()
+    talks.hear(Said([Piece(number, 0, 0, [4], finish="length") for number in (1, 2, 3)]), 1.0)
+    assert len(other.reader) == 1
+    for one in (mine, any_of_them):
+        assert [type(said) for said in one.reader] == [Delta, RequestOutput]

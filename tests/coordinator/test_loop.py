@@ -59,6 +59,12 @@ def test_requests_of_several_clients_are_served(wires: Wires) -> None:
     assert Journal(wires.folder / "journal").kept() == [], "everything was acknowledged"
 
 
+def test_it_knows_whether_a_replica_has_ever_joined(wires: Wires) -> None:
+    assert not wires.loop.has_had_replica()
+    wires.new_replica(8)
+    wires.until(wires.loop.has_had_replica)
+
+
 def test_no_failure_is_seen(wires: Wires) -> None:
     """Replicas that die, connections that are cut, and a coordinator that is ended in the middle of everything and comes back."""
     chance = random.Random(1)
@@ -209,7 +215,8 @@ def test_it_says_how_it_is_and_stops_when_it_is_told(wires: Wires) -> None:
     answer = decode_to_client(asking.recv())
     assert isinstance(answer, Status) and answer.state == "stopped"
     wires.until(wires.all_over)
-    assert set(client.asked[1].errors) == {"the coordinator was stopped"} and wires.replicas == []
+    assert set(client.asked[1].errors) == {"the coordinator was stopped"} and set(client.asked[1].kinds) == {"stopped"}
+    assert wires.replicas == []
     wires.thread.join(10)
     assert not wires.thread.is_alive()
     asking.close(0)

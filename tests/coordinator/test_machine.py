@@ -80,7 +80,7 @@ def test_it_waits_for_a_replica_and_is_told_when_none_comes() -> None:
     made.tick(0.6)
     while made.inboxes[client.address]:
         made.receive(client)
-    assert client.asked[2].errors == ["there was no replica of model '' for 5 s"]
+    assert client.asked[2].errors == ["there was no replica of model '' for 5 s"] and client.asked[2].kinds == ["no replica"]
     assert made.coordinator.status().waiting == 0
 
 
@@ -143,6 +143,25 @@ def test_one_that_finishes_no_layer_hangs_though_it_gives_signs_of_life() -> Non
     while made.inboxes.get(replica.address):
         made.receive(replica)
     assert replica not in made.replicas, "it has ended, and comes back for no other request"
+    made.settle()
+    check(made)
+
+
+def test_one_that_still_reads_its_request_does_not_hang_until_the_request_has_begun() -> None:
+    made = world(hang_timeout=30, client_timeout=1000)
+    _, replica = half_done(made, ask(20))
+    for _ in range(20):
+        made.tick(5.9)
+        replica.say(Beat(replica.layers, is_reading=True))
+        made.deliver(10)
+    assert made.coordinator.counts["replicas lost"] == 0
+    for _ in range(5):
+        replica.say(Beat(replica.layers))
+        made.deliver(10)
+        made.tick(5.9)
+    assert made.coordinator.counts["replicas lost"] == 0
+    made.tick(1)
+    assert made.coordinator.counts["replicas lost"] == 1
     made.settle()
     check(made)
 
@@ -521,7 +540,7 @@ def test_a_deadline_holds_through_absence_and_restart() -> None:
     made.deliver(10)
     while made.inboxes[client.address]:
         made.receive(client)
-    assert client.asked[1].errors == ["its deadline of 10 s has passed"]
+    assert client.asked[1].errors == ["its deadline of 10 s has passed"] and client.asked[1].kinds == [None]
 
 
 def test_a_request_never_goes_on_with_another_model_than_it_began_with() -> None:
@@ -538,6 +557,7 @@ def test_a_request_never_goes_on_with_another_model_than_it_began_with() -> None
         while made.inboxes[client.address]:
             made.receive(client)
     assert client.asked[1].ends == ["error"] and "it began as" in (client.asked[1].errors[0] or "")
+    assert client.asked[1].kinds == ["replaced"]
     assert client.asked[2].ends == [None] and client.asked[2].began_as != IDENTITY.digest
 
 

@@ -9,7 +9,7 @@ import msgspec
 from brigade.coordinator import messages
 from brigade.coordinator.messages import PROTOCOL
 
-KNOWN = {3: "5ec35000463fef6b"}
+KNOWN = {3: "5ec35000463fef6b", 4: "46a1af8bdf84884d"}
 
 
 def shape() -> str:

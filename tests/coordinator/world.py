@@ -71,6 +71,7 @@ class Asked:
     texts: list[str] = field(default_factory=list)
     ends: list[str | None] = field(default_factory=list)
     errors: list[str | None] = field(default_factory=list)
+    kinds: list[str | None] = field(default_factory=list)  # of the errors
     refused: str | None = None
     began_as: str = ""
     is_aborted: bool = False
@@ -81,6 +82,7 @@ class Asked:
         self.texts = [""] * self.ask.n
         self.ends: list[str | None] = [None] * self.ask.n
         self.errors: list[str | None] = [None] * self.ask.n
+        self.kinds: list[str | None] = [None] * self.ask.n
 
     @property
     def is_over(self) -> bool:
@@ -175,7 +177,7 @@ class SimClient:
         one.tokens[piece.index] += piece.token_ids
         one.texts[piece.index] += piece.text
         if piece.finish is not None:
-            one.ends[piece.index], one.errors[piece.index] = piece.finish, piece.error
+            one.ends[piece.index], one.errors[piece.index], one.kinds[piece.index] = piece.finish, piece.error, piece.kind
             if one.is_over:
                 self.say(Acknowledge(piece.number))
 

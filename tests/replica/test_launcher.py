@@ -21,6 +21,10 @@ from brigade.replica.launcher import Keeper, LocalLauncher, clean_environment
 class Toy:
     how: str | None = None
     words: list[str] = field(default_factory=list)
+    why: str | None = None
+
+    def refusal(self) -> str | None:
+        return self.why
 
     def ended(self) -> str | None:
         return self.how
@@ -101,6 +105,52 @@ def test_one_that_ends_again_and_again_is_given_up_and_the_other_is_not() -> Non
         look(keeper, turn * 10.0 + 5)
     assert keeper._places[1].given_up and not keeper._places[0].given_up and len(keeper.launcher.started) == 4
     assert said[-1] == "launcher: replica 1: it ended with code 2, 3 times in a row; it is not started again"
+
+
+def test_a_first_start_that_is_refused_ends_all_at_once(keeper: Keeper) -> None:
+    look(keeper, 0.0)
+    (_, first), (_, second) = keeper.launcher.started
+    first.how, first.why = "it ended with code 3", "block_size is 16; give 32"
+    look(keeper, 1.0)
+    look(keeper, 100.0)
+    assert len(keeper.launcher.started) == 2 and second.words == ["stop"]
+    with pytest.raises(ConfigError, match="^block_size is 16; give 32$"):
+        keeper.check()
+
+
+def test_a_refusal_of_settings_that_worked_before_is_an_end_like_others(keeper: Keeper) -> None:
+    look(keeper, 0.0)
+    keeper.launcher.started[0][1].how = "it was killed by SIGKILL"
+    look(keeper, 1.0)
+    look(keeper, 2.0)
+    again = keeper.launcher.started[2][1]
+    again.how, again.why = "it ended with code 3", "there is no memory"
+    look(keeper, 3.0)
+    look(keeper, 10.0)
+    assert len(keeper.launcher.started) == 4 and keeper.failure is None
+    keeper.check()
+
+
+def test_a_first_start_that_is_refused_beside_one_that_works_is_an_end_like_others() -> None:
+    """Replica 0 serves; replica 1 finds the memory taken that replica 0 needed while it loaded."""
+    said: list[str] = []
+    keeper = Keeper(Toys(), 2, most_ends=3, say=said.append, has_worked=lambda: True)
+    look(keeper, 0.0)
+    (_, first), (_, second) = keeper.launcher.started
+    second.how, second.why = "it ended with code 3", "1 GB are free; the weights have 2 GB"
+    look(keeper, 1.0)
+    look(keeper, 2.0)
+    assert first.words == [] and keeper.failure is None and [place for place, _ in keeper.launcher.started] == [0, 1, 1]
+    why = "it ended with code 3 (1 GB are free; the weights have 2 GB)"
+    assert said == [f"launcher: replica 1: {why}; it is started again in 0.5 s"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(launcher.REFUSED, "too small"), (2, None)])
+def test_a_process_says_on_its_standard_input_why_it_refuses(code: int, expected: str | None) -> None:
+    words = f"import socket; socket.socket(fileno=0).sendall(b'too small'); raise SystemExit({code})"
+    made = launcher.LocalProcess([sys.executable, "-c", words])
+    made.process.wait(20)
+    assert made.ended() == f"it ended with code {code}" and made.refusal() == expected
 
 
 def test_with_nobody_left_it_says_why(monkeypatch) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.client.asked import logprobs_of
 from brigade.coordinator.messages import Ask, Heard, Piece, Place, Rejected, Rest, decode_rest
+from brigade.engine.constraint import grammars
 from brigade.replica.works import Works
 from tests.api.small_model import ROOM, write_model
 
@@ -26,13 +28,13 @@ def ask(prompt="import ", n: int = 1, seed: int = 7, **params) -> Ask:
 
 def run(works: Works, placement: int, asked: Ask, heard: list[Heard] | None = None) -> list[Piece]:
     """Everything that is said of it."""
-    assert works.place(Place(placement, asked, heard or [Heard()] * asked.n)) is None
+    works.place(Place(placement, asked, heard or [Heard()] * asked.n))
     pieces: list[Piece] = []
     end = time.monotonic() + 30
     while len(works) and time.monotonic() < end:
         pieces += works.take()
         time.sleep(0.001)
-    assert len(works) == 0
+    assert len(works) == 0 and works.rejected == []
     return pieces
 
 
@@ -125,7 +127,8 @@ def test_the_models_own_defaults_stand_under_what_is_said(llm: LLM, monkeypatch)
 )
 def test_what_can_never_be_served_is_rejected_in_words(llm: LLM, asked: Ask, words: str) -> None:
     works = Works(llm)
-    answer = works.place(Place(3, asked, [Heard()]))
+    works.place(Place(3, asked, [Heard()]))
+    (answer,) = works.rejected
     assert isinstance(answer, Rejected) and answer.placement == 3 and words in answer.error and len(works) == 0
 
 
@@ -137,6 +140,7 @@ def test_what_no_connection_takes_ends_its_sample_and_no_more_is_said_of_it(llm:
     pieces = run(works, 1, ask([5] * 300, n=samples, prompt_logprobs=20))
     (first,) = [piece for piece in pieces if piece.index == 0]
     assert first.finish == "error" and "ask for fewer log-probabilities" in first.error and not first.token_ids
+    assert [rest_of(piece).prompt_token_ids for piece in pieces if rest_of(piece).prompt_token_ids] == [[5] * 300], "told once"
     if samples == 2:
         other = [piece for piece in pieces if piece.index == 1]
         assert len(said(pieces, 1)[0]) == 8 and other[-1].finish == "length"
@@ -146,7 +150,8 @@ def test_what_no_connection_takes_ends_its_sample_and_no_more_is_said_of_it(llm:
 def test_what_is_withdrawn_or_cleared_is_not_said_and_leaves_nothing(llm: LLM) -> None:
     works = Works(llm)
     for placement in (1, 2, 3):
-        assert works.place(Place(placement, ask(max_tokens=300), [Heard()])) is None
+        works.place(Place(placement, ask(max_tokens=300), [Heard()]))
+    assert works.rejected == []
     works.withdraw(1)
     works.withdraw(1)
     works.withdraw(99)
@@ -159,3 +164,88 @@ def test_what_is_withdrawn_or_cleared_is_not_said_and_leaves_nothing(llm: LLM) -
     works.clear()
     assert llm.thread.wait_idle(10) and works.take() == [] and len(works) == 0
     assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
+
+
+class SlowCompiler:
+    """Compiles nothing until it is told to, but for at least half a second. Other threads run meanwhile, as beside the real one."""
+
+    grammar_from_lark = staticmethod(grammars.LLMatcher.grammar_from_lark)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.compile, self.go_on, self.began = grammars.LLMatcher, threading.Event(), threading.Event()
+        monkeypatch.setattr(grammars, "LLMatcher", self)
+
+    def __call__(self, *given, **named):
+        self.began.set()
+        time.sleep(0.5)
+        assert self.go_on.wait(30)
+        return self.compile(*given, **named)
+
+
+def until(works: Works, is_so: Callable[[], bool]) -> list[Piece]:
+    pieces, end = list[Piece](), time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end
+        pieces += works.take()
+        time.sleep(0.001)
+    return pieces
+
+
+CONSTRAINED = {"ignore_eos": False, "constraint": {"regex": "[0-9]{8}"}, "max_tokens": 12}
+
+
+def test_other_streams_go_on_while_a_constraint_is_compiled(llm: LLM, monkeypatch) -> None:
+    """And it says then what it says alone."""
+    works, slow = Works(llm), SlowCompiler(monkeypatch)
+    began = time.monotonic()
+    works.place(Place(1, ask(**CONSTRAINED), [Heard()]))
+    assert time.monotonic() - began < 0.4, "the loop waits for the compiler"
+    assert works.is_reading
+    works.place(Place(2, ask(max_tokens=8), [Heard()]))
+    assert not works.is_reading, "the engine has the second one"
+    pieces = until(works, lambda: len(works) == 1)
+    assert slow.began.wait(10) and {piece.number for piece in pieces} == {2} and len(said(pieces)[0]) == 8
+    assert works.is_reading
+    slow.go_on.set()
+    late = until(works, lambda: len(works) == 0)
+    assert not works.is_reading
+    monkeypatch.undo()
+    (whole,) = llm.generate(["import "], SamplingParams(**{"seed": 7, "temperature": 1.0} | CONSTRAINED))
+    assert said(late) == (whole.token_ids, whole.text) and late[-1].finish == "stop"
+    works.close()
+
+
+@pytest.mark.parametrize("way", ["withdraw", "clear"])
+def test_what_nobody_wants_any_more_when_its_constraint_is_compiled_never_begins(llm: LLM, monkeypatch, way: str) -> None:
+    works, slow = Works(llm), SlowCompiler(monkeypatch)
+    works.place(Place(1, ask(**CONSTRAINED), [Heard()]))
+    assert slow.began.wait(10)
+    works.withdraw(1) if way == "withdraw" else works.clear()
+    slow.go_on.set()
+    until(works, lambda: len(works._ready) == 1)
+    assert works.take() == [] and works.rejected == [] and len(works) == 0 and llm.thread.wait_idle(10)
+    works.close()
+
+
+def test_a_constraint_that_cannot_be_compiled_is_rejected(llm: LLM) -> None:
+    woken = threading.Event()
+    works = Works(llm, woken.set)
+    works.place(Place(3, ask(ignore_eos=False, constraint={"regex": "["}), [Heard()]))
+    assert woken.wait(10) and works.take() == [] and len(works) == 0
+    (answer,) = works.rejected
+    assert answer.placement == 3 and "constraint regex cannot be compiled" in answer.error
+    works.close()
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_a_constrained_one_goes_on_from_where_the_client_stands_however_slow_the_compiler(llm: LLM, monkeypatch, cut: int) -> None:
+    works = Works(llm)
+    whole = run(works, 1, ask(**CONSTRAINED))
+    before = whole[:cut]
+    if cut:  # it has begun, so no time ends it
+        monkeypatch.setattr(grammars, "MOST_SECONDS", 0.0)
+    tokens = [i for piece in before for i in piece.token_ids]
+    ended = any(piece.finish is not None for piece in before)
+    rest = run(works, 2, ask(**CONSTRAINED), [Heard(tokens, sum(len(piece.text) for piece in before), ended)])
+    assert said([*before, *rest]) == said(whole) and (rest or before)[-1].finish == "stop"
+    works.close()

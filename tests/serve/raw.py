@@ -87,7 +87,8 @@ def _read_chunks(data: bytes) -> tuple[bytes, bytes | None]:
 def request(path: str, body: Any = None, method: str | None = None, **headers: str) -> bytes:
     """`headers`: underlines stand for hyphens. A body that is no bytes is written as JSON."""
     data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"{method or ('GET' if body is None else 'POST')} {path} HTTP/1.1", "host: here"]
+    lines = [f"{method or ('GET' if body is None else 'POST')} {path} HTTP/1.1"]
+    lines += [] if "host" in headers else ["host: localhost"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     if body is not None and "content_length" not in headers and "transfer_encoding" not in headers:
         lines.append(f"content-length: {len(data)}")

@@ -36,14 +36,15 @@ def served_of(llm: LLM, names: Sequence[str] = ("mini",), tokenizer: Any = None)
 
 @contextmanager
 def serving(
-    llm: LLM, keys: Sequence[str] = (), limits: Limits | None = None, tokenizer: Any = None, **more: Any
+    llm: LLM, keys: Sequence[str] = (), limits: Limits | None = None, tokenizer: Any = None, tls: Any = (), **more: Any
 ) -> Iterator[Running]:
+    """`tls`: a certificate and its key."""
     lines: list[dict[str, Any]] = []
     app = App(
         served_of(llm, ("mini", "other"), tokenizer), Desk(AsyncLLM(llm)), EngineHealth(llm), ApiKeys(keys), limits or Limits(),
         log=lines.append, **more,
     )  # fmt: skip
-    server, listener = Server(app), bind("127.0.0.1", 0)
+    server, listener = Server(app, *tls), bind("127.0.0.1", 0)
     listener.listen(BACKLOG)
     thread = threading.Thread(target=lambda: asyncio.run(server._serve([listener])), daemon=True)
     thread.start()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import select
+import time
 
 import pytest
 
 from brigade import LLM
-from tests.serve.raw import ask, becomes, is_error, request, wire
+from brigade.serve.protocol import MOST_BEHIND
+from tests.serve.raw import Wire, ask, becomes, is_error, request, wire
 from tests.serve.servers import Running
 
 BODY = {"prompt": "def f(", "max_tokens": 4, "seed": 5, "return_token_ids": True}
@@ -78,3 +81,44 @@ def test_all_of_several_requests_end_when_their_client_goes_away(server: Running
         made.until(b"data: ")
         assert server.app.desk.open == 1
     assert becomes(lambda: server.app.desk.open == 0, 0.5) and llm.thread.wait_idle(2)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_client_with_a_request_behind_its_first_frees_its_blocks_as_others(
+    server: Running, llm: LLM, how: str, streams: bool
+) -> None:
+    """Also where nothing is written that would tell: the answer comes whole."""
+    long = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True, "stream": streams, "n": 4}
+    one = Wire(server.port)
+    one.send(request("/v1/completions", long))
+    assert becomes(lambda: llm.engine.num_running == 4)
+    one.send(request("/v1/completions", BODY) + request("/version") * 3)
+    time.sleep(0.05)
+    getattr(one, how)()
+    gone = time.monotonic()
+    assert becomes(lambda: llm.engine.num_running == 0 and llm.engine.pool.num_free == llm.engine.pool.num_blocks, 5)
+    assert time.monotonic() - gone < 0.5 and server.app.desk.open == 0
+
+
+def test_a_client_that_sends_without_end_is_read_only_so_far(server: Running) -> None:
+    """Its requests wait in its own system, and each of them is answered at last."""
+    many, sent = request("/version", a="b" * 1000) * 4000, 0
+    with wire(server.port) as one:
+        one.send(request("/v1/completions", BODY | {"max_tokens": 300, "ignore_eos": True}))
+        one.socket.setblocking(False)
+        assert becomes(lambda: len(server.server.server_state.connections) == 1)  # it is accepted, and those before it are gone
+        while True:
+            try:
+                sent += one.socket.send(many[sent : sent + 65536])
+            except BlockingIOError:
+                time.sleep(0.02)
+            (held,) = server.server.server_state.connections
+            assert held._behind <= 2 * MOST_BEHIND and len(held.pipeline) <= 2 * MOST_BEHIND // 1000
+            if one.socket in select.select([one.socket], [], [], 0)[0]:
+                break
+        one.socket.settimeout(20)
+        assert len(ids(one.reply())) == 300
+        one.send(many[sent : len(many) // 4000 * (sent // (len(many) // 4000) + 1)])  # the rest of the one that is begun
+        for _ in range(sent // (len(many) // 4000)):
+            assert one.reply().status == 200

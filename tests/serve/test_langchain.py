@@ -75,5 +75,5 @@ def test_log_probabilities_of_a_chat(settings, llm: LLM) -> None:
 def test_a_refusal_arrives_as_one(settings) -> None:
     import openai
 
-    with pytest.raises(openai.BadRequestError, match="'top_quark' is not a field"):
+    with pytest.raises(openai.BadRequestError, match='"top_quark" is not a field'):
         neighbour.ChatOpenAI(**settings, extra_body={"top_quark": 1}).invoke(MESSAGES)

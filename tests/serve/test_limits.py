@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from brigade import LLM, SamplingParams
 from brigade.errors import ConfigError
+from brigade.serve import exchange
 from brigade.serve.limits import Limits
 from tests.serve.raw import Reply, Wire, ask, becomes, is_error, request, wire
 from tests.serve.servers import Running, serving
@@ -87,6 +91,31 @@ def test_a_body_that_is_too_long_is_not_read(llm: LLM, framing: str) -> None:
             assert refusal(one.reply(), 413)["code"] == "too_large" and one.is_closed()
         body = b'{"prompt": "a", "max_tokens": 1' + b" " * (1000 - 32) + b"}"
         assert len(body) == 1000 and ask(server.port, "/v1/completions", body).status == 200
+
+
+def test_who_sends_too_much_hears_why(llm: LLM) -> None:
+    """The connection is not reset while its client still sends, as most clients do before they read."""
+    with limited(llm, body_bytes=1000) as server:
+        for _ in range(3):
+            asked = urllib.request.Request(server.url + "/v1/completions", data=b" " * (8 << 20))
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(asked, timeout=20)
+            assert error.value.code == 413 and json.loads(error.value.read())["error"]["code"] == "too_large"
+        assert ask(server.port, "/v1/completions", SHORT).status == 200
+
+
+def test_who_sends_too_much_for_ever_is_left(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "LINGER", 0.5)
+    with limited(llm, body_bytes=1000) as server, wire(server.port) as one:
+        one.send(request("/v1/completions", None, "POST", content_length="99999999999"))
+        assert refusal(one.reply(), 413)["code"] == "too_large"
+        begun = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < begun + 10:
+                one.send(b" " * 1000)
+                time.sleep(0.01)
+        assert 0.4 < time.monotonic() - begun < 5
+        assert becomes(lambda: len(server.lines) == 1) and server.lines[0]["seconds"] < 0.4
 
 
 @pytest.mark.parametrize("size", [3000, 300_000])
@@ -177,6 +206,48 @@ def test_an_answer_that_is_read_slowly_is_read_to_its_end(llm: LLM) -> None:
         one.close()
 
 
+def test_a_stream_that_is_read_slowly_is_heard_to_its_end(llm: LLM) -> None:
+    """One rule for streams and whole answers: only whoever takes nothing at all in this time is given up."""
+    with limited(llm, send_seconds=0.5) as server:
+        one = unread(server, LARGE | {"stream": True}, 64 << 10)
+        parts, begun = [], time.monotonic()
+        while not parts or not (parts[-2:] and b"".join(parts[-2:]).endswith(b"0\r\n\r\n")):
+            parts.append(one.socket.recv(1 << 15))
+            assert parts[-1], "the server gave it up"
+            time.sleep(0.01)
+        assert time.monotonic() - begun > 1.5, "longer than the limit for one piece"
+        one.data = b"".join(parts)
+        assert one.reply().events[-1] == "[DONE]"
+        one.close()
+
+
+def test_a_thousand_bodies_that_come_slowly_delay_nobody_else() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("this machine allows no 2,000 open files and more")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    try:
+        with LLM(max_batch_size=2, kv_blocks=64) as llm, limited(llm, body_seconds=60) as server:
+            alone = ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"]
+            held = [Wire(server.port) for _ in range(1000)]
+            for one in held:
+                one.send(request("/v1/completions", None, "POST", content_length="100000") + b'{"prompt": "')
+            assert becomes(lambda: len(server.server.server_state.tasks) == 1000, 30)
+            waits, begun = [], time.monotonic()
+            while time.monotonic() - begun < 1.5:
+                for one in held:  # a byte of each
+                    one.send(b"x")
+                asked = time.monotonic()
+                assert ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"] == alone
+                waits.append(time.monotonic() - asked)
+            assert max(waits) < 2.0, waits
+            for one in held:
+                one.close()
+            assert becomes(lambda: not server.server.server_state.connections, 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_goes_away_frees_its_blocks(llm: LLM, how: str, streams: bool) -> None:
@@ -249,7 +320,7 @@ def test_too_many_waiting_requests_are_told_to_come_again() -> None:
         )
         for one in held:
             one.close()
-        assert becomes(lambda: server.app.desk.open == 0)
+        assert becomes(lambda: server.app.desk.open == 0 and llm.engine.num_waiting == 0)
         assert ask(server.port, "/v1/completions", SHORT).status == 200
 
 

@@ -37,10 +37,40 @@ def test_one_line_a_request(quiet: Running) -> None:
     assert nothing["status"] == 404 and "not_found" in nothing["error"]
 
 
+def test_several_answers_have_counts_of_their_reasons(quiet: Running) -> None:
+    ask(quiet.port, "/v1/completions", BODY | {"n": 16})
+    assert becomes(lambda: len(quiet.lines) == 1) and quiet.lines[0]["finish"] == "length:16"
+
+
 def test_what_was_asked_and_answered_is_not_in_it(quiet: Running) -> None:
     ask(quiet.port, "/v1/completions", {"prompt": "a secret word", "max_tokens": 3, "user": "somebody"}, cookie="crumbs")
     assert becomes(lambda: len(quiet.lines) == 1)
     assert not re.search("secret|somebody|crumbs", json.dumps(quiet.lines))
+
+
+def test_what_a_client_did_wrong_is_said_in_one_line_that_is_not_endless(quiet: Running) -> None:
+    secret = {"prompt": "a secret word"}
+    for wrong in ({"temperature": 700}, {"tempera\nture\x1b[2J\u2028": 1}, {"stop": ["x", "y" * 5000, 5]}):
+        assert ask(quiet.port, "/v1/completions", secret | wrong).status == 400
+    assert becomes(lambda: len(quiet.lines) == 3)
+    told = [line["error"] for line in quiet.lines]
+    assert told[0] == "refused: temperature is 700; it must be a number from 0 to 100"
+    assert told[1].startswith("unknown_parameter (tempera ture")
+    assert told[2].startswith("invalid_type: stop[2] is 5; it must be a text")
+    assert all(one.isprintable() and len(one) < 650 and "secret" not in one for one in told)
+
+
+def test_a_field_that_the_message_does_not_name_stands_before_it(quiet: Running) -> None:
+    ask(quiet.port, "/v1/completions", {"prompt": [9999]})
+    assert becomes(lambda: len(quiet.lines) == 1)
+    assert quiet.lines[0]["error"].startswith("refused (prompt): token id 9999 is outside the vocabulary")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/images/generations", "/v1/messages", "/completion"])
+def test_a_well_known_address_that_is_not_there_is_said_to_be_none(quiet: Running, path: str) -> None:
+    error = ask(quiet.port, path, {}).json["error"]
+    assert error["code"] == "not_found" and f"{path}, of " in error["message"] and "/v1/completions" in error["message"]
+    assert "there is nothing at /v1/other" in ask(quiet.port, "/v1/other", {}).json["error"]["message"]
 
 
 def test_the_id_of_a_request_goes_in_and_out(quiet: Running) -> None:

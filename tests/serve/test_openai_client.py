@@ -182,7 +182,7 @@ def test_the_asynchronous_client_many_at_once(server: Running, llm: LLM) -> None
     ("settings", "param", "words"),
     [
         ({"temperature": 3000.0}, "temperature", "from 0 to 100"),
-        ({"max_tokens": 5000}, None, "limit of 1024 positions"),
+        ({"max_tokens": 5000}, "prompt", "limit of 1024 positions"),
         ({"suffix": "x"}, "suffix", "not supported"),
         ({"best_of": 3}, "best_of", "not supported"),
         ({"n": 1000}, "n", "128"),

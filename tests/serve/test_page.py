@@ -13,11 +13,14 @@ import msgspec
 import pytest
 
 from brigade import LLM, SamplingParams
+from brigade.cli import foreign_options
 from brigade.cli.main import make_parser
+from brigade.serve import other_servers
+from brigade.serve.addresses import NOT_SERVED
 from brigade.serve.chat import ChatBody
 from brigade.serve.completions import CompletionBody
-from brigade.serve.fields import HARMLESS, Body
-from brigade.serve.limits import Limits
+from brigade.serve.fields import HARMLESS, MOST_SAMPLES, OTHER_NAMES, Body
+from brigade.serve.limits import MOST_BIASES, MOST_LOGPROBS, MOST_STOP_CHARACTERS, MOST_STOP_IDS, MOST_TOKENS, Limits
 from brigade.serve.openapi import BODIES, PAGES
 from brigade.serve.tokens import DetokenizeBody, TokenizeBody
 from tests.serve.servers import Running
@@ -30,7 +33,7 @@ COMING = (ROOT / "docs/coming_from.md").read_text()
 
 def table(heading: str, page: str = PAGE) -> list[list[str]]:
     """The rows of the first table under a heading."""
-    section = re.split(r"\n##+ ", page.split(f" {heading}\n", 1)[1])[0]
+    section = re.split(r"\n##+ ", page.split(f"# {heading}\n", 1)[1])[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -89,6 +92,19 @@ def test_what_changes_nothing_is_listed_with_its_values() -> None:
     assert said == shown
 
 
+@pytest.mark.parametrize("whose", other_servers.FIELDS)
+def test_the_fields_of_another_server_are_those_of_its_table(whose: str) -> None:
+    """Those that are refused with a hint; a field that is read under its own name may stand there too."""
+    rows = [row[0] for row in table(whose.removesuffix("'s"), COMING) if re.match("fields? ", row[0])]
+    said = {name for row in rows for name in re.findall("`([^`]+)`", row)}
+    assert said - set(OTHER_NAMES) == set(other_servers.FIELDS[whose])
+
+
+def test_addresses_that_are_not_there_are_listed() -> None:
+    section = PAGE.split("these addresses are not there yet:", 1)[1].split(". A program", 1)[0]
+    assert re.findall("`([^`]+)`", section) == list(NOT_SERVED["OpenAI's"])
+
+
 def codes_of_the_source() -> set[str]:
     """The fourth of what an `ApiError` is made of."""
     found = set()
@@ -110,6 +126,11 @@ def test_every_code_of_an_error_is_listed() -> None:
 def test_every_limit_is_listed_with_its_default() -> None:
     said = {row[0].strip("`"): float(row[1]) for row in table("Limits")}
     assert said == {f"--{one.name.replace('_', '-')}": one.default for one in fields(Limits)}
+
+
+def test_the_limits_of_one_request_are_listed() -> None:
+    said = [int(row[0]) for row in table("Limits of one request")]
+    assert said == [MOST_TOKENS, MOST_LOGPROBS, MOST_STOP_CHARACTERS, MOST_STOP_IDS, MOST_BIASES, MOST_SAMPLES]
 
 
 def curls(page: str) -> list[tuple[str, str]]:
@@ -138,13 +159,15 @@ def test_the_pages_python_is_answered(server: Running, capsys) -> None:
     assert server.app.served.fingerprint in capsys.readouterr().out
 
 
+def options_of_serve() -> set[str]:
+    (commands,) = make_parser("serve")._subparsers._group_actions
+    return {name for one in commands.choices["serve"]._actions for name in one.option_strings}
+
+
 @pytest.mark.parametrize("page", [PAGE, COMING], ids=["serve", "coming from"])
 def test_every_option_that_is_named_is_one(page: str) -> None:
     """Only our own column of a table of others' options counts, the last of it."""
-    options = {
-        name for one in make_parser("serve")._subparsers._group_actions[0].choices["serve"]._actions for name in one.option_strings
-    }
-    options |= {"--help", "--version"}
+    options = options_of_serve() | {"--help", "--version"}
     if page is COMING:
         rows = [line.strip("|").split("|")[1] for line in page.splitlines() if line.startswith("|") and "`" in line]
         text = " ".join(rows)
@@ -167,3 +190,19 @@ def others() -> set[str]:
                 if isinstance(action.choices, dict):
                     stack += [one for one in action.choices.values() if hasattr(one, "_actions")]
     return found
+
+
+@pytest.mark.parametrize("whose", foreign_options.OPTIONS)
+def test_the_options_of_another_server_are_those_of_its_table(whose: str) -> None:
+    """Each is one of the table's first column, and its words name what stands beside it. An option with a counterpart of the same
+    name is never refused."""
+    ours, hints, listed = options_of_serve(), foreign_options.OPTIONS[whose], set()
+    for theirs, counterpart, _ in table(whose, COMING):
+        names = re.findall(r"`(--?[a-zA-Z][\w-]*)(?: [\w]+)?`", theirs)
+        refused = [name for name in names if name not in ours]
+        listed |= set(refused)
+        if refused and counterpart != "none":
+            said = {option for name in refused for option in foreign_options.options_in(hints[name])}
+            assert set(foreign_options.options_in(counterpart)) <= said | set(names), theirs
+    assert listed == set(hints)
+    assert all(option in ours for words in hints.values() for option in foreign_options.options_in(words))

@@ -47,7 +47,7 @@ def test_a_constraint_of_our_own_goes_through_as_it_is() -> None:
     ("given", "param", "words"),
     [
         ({}, "response_format.type", "json_object and json_schema are known"),
-        ({"type": "xml"}, "response_format.type", "'xml'"),
+        ({"type": "xml"}, "response_format.type", '"xml"'),
         ({"type": ["text"]}, "response_format.type", "known"),
         ({"type": "text", "schema": {}}, "response_format.schema", "not a field"),
         ({"type": "json_object", "json_schema": {}}, "response_format.json_schema", "not a field"),

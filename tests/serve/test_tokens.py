@@ -73,7 +73,7 @@ def test_what_a_template_reads_is_given_to_it_and_to_nothing_else(llm: LLM) -> N
         ("/tokenize", {"prompt": "a", "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs", "no effect on a prompt"),
         ("/tokenize", {"prompt": "a", "top_k": 1}, "top_k", "not a field"),
         ("/detokenize", {}, "tokens", "missing"),
-        ("/detokenize", {"tokens": ["a"]}, "tokens[0]", "got `str`"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]", "it must be an integer, not a text"),
         ("/detokenize", {"tokens": [1, -1]}, "tokens", "names -1"),
         ("/detokenize", {"tokens": [4096]}, "tokens", "from 0 to 4095"),
         ("/detokenize", {"tokens": [2**90]}, "tokens", "from 0 to 4095"),

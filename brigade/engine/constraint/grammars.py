@@ -1,8 +1,10 @@
 """Constraints as grammars over one model's tokens, compiled by llguidance. Each answer has a grammar of its own: copies would share
 what the lexer has built, which counts towards its limits, and so one answer's end would depend on others.
 
-A grammar is compiled by the thread that asks for it, never by the engine's. Its limits are counts of work, not of time, so that a
-grammar that one replica takes is taken by every other. The compiler recurses once for each rule that another leads to: it runs on
+A grammar is compiled by the thread that asks for it, never by the engine's; the compiler lets other threads run meanwhile. Its
+limits are counts of work, not of time, so that a grammar that one replica takes is taken by every other. The one limit of time is
+far away from what the counts let through, and holds for an answer that has not begun: one that goes on from another engine is
+compiled however long that takes here. The compiler recurses once for each rule that another leads to: it runs on
 a stack that is large enough for the longest text, since what it does at the end of a stack is to end the process.
 """
 
@@ -18,13 +20,13 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from brigade.engine.constraint.lark import special_tokens
+from brigade.engine.constraint.lark import check_lark
 from brigade.engine.constraint.matcher import Matcher
 from brigade.errors import RequestError, in_one_line
 from brigade.tokenizer import Tokenizer
 from brigade.tokenizer.tokenizer import PANIC
 
-MOST_SECONDS = 3.0  # that a request waits for its grammar; what is allowed takes well under one, and a replica must not fall silent
+MOST_SECONDS = 30.0  # that a new answer waits for its grammar: 200 times what the slowest takes that the counts let through
 MOST_OVERDUE = 2  # grammars that nobody waits for any more and that are still being compiled: no thread can be ended from outside
 STACK = 256 << 20  # address space of a compiling thread; it fills what it needs
 MOST_ERROR = 300  # characters of what the compiler says
@@ -32,7 +34,7 @@ _PICTURE = re.compile(r"\s*(\d+ \|.*|\^*|<non-verbose/>)")
 
 # All of them, so that another version's defaults change nothing: a grammar at a limit must end the same way everywhere.
 LIMITS = {
-    "max_items_in_row": 2_000, "initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000,
+    "max_items_in_row": 2_000, "initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 10_000,
     "max_lexer_states": 50_000, "max_grammar_size": 100_000, "precompute_large_lexemes": True, "verbose_errors": False,
 }  # fmt: skip
 
@@ -74,29 +76,32 @@ class Grammars:
         if not tokenizer.adds_bytes:
             raise RequestError(
                 "a constraint needs to know what each token adds to the text, which this model's tokenizer decides from its "
-                "neighbours; drop constraint"
+                "neighbours; drop constraint",
+                "constraint",
             )
         vocabulary = Vocabulary(tokenizer, vocab_size)
         self._speakable, self._special = vocabulary.speakable, frozenset(vocabulary.special_token_ids[:-1])
         self._tokenizer = LLTokenizer(vocabulary)
 
-    def matcher(self, constraint: Mapping[str, Any]) -> Matcher:
-        """At the start of an answer. Refused where it cannot be compiled, or allows no answer."""
+    def matcher(self, constraint: Mapping[str, Any], goes_on: bool = False) -> Matcher:
+        """At the start of an answer. Refused where it cannot be compiled, or allows no answer. `goes_on`: some of the answer was
+        delivered by another engine, so no time ends it here."""
         text, kind = grammar_text(constraint), next(iter(constraint))
         if kind == "grammar":
             self._check_special(constraint["grammar"])
-        inner = _on_a_large_stack(lambda: LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(**LIMITS)), kind)
+        limits = LLParserLimits(**LIMITS)
+        inner = _on_a_large_stack(lambda: LLMatcher(self._tokenizer, text, log_level=0, limits=limits), kind, goes_on)
         if inner.is_error():
             raise RequestError(f"constraint {kind} cannot be compiled: {_reason(inner.get_error())}")
         matcher = Matcher(inner, self._speakable)
         if matcher.failure is not None:
-            raise RequestError(f"the constraint allows no answer: {matcher.failure}")
+            raise RequestError(f"the constraint allows no answer: {matcher.failure}", "constraint")
         if matcher.ended_at == 0:
-            raise RequestError("the constraint allows nothing but an empty answer; drop it, or allow some text")
+            raise RequestError("the constraint allows nothing but an empty answer; drop it, or allow some text", "constraint")
         return matcher
 
     def _check_special(self, grammar: str) -> None:
-        for token in special_tokens(grammar):
+        for token in check_lark(grammar):
             if token not in self._special:
                 raise RequestError(f"constraint grammar names <[{token}]>, which is no special token of this model; drop it")
 
@@ -150,7 +155,7 @@ def _escaped(regex: str) -> str:
     return "".join(found)
 
 
-def _on_a_large_stack(work: Any, kind: str) -> LLMatcher:
+def _on_a_large_stack(work: Any, kind: str, goes_on: bool = False) -> LLMatcher:
     done: SimpleQueue[Any] = SimpleQueue()
 
     def run() -> None:
@@ -162,15 +167,15 @@ def _on_a_large_stack(work: Any, kind: str) -> LLMatcher:
     thread = threading.Thread(target=run, name="brigade-grammar", daemon=True)
     with _MAKING:
         _OVERDUE[:] = [one for one in _OVERDUE if one.is_alive()]
-        if len(_OVERDUE) >= MOST_OVERDUE:
-            raise RequestError(f"{len(_OVERDUE)} constraints of others take too long to compile; try again later")
+        if len(_OVERDUE) >= MOST_OVERDUE and not goes_on:
+            raise RequestError(f"{len(_OVERDUE)} constraints of others take too long to compile; try again later", kind="busy")
         size = threading.stack_size(STACK)
         try:
             thread.start()
         finally:
             threading.stack_size(size)
     try:
-        found = done.get(timeout=MOST_SECONDS)
+        found = done.get(timeout=None if goes_on else MOST_SECONDS)
     except Empty:
         _OVERDUE.append(thread)
         raise RequestError(

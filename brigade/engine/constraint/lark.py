@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 from brigade.engine.constraint.schema import check_schema, read_schema
 from brigade.errors import RequestError
@@ -27,8 +27,11 @@ _SPECIAL = re.compile(r"<\[(\d{1,9})\]>")
 _WITHOUT_EFFECT = ("temperature", "capture", "stop", "stop_capture")
 
 
-def check_lark(text: str) -> None:
-    syntax = _SPECIAL.sub(' "" ', _syntax(text))
+@lru_cache(maxsize=32)  # a request's grammar is checked with its parameters, and again by whoever compiles it
+def check_lark(text: str) -> tuple[int, ...]:
+    """The special tokens that it names, by their ids."""
+    written = _syntax(text)
+    syntax = _SPECIAL.sub(' "" ', written)
     if "%llguidance" in syntax:
         raise RequestError("constraint grammar sets %llguidance options, which are the system's; drop that line")
     if "<" in syntax:
@@ -36,11 +39,7 @@ def check_lark(text: str) -> None:
     if (uses := len(re.findall("[&~]", syntax))) > MOST_COMBINED:
         raise RequestError(f"constraint grammar uses & and ~ {uses} times; {MOST_COMBINED} are allowed: use alternatives")
     _check_sizes(syntax)
-
-
-def special_tokens(text: str) -> list[int]:
-    """Those that a grammar names."""
-    return [int(found) for found in _SPECIAL.findall(_syntax(text))]
+    return tuple(int(found) for found in _SPECIAL.findall(written))
 
 
 def _syntax(text: str) -> str:

@@ -27,6 +27,7 @@ SUPPORTED = frozenset((
     "maxLength", "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "$defs",
     "definitions",
 ))  # fmt: skip
+TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 # They say nothing of which values are allowed.
 ANNOTATIONS = frozenset((
     "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "contentMediaType",
@@ -90,6 +91,10 @@ def _check_part(part: dict[str, Any], place: str, where: str, parts: Mapping[str
     for word in part:
         if word not in known and (not word.startswith("x-") or word == "x-guidance"):
             raise RequestError(f"{where} has the keyword {word!r} at {place}, which is not supported there; drop or mend it")
+    kinds = part.get("type")
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if isinstance(kind, str) and kind not in TYPES:
+            raise RequestError(f"{where} has the type {shown_as_json(kind)} at {place}; the types are {', '.join(TYPES)}")
     if "$ref" in part:
         target = part["$ref"]
         if not isinstance(target, str) or unquote(target) not in parts:

@@ -9,6 +9,7 @@ from typing import Any
 from brigade.engine.constraint.given import checked_constraint
 from brigade.engine.sampling.registry import check_extra
 from brigade.errors import RequestError
+from brigade.errors import shown_as_json as shown
 
 MAX_LOGPROBS = 100
 MAX_SALT = 256
@@ -55,13 +56,15 @@ class SamplingParams:
     # Asked of every row at every step, so worked out once.
     is_penalised: bool = field(init=False, repr=False, compare=False)
     edits_logits: bool = field(init=False, repr=False, compare=False)  # whether anything changes the logits before temperature
+    stop_ids: frozenset[int] = field(init=False, repr=False, compare=False)
     is_plain: bool = field(init=False, repr=False, compare=False)  # greedy, and the greatest logit says it all
 
     def __post_init__(self) -> None:
         self._number("temperature", 0.0, 100.0)
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise RequestError(
-                f"temperature is {self.temperature!r}; it must be 0, which is greedy, or a number from {MIN_TEMPERATURE:g} to 100"
+                f"temperature is {shown(self.temperature)}; it must be 0, which is greedy, "
+                f"or a number from {MIN_TEMPERATURE:g} to 100"
             )
         self._integer("top_k", 0, None)
         self._number("top_p", 0.0, 1.0, open_below=True)
@@ -70,7 +73,7 @@ class SamplingParams:
         self._number("repetition_penalty", MIN_REPETITION, MAX_REPETITION)
         self._number("presence_penalty", -2.0, 2.0)
         self._number("frequency_penalty", -2.0, 2.0)
-        self._integer("max_tokens", 0, None, optional=True)
+        self._integer("max_tokens", 0, None, optional=True, bound="of 1 or more, or 0 beside prompt_logprobs or echo")
         self._integer("min_tokens", 0, None)
         self._integer("n", 1, 1024)
         self._integer("logprobs", 0, MAX_LOGPROBS, optional=True)
@@ -78,26 +81,27 @@ class SamplingParams:
         self._integer("priority", -(2**31), 2**31)
         for name in ("ignore_eos", "echo", "include_stop", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
-                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+                raise RequestError(f"{name} is {shown(getattr(self, name))}; it must be true or false")
         if not (self.cache_salt is None or isinstance(self.cache_salt, str)) or len(self.cache_salt or "") > MAX_SALT:
-            raise RequestError(f"cache_salt is {self.cache_salt!r:.60}; it must be a text of at most {MAX_SALT} characters")
+            raise RequestError(f"cache_salt is {shown(self.cache_salt)}; it must be a text of at most {MAX_SALT} characters")
         if self.cache_salt is not None and any("\ud800" <= char <= "\udfff" for char in self.cache_salt):
             raise RequestError("cache_salt has half of a surrogate pair, which is no character; remove it")
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not _is_list(stops) or not all(isinstance(stop, str) and stop for stop in stops):
-            raise RequestError(f"stop is {self.stop!r}; it must be one or more strings that are not empty")
+            raise RequestError(f"stop is {shown(self.stop)}; it must be one or more strings that are not empty")
         object.__setattr__(self, "stop", tuple(stops))
         if not _is_list(self.keep_special_tokens) or not all(isinstance(one, str) for one in self.keep_special_tokens):
-            raise RequestError(f"keep_special_tokens is {self.keep_special_tokens!r}; it must be a list of texts")
+            raise RequestError(f"keep_special_tokens is {shown(self.keep_special_tokens)}; it must be a list of texts")
         if len(self.keep_special_tokens) > MAX_KEPT:
             raise RequestError(f"keep_special_tokens has {len(self.keep_special_tokens)} entries; at most {MAX_KEPT} are allowed")
         object.__setattr__(self, "keep_special_tokens", tuple(self.keep_special_tokens))
         if not _is_list(self.stop_token_ids) or not all(_is_integer(i) and i >= 0 for i in self.stop_token_ids):
-            raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of ids of 0 or more")
+            raise RequestError(f"stop_token_ids is {shown(self.stop_token_ids)}; it must be a list of ids of 0 or more")
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop_ids", frozenset(self.stop_token_ids))
         for name in ("logit_bias", "extra"):
             if not isinstance(getattr(self, name), Mapping):
-                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be a mapping")
+                raise RequestError(f"{name} is {shown(getattr(self, name))}; it must be an object (in Python a mapping)")
             object.__setattr__(self, name, dict(getattr(self, name)))  # the caller's may change later, this one not
         self._check_bias()
         self._check_lengths()
@@ -116,28 +120,28 @@ class SamplingParams:
         good = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not good or not low <= value <= high or (open_below and value == low):  # NaN is in no range
             bound = f"above {low:g} and at most {high:g}" if open_below else f"from {low:g} to {high:g}"
-            raise RequestError(f"{name} is {value!r}; it must be a number {bound}")
+            raise RequestError(f"{name} is {shown(value)}; it must be a number {bound}")
 
-    def _integer(self, name: str, low: int, high: int | None, optional: bool = False) -> None:
+    def _integer(self, name: str, low: int, high: int | None, optional: bool = False, bound: str = "") -> None:
         value = getattr(self, name)
         if value is None and optional:
             return
         if not _is_integer(value) or value < low or (high is not None and value > high):
-            bound = f"of {low} or more" if high is None else f"from {low} to {high}"
-            raise RequestError(f"{name} is {value!r}; it must be an integer {bound}")
+            bound = bound or (f"of {low} or more" if high is None else f"from {low} to {high}")
+            raise RequestError(f"{name} is {shown(value)}; it must be an integer {bound}")
 
     def _check_bias(self) -> None:
         for token, bias in self.logit_bias.items():
             if not _is_integer(token) or token < 0:
-                raise RequestError(f"logit_bias names token {token!r}; it must be an id of 0 or more")
+                raise RequestError(f"logit_bias names token {shown(token)}; it must be an id of 0 or more")
             if not isinstance(bias, (int, float)) or isinstance(bias, bool) or not -100 <= bias <= 100:
-                raise RequestError(f"logit_bias of token {token} is {bias!r}; it must be a number from -100 to 100")
+                raise RequestError(f"logit_bias of token {token} is {shown(bias)}; it must be a number from -100 to 100")
 
     def _check_lengths(self) -> None:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}; lower it")
         if self.max_tokens == 0 and self.prompt_logprobs is None and not self.echo:
-            raise RequestError("max_tokens is 0; it must be 1 or more unless prompt_logprobs or echo is asked for")
+            raise RequestError("max_tokens is 0; it must be 1 or more, or 0 beside prompt_logprobs or echo")
         if self.include_stop and not self.stop:
             raise RequestError("include_stop has no effect without stop strings; give stop, or drop it")
 
@@ -146,10 +150,10 @@ class SamplingParams:
         for name in ("min_tokens", "ignore_eos"):
             if getattr(self, name):
                 raise RequestError(
-                    f"{name} is {getattr(self, name)!r}, but a constraint says where its answer may end; drop one of them"
+                    f"{name} is {shown(getattr(self, name))}, but a constraint says where its answer may end; drop one of them"
                 )
         if self.max_tokens == 0:
-            raise RequestError("a constraint has no effect with max_tokens 0; drop it, or ask for tokens")
+            raise RequestError("a constraint has no effect with max_tokens 0; drop it, or ask for tokens", "max_tokens")
 
     @property
     def is_greedy(self) -> bool:

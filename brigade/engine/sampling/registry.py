@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brigade.errors import ConfigError, RequestError
+from brigade.errors import ConfigError, RequestError, shown_as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,10 @@ def add(name: str, parameter: Parameter) -> None:
 def registered(name: str) -> Parameter:
     if name not in _PARAMETERS:
         known = ", ".join(sorted(_PARAMETERS)) or "none"
-        raise RequestError(f"unknown sampling parameter {name!r}; registered: {known}")
+        raise RequestError(
+            f"unknown sampling parameter {name!r}; registered: {known}. Import the module that registers it: --import MODULE",
+            f"extra.{name}",
+        )
     return _PARAMETERS[name]
 
 
@@ -43,4 +46,4 @@ def check_extra(extra: Mapping[str, Any]) -> None:
     for name, value in extra.items():
         wrong = registered(name).check(value)
         if wrong:
-            raise RequestError(f"{name} is {value!r}; {wrong}")
+            raise RequestError(f"{name} is {shown_as_json(value)}; {wrong}", f"extra.{name}")

@@ -180,3 +180,40 @@ def test_log_probabilities_are_those_of_the_model_without_the_constraint(llm: LL
     (free,) = llm.generate([PROMPT], SamplingParams(**params))
     (held,) = llm.generate([PROMPT], SamplingParams(**params, constraint={"regex": "[0-9]+"}))
     assert held.logprobs[0].top == free.logprobs[0].top and held.logprobs[0].rank > 1
+
+
+def test_a_bias_against_every_token_that_is_needed_changes_none_of_what_may_be_said(llm: LLM) -> None:
+    """It makes others more likely, and they are forbidden."""
+    against = {token: -100.0 for text in ("y", "e", "s", "es", "ye", "yes") for token in llm.tokenizer.encode(text)}
+    for temperature in (0.0, 1.0):
+        (output,) = ask(llm, [{"choice": ["yes"]}], temperature=temperature, logit_bias=against)
+        assert (output.text, output.finish_reason) == ("yes", "stop")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_several_answers_of_one_constraint_are_each_what_they_are_alone(llm: LLM, temperature: float) -> None:
+    given = {"temperature": temperature, "max_tokens": 30, "constraint": {"regex": "[a-z]{2,8}(-[a-z]{1,8})?"}}
+    (output,) = llm.generate([PROMPT], SamplingParams(n=5, seed=11, **given))
+    assert len({one.text for one in output.samples}) == (1 if temperature == 0.0 else 5)
+    for one in output.samples:
+        assert one.finish_reason == "stop" and re.fullmatch("[a-z]{2,8}(-[a-z]{1,8})?", one.text)
+    first = llm.generate([PROMPT], SamplingParams(n=1, seed=11, **given))[0]
+    assert first.token_ids == output.samples[0].token_ids
+
+
+def test_an_echo_and_the_prompts_log_probabilities_are_no_part_of_what_is_constrained(llm: LLM) -> None:
+    beside = {"temperature": 0.0, "echo": True, "prompt_logprobs": 2, "logprobs": 1, "max_tokens": 8}
+    (held,) = llm.generate([PROMPT], SamplingParams(constraint={"regex": "[0-9]{3}"}, **beside))
+    (free,) = llm.generate([PROMPT], SamplingParams(**beside))
+    assert held.text.startswith(PROMPT) and re.fullmatch("[0-9]{3}", held.text.removeprefix(PROMPT))
+    assert held.prompt_logprobs == free.prompt_logprobs and len(held.logprobs) == len(held.token_ids)
+    assert held.logprobs[0].top == free.logprobs[0].top
+
+
+@pytest.mark.parametrize("stop", ["2", "23", "45"])
+def test_a_stop_string_in_the_middle_of_what_a_grammar_asks_for_cuts_the_answer(llm: LLM, stop: str) -> None:
+    """With its reason, so that nobody takes it for a whole one; where the text ends with it too."""
+    for include in (False, True):
+        (output,) = ask(llm, [{"choice": ["12345"]}], temperature=0.0, stop=[stop], include_stop=include)
+        assert output.text == "12345"[: "12345".index(stop) + include * len(stop)]
+        assert (output.finish_reason, output.stop_reason) == ("stop", stop)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from brigade.coordinator.messages import is_deeper
-from brigade.engine.constraint.given import MOST_CHARACTERS, MOST_CHOICES
+from brigade.engine.constraint.given import MOST_CHARACTERS, MOST_CHOICES, checked_constraint
 from brigade.engine.constraint.schema import MOST_DEPTH, MOST_PARTS
 from brigade.engine.sampling import SamplingParams
 from brigade.errors import RequestError
@@ -22,20 +22,21 @@ def nested(levels: int) -> dict:
 
 
 BAD = {
-    "no mapping": ("yes", "constraint is 'yes'; it must be a mapping with exactly one of json_schema"),
+    "no mapping": ("yes", 'constraint is "yes"; it must be an object with exactly one of json_schema'),
     "nothing": ({}, "exactly one of"),
     "two kinds": ({"regex": "a", "choice": ["a"]}, "exactly one of"),
-    "another kind": ({"xml": "a"}, "of the kind 'xml'"),
-    "no object": ({"json_object": False}, "json_object is False; it must be true"),
+    "another kind": ({"xml": "a"}, 'of the kind "xml"'),
+    "no object": ({"json_object": False}, "json_object is false; it must be true"),
+    "llama.cpp's grammar": ({"grammar": 'root ::= "a"'}, "is in GBNF"),
     "no text": ({"regex": 5}, "regex is 5; it must be a text"),
-    "empty": ({"grammar": ""}, "grammar is ''; it must be a text that is not empty"),
+    "empty": ({"grammar": ""}, 'grammar is ""; it must be a text that is not empty'),
     "too long": ({"regex": "a" * (MOST_CHARACTERS + 1)}, f"131073 characters; {MOST_CHARACTERS} are allowed"),
     "too long a schema": ({"json_schema": {"enum": ["x" * MOST_CHARACTERS]}}, f"{MOST_CHARACTERS} are allowed: shorten it"),
     "half a pair": ({"regex": "a\ud800"}, "half of a surrogate pair at 1"),
     "no choices": ({"choice": []}, "must be a list of one or more texts"),
     "a text as choices": ({"choice": "ab"}, "must be a list of one or more texts"),
-    "an empty choice": ({"choice": ["a", ""]}, "has ''; each must be a text that is not empty"),
-    "a choice twice": ({"choice": ["a", "b", "a"]}, "has 'a' twice"),
+    "an empty choice": ({"choice": ["a", ""]}, 'has ""; each must be a text that is not empty'),
+    "a choice twice": ({"choice": ["a", "b", "a"]}, 'has "a" twice'),
     "too many choices": ({"choice": list(map(str, range(MOST_CHOICES + 1)))}, f"{MOST_CHOICES} are allowed: give fewer"),
     "broken JSON": ({"json_schema": '{"type":'}, "cannot be read as JSON (Expecting value: line 1 column 9"),
     "JSON that is no object": ({"json_schema": "[1]"}, "json_schema is [1]; it must be an object"),
@@ -117,7 +118,7 @@ def test_the_callers_schema_may_change_later() -> None:
     ("given", "words"),
     [
         ({"min_tokens": 2}, "min_tokens is 2"),
-        ({"ignore_eos": True}, "ignore_eos is True"),
+        ({"ignore_eos": True}, "ignore_eos is true"),
         ({"max_tokens": 0, "echo": True}, "max_tokens 0"),
     ],
 )
@@ -130,3 +131,20 @@ def test_a_constrained_row_is_not_plain() -> None:
     """So no rank answers it with the greatest logit alone."""
     params = SamplingParams(temperature=0.0, constraint={"regex": "a"})
     assert params.edits_logits and not params.is_plain and SamplingParams(temperature=0.0).is_plain
+
+
+def test_a_choice_twice_is_found_without_comparing_each_with_each() -> None:
+    compared = 0
+
+    class Counted(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    choices = [Counted(number) for number in range(2000)]
+    with pytest.raises(RequestError, match='has "1999" twice'):
+        checked_constraint({"choice": [*choices[:-1], Counted(1999), Counted(1999)]})
+    assert compared < 4000, "each with each are two million"

@@ -13,6 +13,7 @@ import tokenizers
 
 from brigade.checkpoint.load import EMBEDDED
 from brigade.engine.constraint import grammars as room
+from brigade.engine.constraint import lark
 from brigade.engine.constraint.given import MOST_CHARACTERS, checked_constraint
 from brigade.engine.constraint.grammars import Grammars, grammar_text, grammars_of
 from brigade.engine.constraint.schema import MOST_PARTS
@@ -36,7 +37,8 @@ BAD = {
     "no syntax": ({"grammar": 'start: "a"\nx: =\n'}, "constraint grammar cannot be compiled", "2(4)"),
     "no such special token": ({"grammar": "start: /a/ <[5]>"}, "<[5]>, which is no special token", ""),
     "no start": ({"grammar": 'x: "a"'}, "constraint grammar cannot be compiled", "no start rule"),
-    "no such type": ({"json_schema": {"type": "text"}}, "constraint json_schema cannot be compiled", "Invalid type: text"),
+    "no such type": ({"json_schema": {"type": "text"}}, 'json_schema has the type "text" at #', "the types are string, number"),
+    "no such type of several": ({"json_schema": {"items": {"type": ["null", "int"]}}}, 'type "int" at #/items', "integer, bool"),
     "no such format": ({"json_schema": {"format": "colour"}}, "constraint json_schema cannot", "Unknown format: colour"),
     "no value": ({"json_schema": {"type": "integer", "minimum": 3, "maximum": 2}}, "cannot be compiled", "minimum (3) is greater"),
     "overlapping oneOf": ({"json_schema": {"oneOf": [{"type": "string"}, {"const": "a"}]}}, "cannot be compiled", "oneOf"),
@@ -105,6 +107,43 @@ def test_too_many_that_take_too_long_are_not_joined_by_another(grammars: Grammar
         one.join(5)
     monkeypatch.setattr(room, "MOST_SECONDS", 10.0)
     grammars.matcher({"regex": "unknown"})
+
+
+def test_an_answer_that_has_begun_is_ended_by_no_time(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on where the compiler is slow, and where others take too long."""
+    monkeypatch.setattr(room, "MOST_SECONDS", 0.05)
+    compile_, held = room.LLMatcher, threading.Event()
+
+    class Slow:
+        grammar_from_lark = staticmethod(compile_.grammar_from_lark)
+
+        def __new__(cls, *given, **named):
+            time.sleep(0.3)
+            return compile_(*given, **named)
+
+    monkeypatch.setattr(room, "LLMatcher", Slow)
+    with pytest.raises(RequestError, match="was not compiled within 0.05 seconds"):
+        grammars.matcher({"regex": "ab"})
+    for _ in range(room.MOST_OVERDUE - 1):
+        with pytest.raises(RequestError, match="was not compiled within"):
+            room._on_a_large_stack(held.wait, "regex")
+    try:
+        assert grammars.matcher({"regex": "ab"}, goes_on=True).ended_at is None
+    finally:
+        held.set()
+        for one in list(room._OVERDUE):
+            one.join(5)
+
+
+def test_a_grammar_is_walked_through_once(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever checks it, and whoever compiles it for two answers."""
+    walks, walk = [], lark._syntax
+    monkeypatch.setattr(lark, "_syntax", lambda text: (walks.append(text), walk(text))[1])
+    given = {"grammar": 'start: "once" /[0-9]+/'}
+    checked = checked_constraint(given)
+    grammars.matcher(checked)
+    grammars.matcher(checked)
+    assert walks == [given["grammar"]]
 
 
 def test_other_threads_keep_their_stack() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 
 import numpy as np
 import pytest
 
 from brigade.checkpoint.load import EMBEDDED
-from brigade.engine.constraint.grammars import Grammars
+from brigade.engine.constraint.grammars import LIMITS, Grammars
 from brigade.errors import RequestError
 from brigade.tokenizer import Tokenizer
 
@@ -115,9 +116,28 @@ def test_tokens_that_a_constrained_answer_cannot_have_said_are_refused(grammars:
     assert allowed(matcher) == allowed(grammars.matcher({"choice": ["ab", "abc"]}))  # it stands where it stood
 
 
-def test_a_token_that_takes_a_processor_too_long_is_the_last(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
-    matcher = grammars.matcher({"regex": "a+"})
-    monkeypatch.setattr("brigade.engine.constraint.matcher.MOST_SECONDS", -1.0)
-    matcher.follow(TOKENIZER.encode("a"))
-    with pytest.raises(RequestError, match="over -1 seconds behind 1 tokens; make it simpler"):
-        allowed(matcher)
+def test_no_clock_ends_an_answer(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine where each token takes a minute it goes on as on any other."""
+    expected, matcher, said = grammars.matcher({"regex": "a+"}), grammars.matcher({"regex": "a+"}), TOKENIZER.encode("a")
+    expected.follow(said)
+    for clock in ("thread_time", "process_time", "monotonic", "perf_counter", "time"):
+        monkeypatch.setattr(time, clock, itertools.count(0.0, 60.0).__next__)
+    matcher.follow(said)
+    monkeypatch.undo()
+    assert matcher.failure is None and allowed(matcher) == allowed(expected)
+
+
+def test_a_grammar_of_many_meanings_comes_to_the_end_of_its_counts_at_the_same_token_everywhere(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each token of it takes longer than the one before; what ends it is a number of items, behind equal numbers of tokens."""
+    monkeypatch.setitem(LIMITS, "step_max_items", 1_000)
+    (a,), ends = TOKENIZER.encode("a"), set()
+    for _ in range(2):
+        matcher, said = grammars.matcher({"grammar": "start: start start start start | start start | /[a-z]/"}), list[int]()
+        while matcher.failure is None:
+            said.append(a)
+            matcher.follow(said)
+        ends.add((len(said), matcher.failure))
+    ((tokens, failure),) = ends
+    assert 5 < tokens < 100 and f"is too much work behind {tokens} tokens" in failure and "Too many items" in failure
