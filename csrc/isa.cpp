@@ -48,20 +48,23 @@ bool find(const char* name, Choice& found) {
     if (is("amx")) {
         if (!f.amx || !amx_bf16 || !take(avx512_path, avx512_peaks)) return false;
         p.name = "amx", p.bf16_name = "bf16-amx";
-        p.products = {p.products.f32, amx_bf16, amx_i8, nullptr, nullptr, 0};
+        p.products = {p.products.f32, amx_bf16, amx_i8, nullptr, nullptr, nullptr, false, false};
         k.bf16 = amx_bf16_peak, k.i8 = amx_i8_peak;
     } else if (is("avx512-bf16")) {
         if (!f.bf16 || !avx512_bf16 || !take(avx512_path, avx512_peaks)) return false;
         p.name = "avx512-bf16", p.bf16_name = "bf16-avx512";
-        p.products = {p.products.f32, avx512_bf16, avx512_i8, avx512_w4, avx512_w4a8, 1};
+        p.products = {p.products.f32, avx512_bf16, avx512_i8, nullptr, avx512_w4, avx512_w4a8, false, true};
         k.bf16 = avx512_bf16_peak, k.i8 = avx512_i8_peak;
     } else if (is("avx512-vnni")) {
         if (!f.vnni || !avx512_i8 || !take(avx512_path, avx512_peaks)) return false;
         p.name = "avx512-vnni";
-        p.products = {p.products.f32, p.products.bf16, avx512_i8, nullptr, avx512_w4a8, 1};
+        p.products.i8 = avx512_i8, p.products.w4a8 = avx512_w4a8, p.products.i8_biased = true;
         k.i8 = avx512_i8_peak;
     } else if (is("avx512")) return f.avx512 && take(avx512_path, avx512_peaks);
-    else if (is("avx2")) return f.avx2 && take(avx2_path, avx2_peaks);
+    else if (is("avx2")) {
+        if (!f.avx2 || !avx2_i8 || !take(avx2_path, avx2_peaks)) return false;
+        p.products.i8 = avx2_i8, p.products.w4a8 = avx2_w4a8;
+    }
     else if (is("portable")) return take(portable_path, portable_peaks);
     else return false;
     return true;

@@ -13,7 +13,9 @@ constexpr int64_t LEFT_BYTES = 1 << 18;  // of a left operand that is walked for
 bool takes_packed(const BrMatrix& next) { return row_kind(next.kind) != BR_I8 && next.k == next.blocks * next.block_k; }
 
 Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
-    Rows r{row_kind(m.kind), rows, m.k, m.blocks, m.block_k, nullptr, nullptr, path().products.i8_biased ? 0x80 : 0};
+    const Products& p = path().products;
+    const int kind = row_kind(m.kind);
+    Rows r{kind, rows, m.k, m.blocks, m.block_k, nullptr, nullptr, p.i8_biased ? 0x80 : 0, kind == BR_BF16 && p.wide_rows};
     r.data = (uint8_t*)data.get(round_up(rows, BLOCK_ROWS) / GROUP_ROWS * r.group_bytes());
     r.scale = (float*)scale.get(round_up(rows, BLOCK_ROWS) * 4);
     return r;

@@ -39,18 +39,20 @@ struct Rows {
     uint8_t* data;
     float* scale;  // I8: one a row
     int flip;      // I8: what every byte is turned by; 0x80 makes it unsigned, 128 more than it was
+    bool wide;     // BF16: rounded numbers that lie as floats, for products that have no instruction for two of them
     const float* most = nullptr;  // I8: each row's greatest number without its sign, where that is not of this part of it alone
-    int64_t group_bytes() const { return (int64_t)blocks * block_k / tile_k(kind) * TILE; }
+    int tile() const { return wide ? 16 : tile_k(kind); }  // elements of K in a tile
+    int64_t group_bytes() const { return (int64_t)blocks * block_k / tile() * TILE; }
 };
 
-// Passes over a run of weights: `MOST` rows in each, and what is left of sixteen in one, whatever its number. Calls f(first row, how
-// many of them as a constant, which pass).
+// Passes over a run of weights: at most `MOST` rows in each, and of sixteen about as many in each as in the others, whatever their
+// number. Calls f(first row, how many of them as a constant, which pass).
 template <int R> struct Count { static constexpr int rows = R; };
 template <int MOST, class F>
 static inline void in_passes(int rows, F f) {
     static_assert(MOST <= 12);
     for (int row = 0, pass = 0; row < rows; pass++) {
-        const int left = (rows < 16 || row >= 16 ? rows : 16) - row, now = left < MOST ? left : MOST;
+        const int left = (rows < 16 || row >= 16 ? rows : 16) - row, passes = (left + MOST - 1) / MOST, now = (left + passes - 1) / passes;
         switch (now) {
             case 1: f(row, Count<1>(), pass); break;
             case 2: f(row, Count<2>(), pass); break;
@@ -96,9 +98,11 @@ static inline int64_t times_bytes(int group) { return LINE + (int64_t)group * PA
 
 struct Products {
     TileProduct f32, bf16, i8;
-    NibbleProduct w4;   // or null: nibbles are expanded first
+    TileProduct w8;     // of few rows that meet int8 weights as bf16 numbers; or null: weights are expanded first
+    NibbleProduct w4;   // likewise
     TimesProduct w4a8;  // likewise
-    int i8_biased;  // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
+    bool wide_rows;     // bf16 rows lie as floats: see `Rows`
+    bool i8_biased;     // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
 };
 
 // What attention does at once: rows first .. first + count of one span, for each of `heads` key-value heads from `head` on; a row is a
@@ -143,9 +147,9 @@ struct Path {
 };
 
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them
-extern const TileProduct amx_bf16, amx_i8, avx512_bf16, avx512_i8;
+extern const TileProduct amx_bf16, amx_i8, avx512_bf16, avx512_i8, avx2_i8;
 extern const NibbleProduct avx512_w4;
-extern const TimesProduct avx512_w4a8;
+extern const TimesProduct avx512_w4a8, avx2_w4a8;
 void amx_begin();      // in each thread, before its first product
 bool amx_permitted();  // asks the kernel once
 

@@ -5,7 +5,8 @@
 #define BR_AVX2
 #endif
 #define BR_PATH_NAME "avx2"
-#define BR_MOST_ROWS 4
+#define BR_MOST_ROWS 6
+#define BR_BOTH_ROWS 2
 #if defined(BR_AVX2)
 #include "path.inc"
 namespace brigade {

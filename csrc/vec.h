@@ -42,6 +42,13 @@ static inline W ldw(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline W set1w(uint32_t x) { return {_mm512_set1_epi32((int)x)}; }
 static inline W zerow() { return {_mm512_setzero_si512()}; }
 static inline W subw(W a, W b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline W andw(W a, W b) { return {_mm512_and_si512(a.v, b.v)}; }
+static inline W orw(W a, W b) { return {_mm512_or_si512(a.v, b.v)}; }
+static inline W xorw(W a, W b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int N> static inline W shr(W a) { return {_mm512_srli_epi32(a.v, N)}; }
+template <int N> static inline W shl(W a) { return {_mm512_slli_epi32(a.v, N)}; }
+template <int N> static inline W sra(W a) { return {_mm512_srai_epi32(a.v, N)}; }
+static inline W ld_i16(const void* p) { return {_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }  // sixteen with a sign
 static inline W times128(W a) { return {_mm512_slli_epi32(a.v, 7)}; }
 static inline void stw(void* p, W a) { _mm512_storeu_si512(p, a.v); }
 static inline F bf_lo(W w) { return {_mm512_castsi512_ps(_mm512_slli_epi32(w.v, 16))}; }
@@ -59,6 +66,7 @@ static inline __m512i rounded(F a) {  // to bf16, in the upper halves: to neares
     const __m512i up = _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
     return _mm512_mask_add_epi32(_mm512_set1_epi32(0x7fc00000), _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q), u, up);
 }
+static inline F as_bf16(F a) { return {_mm512_castsi512_ps(_mm512_and_si512(rounded(a), _mm512_set1_epi32((int)0xffff0000u)))}; }
 static inline void st_bf16(uint16_t* p, F a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(a), 16))); }
 static inline void st_i8(int8_t* p, F a, int flip) {
     _mm_storeu_si128((__m128i*)p, _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)), _mm_set1_epi8((char)flip)));
@@ -91,11 +99,26 @@ static inline F times_pow2(F x, F n) { return {_mm256_mul_ps(x.a, pow2_half(n.a)
 static inline W ldw(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
 static inline W set1w(uint32_t x) { return {_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)}; }
 static inline W zerow() { return set1w(0); }
+static inline W andw(W x, W y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+static inline W orw(W x, W y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+static inline W xorw(W x, W y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+template <int N> static inline W shr(W x) { return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)}; }
+template <int N> static inline W shl(W x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
+template <int N> static inline W sra(W x) { return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)}; }
+static inline W ld_i16(const void* p) {  // sixteen with a sign
+    return {_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p + 1))};
+}
 static inline W subw(W x, W y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 static inline W times128(W x) { return {_mm256_slli_epi32(x.a, 7), _mm256_slli_epi32(x.b, 7)}; }
 static inline void stw(void* p, W w) { _mm256_storeu_si256((__m256i*)p, w.a); _mm256_storeu_si256((__m256i*)p + 1, w.b); }
 static inline F bf_lo(W w) { return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))}; }
-static inline F bf_hi(W w) { const __m256i m = _mm256_set1_epi32((int)0xffff0000u); return {_mm256_castsi256_ps(_mm256_and_si256(w.a, m)), _mm256_castsi256_ps(_mm256_and_si256(w.b, m))}; }
+alignas(32) static const uint32_t UPPER[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+static inline __m256 upper(__m256i w) {  // the mask stays in memory: products need all sixteen registers, and a compiler would spill sums
+    __m256i u;
+    __asm__("vpand %2, %1, %0" : "=x"(u) : "x"(w), "m"(UPPER));
+    return _mm256_castsi256_ps(u);
+}
+static inline F bf_hi(W w) { return {upper(w.a), upper(w.b)}; }
 static inline F as_float(W w) { return {_mm256_castsi256_ps(w.a), _mm256_castsi256_ps(w.b)}; }
 static inline F to_float(W w) { return {_mm256_cvtepi32_ps(w.a), _mm256_cvtepi32_ps(w.b)}; }
 static inline W to_int(F v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
@@ -111,14 +134,18 @@ static inline __m256i rounded_half(__m256 x) {
     const __m256 y = _mm256_castsi256_ps(_mm256_add_epi32(u, up)), none = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
     return _mm256_castps_si256(_mm256_blendv_ps(y, none, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
 }
+static inline F as_bf16(F v) { return {upper(rounded_half(v.a)), upper(rounded_half(v.b))}; }
 static inline void st_bf16(uint16_t* p, F v) {
     const __m256i w = _mm256_packus_epi32(_mm256_srli_epi32(rounded_half(v.a), 16), _mm256_srli_epi32(rounded_half(v.b), 16));
     _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(w, 0xd8));  // packing goes by halves
 }
+static inline __m256i packed_16(F v) {  // to 16 bits, each half in its place
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)), 0xd8);
+}
 static inline void st_i8(int8_t* p, F v, int flip) {
-    alignas(64) int32_t t[16];
-    stw(t, to_int(v));
-    for (int i = 0; i < 16; i++) p[i] = (int8_t)((t[i] > 127 ? 127 : t[i] < -128 ? -128 : t[i]) ^ flip);
+    const __m256i w = packed_16(v);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
+    _mm_storeu_si128((__m128i*)p, _mm_xor_si128(bytes, _mm_set1_epi8((char)flip)));
 }
 static inline F ld_bf16(const uint16_t* p) {
     const __m256i w = _mm256_loadu_si256((const __m256i*)p);
@@ -157,6 +184,13 @@ static inline W ldw(const void* p) { W r; __builtin_memcpy(r.x, p, 64); return r
 static inline W set1w(uint32_t v) { W r; BR_EACH r.x[i] = (int32_t)v; return r; }
 static inline W zerow() { return set1w(0); }
 static inline W subw(W a, W b) { BR_EACH a.x[i] -= b.x[i]; return a; }
+static inline W andw(W a, W b) { BR_EACH a.x[i] &= b.x[i]; return a; }
+static inline W orw(W a, W b) { BR_EACH a.x[i] |= b.x[i]; return a; }
+static inline W xorw(W a, W b) { BR_EACH a.x[i] ^= b.x[i]; return a; }
+template <int N> static inline W shr(W a) { BR_EACH a.x[i] = (int32_t)((uint32_t)a.x[i] >> N); return a; }
+template <int N> static inline W shl(W a) { BR_EACH a.x[i] = (int32_t)((uint32_t)a.x[i] << N); return a; }
+template <int N> static inline W sra(W a) { BR_EACH a.x[i] >>= N; return a; }
+static inline W ld_i16(const void* p) { int16_t w[16]; __builtin_memcpy(w, p, 32); W r; BR_EACH r.x[i] = w[i]; return r; }  // with a sign
 static inline W times128(W a) { BR_EACH a.x[i] *= 128; return a; }
 static inline void stw(void* p, W a) { __builtin_memcpy(p, a.x, 64); }
 static inline F as_float(W w) { F r; __builtin_memcpy(r.x, w.x, 64); return r; }
@@ -181,6 +215,12 @@ static inline void st_bf16(uint16_t* p, F a) {
 }
 static inline void st_i8(int8_t* p, F a, int flip) {
     BR_EACH { const int32_t v = to_int_one(a.x[i]); p[i] = (int8_t)((v > 127 ? 127 : v < -128 ? -128 : v) ^ flip); }
+}
+static inline F as_bf16(F a) {
+    alignas(64) uint16_t half[16];
+    st_bf16(half, a);
+    BR_EACH { const uint32_t u = (uint32_t)half[i] << 16; __builtin_memcpy(&a.x[i], &u, 4); }
+    return a;
 }
 static inline F ld_bf16(const uint16_t* p) { F r; BR_EACH { uint32_t u = (uint32_t)p[i] << 16; __builtin_memcpy(&r.x[i], &u, 4); } return r; }
 #undef BR_EACH
@@ -214,6 +254,40 @@ static inline void st_turned(const uint32_t (*rows)[16], uint8_t* to, int64_t st
         _mm512_storeu_si512(to + (8 + i) * stride, _mm512_shuffle_i32x4(p, q, 0xdd));
         _mm512_storeu_si512(to + (12 + i) * stride, _mm512_shuffle_i32x4(r, s, 0xdd));
     }
+}
+#elif defined(BR_AVX2)
+static inline void st_bf16_pairs(void* p, F lo, F hi) {
+    const __m256i a = _mm256_blend_epi16(_mm256_srli_epi32(rounded_half(lo.a), 16), rounded_half(hi.a), 0xaa);
+    const __m256i b = _mm256_blend_epi16(_mm256_srli_epi32(rounded_half(lo.b), 16), rounded_half(hi.b), 0xaa);
+    stw(p, {a, b});
+}
+static inline __m256i i8_of(F x, F y, __m256i flip) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes by halves
+    const __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)), b = _mm256_packs_epi32(_mm256_cvtps_epi32(y.a), _mm256_cvtps_epi32(y.b));
+    return _mm256_xor_si256(_mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order), flip);
+}
+static inline void st_i8_line(int8_t* p, F a, F b, F c, F d, int flip) {
+    const __m256i by = _mm256_set1_epi8((char)flip);
+    stw(p, {i8_of(a, b, by), i8_of(c, d, by)});
+}
+// Sixteen words of each of sixteen rows; word i of all of them becomes the line at `to + i * stride`. By squares of eight.
+static inline void st_turned(const uint32_t (*rows)[16], uint8_t* to, int64_t stride) {
+    for (int down = 0; down < 16; down += 8)
+        for (int along = 0; along < 16; along += 8) {
+            __m256i a[8], b[8];
+            for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_si256((const __m256i*)(rows[down + i] + along));
+            for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+            for (int i = 0; i < 8; i += 4)
+                for (int j = 0; j < 2; j++) {
+                    a[i + 2 * j] = _mm256_unpacklo_epi64(b[i + j], b[i + 2 + j]);
+                    a[i + 2 * j + 1] = _mm256_unpackhi_epi64(b[i + j], b[i + 2 + j]);
+                }
+            for (int i = 0; i < 4; i++) {
+                uint8_t* line = to + (along + i) * stride + down * 4;
+                _mm256_storeu_si256((__m256i*)line, _mm256_permute2x128_si256(a[i], a[4 + i], 0x20));
+                _mm256_storeu_si256((__m256i*)(line + 4 * stride), _mm256_permute2x128_si256(a[i], a[4 + i], 0x31));
+            }
+        }
 }
 #else
 static inline void st_bf16_pairs(void* p, F lo, F hi) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.peers.catalogue import BRIGADE, PEERS, Peer, Variant
+from benchmarks.peers.limits import limited
 from brigade.errors import ConfigError
 from brigade.text_table import columns
 
@@ -15,7 +16,7 @@ def choose(names: Sequence[str], variants: Sequence[str]) -> list[tuple[Peer, Va
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise ConfigError(f"no peer {unknown[0]!r}; peers are {', '.join(PEERS)}")
-    peers = [BRIGADE, *(PEERS[name] for name in dict.fromkeys(names or PEERS))]
+    peers = [BRIGADE, *(limited(PEERS[name]) for name in dict.fromkeys(names or PEERS))]
     pairs = [(peer, variant) for peer in peers for variant in peer.variants]
     known = {name for peer, variant in pairs for name in (variant.name, peer.label(variant))}
     strange = [name for name in variants if name not in known]

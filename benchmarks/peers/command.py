@@ -18,6 +18,7 @@ from benchmarks.peers.checkpoint import gpt2_config, write_checkpoint
 from benchmarks.peers.choice import choose, listing
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
+from benchmarks.peers.limits import words
 from benchmarks.peers.report import as_json, grids
 from benchmarks.peers.works import Cell, cells
 from brigade.backends.cpu.threads import check_threads
@@ -125,7 +126,8 @@ def _headline(facts: dict[str, Any], figures: Figures) -> str:
     return (
         f"{state}{facts['model']}, random weights {facts['random_weights']}, {facts['threads']} threads, "
         f"{facts['repeats']} repetitions after {facts['warmup']}, in alternation, {facts['date']}, {facts['processor']}; "
-        f"weights, arithmetic and cache of each engine: in the first table;\n{company(figures.others(), 'samples')}"
+        f"weights, arithmetic and cache of each engine: in the first table;{' ' + words() + ';' if words() else ''}\n"
+        f"{company(figures.others(), 'samples')}"
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from brigade.backends.cpu.library import kernels
 from brigade.backends.cpu.matrix import SUMMED, Layout
 from brigade.backends.step_size import experts_numbers, logits_numbers
 from brigade.mesh import PANEL
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from brigade.backends.base import LargestStep
 
 SLICE_ROWS, BLOCK_ROWS, HUGE_PAGE = 512, 32, 2 << 20  # of csrc/layer.cpp, path.h and kernels.h
-LEFT_BYTES = {"float32": 4, "int8": 1, "int4-int8": 1}  # of an element of a left operand; the others are bfloat16
+LEFT_BYTES = {"float32": 4, "int8": 1, "int4-int8": 1}  # of an element of a left operand; the others are bfloat16 numbers
 EXPANDED = {"int8-weight": 2, "int4": 2, "int4-int8": 1}  # bytes of a number that is not multiplied as it is held
 PARTS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 ENDS = ("head", "project_out")  # which meet the wanted rows alone
@@ -68,7 +69,8 @@ def _rows(model: Any, step: LargestStep) -> int:
 
 
 def _left(layout: Layout, rows: int) -> int:
-    return -(-rows // BLOCK_ROWS) * BLOCK_ROWS * layout.blocks * layout.block_k * LEFT_BYTES.get(layout.scheme, 2)
+    each = LEFT_BYTES.get(layout.scheme) or (4 if kernels().br_bf16_name() == b"bf16-fma" else 2)  # `Rows::wide` in csrc/path.h
+    return -(-rows // BLOCK_ROWS) * BLOCK_ROWS * layout.blocks * layout.block_k * each
 
 
 def _expanded(layout: Layout) -> int:

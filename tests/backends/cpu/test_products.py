@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brigade.backends.cpu.library import available_paths, choose_path, find_kernels
+from brigade.backends.cpu.library import available_paths, bf16_names, choose_path, find_kernels
 
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
@@ -69,6 +69,43 @@ def test_fp32_and_int8_have_the_same_bits_on_every_path(scheme: str) -> None:
         results.append(packed(x))
     choose_path("")
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4-int8"])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_sums_of_the_largest_numbers_do_not_run_over(path: str, scheme: str, group: int, sign: float) -> None:
+    """Kernels add products in 16 bits where they may: here every product is the largest there is, and all have one sign."""
+    k = 1024
+    weight = torch.full((64, k), -1.0)  # the lowest nibble stands for -8, the highest for 7
+    weight[:, ::group] = 1.0  # so that a group's scale is made for both ends
+    weight[32:] *= -1.0
+    packed = pack(weight, None, scheme, tree=False, group=group)
+    held = packed.unpack()
+    for rows in (1, 2, 3, 5, 8, 16, 33):
+        x = torch.full((rows, k), sign)
+        expected = x.double() @ held.double().T
+        assert (packed(x) - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@given(
+    scheme=st.sampled_from(SCHEMES), n=st.integers(1, 90), k=st.integers(1, 400), rows=st.integers(1, 40), tree=st.booleans(),
+    group=st.sampled_from([32, 64, 128]), seed=st.integers(0, 9),
+)  # fmt: skip
+@settings(max_examples=120, deadline=None)
+def test_paths_whose_arithmetic_has_one_name_have_the_same_bits(scheme, n, k, rows, tree, group, seed) -> None:
+    """Kernels differ by path and by the number of rows, and weights of few bits are unpacked in many ways."""
+    generator = torch.Generator().manual_seed(seed)
+    packed = pack(torch.randn(n, k, generator=generator), None, scheme, tree, group=group)
+    x = torch.randn(rows, k, generator=generator)
+    found: dict[str, torch.Tensor] = {}
+    try:
+        for name, arithmetic in bf16_names().items():
+            choose_path(name)
+            alike = "same everywhere" if scheme in ("float32", "int8", "int4-int8") else arithmetic
+            assert torch.equal(packed(x), found.setdefault(alike, packed(x))), name
+    finally:
+        choose_path("")
 
 
 def test_a_tree_product_is_the_tree_of_its_blocks() -> None:
