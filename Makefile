@@ -10,7 +10,8 @@ export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-slow sanitize lint bench clean
 
-$(VENV)/.runtime: pyproject.toml
+# Built again when a source of the kernels changes: a pull would leave the old ones in place.
+$(VENV)/.runtime: pyproject.toml setup.py $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit("Brigade needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
