@@ -172,7 +172,7 @@ def test_what_is_no_json_is_refused(data) -> None:
     [
         (b'\xef\xbb\xbf{"prompt": "a"}', "(it begins with a byte order mark); send it without one"),
         ('{"prompt": "a"}'.encode("utf-16"), "(it is UTF-16); send it as UTF-8"),
-        (gzip.compress(b'{"prompt": "a"}'), "(it is compressed by gzip); send it uncompressed"),
+        (gzip.compress(b'{"prompt": "a"}', mtime=0), "(it is compressed by gzip); send it uncompressed"),
         (b"prompt=a&max_tokens=3", '(it looks like a form); send one JSON object, such as {"prompt": "import "}'),
         (b'--7a7a\r\nContent-Disposition: form-data; name="prompt"\r\n', "(it looks like a form); send one JSON object"),
         (b'{"prompt": "\\ud83d"}', "(an escape such as \\ud83d is half of a character); send both halves, or the character itself"),
