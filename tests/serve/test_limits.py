@@ -221,31 +221,35 @@ def test_a_stream_that_is_read_slowly_is_heard_to_its_end(llm: LLM) -> None:
         one.close()
 
 
-def test_a_thousand_bodies_that_come_slowly_delay_nobody_else() -> None:
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """A thousand connections have two ends in this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip("this machine allows no 2,000 open files and more")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
-    try:
-        with LLM(max_batch_size=2, kv_blocks=64) as llm, limited(llm, body_seconds=60) as server:
-            alone = ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"]
-            held = [Wire(server.port) for _ in range(1000)]
-            for one in held:
-                one.send(request("/v1/completions", None, "POST", content_length="100000") + b'{"prompt": "')
-            assert becomes(lambda: len(server.server.server_state.tasks) == 1000, 30)
-            waits, begun = [], time.monotonic()
-            while time.monotonic() - begun < 1.5:
-                for one in held:  # a byte of each
-                    one.send(b"x")
-                asked = time.monotonic()
-                assert ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"] == alone
-                waits.append(time.monotonic() - asked)
-            assert max(waits) < 2.0, waits
-            for one in held:
-                one.close()
-            assert becomes(lambda: not server.server.server_state.connections, 30)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thousand_bodies_that_come_slowly_delay_nobody_else(many_files: None) -> None:
+    with LLM(max_batch_size=2, kv_blocks=64) as llm, limited(llm, body_seconds=60) as server:
+        alone = ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"]
+        held = [Wire(server.port) for _ in range(1000)]
+        for one in held:
+            one.send(request("/v1/completions", None, "POST", content_length="100000") + b'{"prompt": "')
+        assert becomes(lambda: len(server.server.server_state.tasks) == 1000, 30)
+        waits, begun = [], time.monotonic()
+        while time.monotonic() - begun < 1.5:
+            for one in held:  # a byte of each
+                one.send(b"x")
+            asked = time.monotonic()
+            assert ask(server.port, "/v1/completions", SHORT).json["choices"][0]["text"] == alone
+            waits.append(time.monotonic() - asked)
+        assert max(waits) < 2.0, waits
+        for one in held:
+            one.close()
+        assert becomes(lambda: not server.server.server_state.connections, 30)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -282,29 +286,22 @@ def test_a_client_that_goes_away_while_it_sends_is_forgotten(llm: LLM) -> None:
         assert becomes(lambda: not server.server.server_state.tasks)
 
 
-def test_a_thousand_streams_are_held_open_and_all_of_them_may_leave() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 4096:
-        pytest.skip("this machine allows no 2,000 open files and more")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
-    try:
-        with LLM(max_batch_size=2, kv_blocks=64) as llm, limited(llm) as server:
-            known = llm.generate([SHORT["prompt"]], SamplingParams(max_tokens=4, seed=5))[0].text
-            held = [Wire(server.port) for _ in range(1000)]
-            for one in held:
-                one.send(request("/v1/completions", LONG))
-            assert becomes(lambda: server.app.desk.open == 1000 and llm.engine.num_running == 2, 60)
-            assert ask(server.port, "/health").status == 200
-            begun = time.monotonic()
-            assert ask(server.port, "/v1/completions", SHORT | {"priority": -1}).json["choices"][0]["text"] == known
-            assert time.monotonic() - begun < 20
-            assert all(b"200 OK" in one.until(b"\r\n\r\n") for one in held), "each has heard by now that it is taken"
-            for one in held:
-                one.close()
-            assert becomes(lambda: server.app.desk.open == 0, 30) and llm.thread.wait_idle(10)
-            assert not server.server.server_state.connections
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def test_a_thousand_streams_are_held_open_and_all_of_them_may_leave(many_files: None) -> None:
+    with LLM(max_batch_size=2, kv_blocks=64) as llm, limited(llm) as server:
+        known = llm.generate([SHORT["prompt"]], SamplingParams(max_tokens=4, seed=5))[0].text
+        held = [Wire(server.port) for _ in range(1000)]
+        for one in held:
+            one.send(request("/v1/completions", LONG))
+        assert becomes(lambda: server.app.desk.open == 1000 and llm.engine.num_running == 2, 60)
+        assert ask(server.port, "/health").status == 200
+        begun = time.monotonic()
+        assert ask(server.port, "/v1/completions", SHORT | {"priority": -1}).json["choices"][0]["text"] == known
+        assert time.monotonic() - begun < 20
+        assert all(b"200 OK" in one.until(b"\r\n\r\n") for one in held), "each has heard by now that it is taken"
+        for one in held:
+            one.close()
+        assert becomes(lambda: server.app.desk.open == 0, 30) and llm.thread.wait_idle(10)
+        assert not server.server.server_state.connections
 
 
 def test_too_many_waiting_requests_are_told_to_come_again() -> None:
