@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterable
 from typing import Literal
 
 
@@ -79,6 +80,13 @@ def signal_name(number: int) -> str | None:
         return signal.Signals(number).name
     except ValueError:
         return None
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """What was meant, where `name` is a slip of the pen. Another word is less like any of them."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, 1, 0.75)), None)
 
 
 def shown_as_json(value: object) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 
-NEAR = 0.75  # of difflib's likeness: a slip of the pen is above it, another word is below
+from brigade.errors import nearest
 
 OPTIONS: dict[str, dict[str, str]] = {
     "vLLM": {
@@ -70,6 +69,6 @@ def hints(unknown: Iterable[str], known: Collection[str], is_server: bool) -> li
         named = options_in(remedy)
         if remedy and (all(one in known for one in named) if named else is_server):
             found.append(f"{word} is an option of {whose}: {remedy}")
-        elif word.startswith("--"):
-            found += [f"the nearest to {word} is {one}" for one in get_close_matches(name, known, 1, NEAR)]
+        elif word.startswith("--") and (near := nearest(name, known)) is not None:
+            found.append(f"the nearest to {word} is {near}")
     return found

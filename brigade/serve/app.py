@@ -9,16 +9,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
-from brigade.errors import RequestError, in_one_line
+from brigade.errors import in_one_line
 from brigade.serve.addresses import nothing_at
 from brigade.serve.api_keys import ApiKeys, Caller
 from brigade.serve.chat import read_chat
 from brigade.serve.completions import read_completion
 from brigade.serve.desk import CUT_OFF, RETRY, Desk
-from brigade.serve.errors import ApiError, as_api_error
+from brigade.serve.errors import ApiError, as_api_error, told_by
 from brigade.serve.exchange import (
     JSON,
     ClientGone,
@@ -144,10 +145,8 @@ class App:
     ) -> None:  # fmt: skip
         def translate() -> Answer:
             answer = read(read_json(data), self.served)
-            try:
+            with told_by(answer.job.names):
                 check_size(answer.job, self.served)
-            except RequestError as error:
-                raise as_api_error(error, answer.job.names) from error
             return answer
 
         answer = await asyncio.to_thread(translate) if len(data) > LARGE else translate()
@@ -159,16 +158,14 @@ class App:
             work = answer_stream(answer, self.desk, record, send, len(data) > LARGE)
         else:
             work = answer_whole(answer, self.desk, record, send, len(data) > LARGE)
-        try:
+        with told_by(answer.job.names):
             await while_heard(work, receive)
-        except RequestError as error:
-            raise as_api_error(error, answer.job.names) from error
 
     def _pages(self) -> dict[str, Callable[[], Object | bytes]]:
         return {
             "/health": self.health.check, "/ready": self._ready, "/version": _version, "/metrics": self.metrics.text,
             "/v1/models": lambda: {"object": "list", "data": [self._model(name) for name in self.served.names]},
-            "/openapi.json": lambda: encode(document(len(self.keys) > 0, OPEN_TO_ALL)),
+            "/openapi.json": lambda: _document(len(self.keys) > 0),
         }  # fmt: skip
 
     def _ready(self) -> Object:
@@ -219,6 +216,11 @@ def _check_method(method: str, allowed: str, path: str) -> None:
     if method != allowed and not (allowed == "GET" and method == "HEAD"):
         allow = "GET, HEAD" if allowed == "GET" else allowed
         raise ApiError(405, f"{path} is asked with {allowed}, not with {method}", code="method_not_allowed", allow=allow)
+
+
+@cache
+def _document(needs_key: bool) -> bytes:
+    return encode(document(needs_key, OPEN_TO_ALL))
 
 
 def _version() -> Object:

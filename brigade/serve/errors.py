@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from brigade.engine.outputs import Delta, Sample
@@ -72,6 +73,15 @@ def as_api_error(error: BaseException, names: Mapping[str, str] = NO_NAMES) -> A
     if isinstance(error, EngineStopped):
         return ApiError(503, str(error), code="engine_stopped", retry_after=5)
     return ApiError(500, f"an error of this server ({in_one_line(error)}); its log has more", code="internal_error")
+
+
+@contextmanager
+def told_by(names: Mapping[str, str]) -> Iterator[None]:
+    """A refusal inside is told by the names of its request."""
+    try:
+        yield
+    except RequestError as error:
+        raise as_api_error(error, names) from error
 
 
 FAILURES: Mapping[FailureKind, tuple[str, int]] = {  # the code, and seconds after which another try may go on

@@ -22,9 +22,8 @@ def check_size(job: Job, served: Served) -> None:
             f"{of} and up to {answer} tokens in each answer are {tokens} tokens; {MOST_TOKENS} are allowed in one request: "
             "lower max_tokens or n, or ask in several requests", "max_tokens",
         )  # fmt: skip
-    prompts = sum(_longest_prompt(prompt, served) for prompt in job.prompts)
     answers = tokens * _each(rows) if job.samples > 1 else 0  # one alone takes as long to be said as several requests would
-    told = answers + prompts * _each(job.params.get("prompt_logprobs")) * (n if job.params.get("echo") else 1)
+    told = answers + _of_prompts(job, served) * (n if job.params.get("echo") else 1)
     if told > MOST_LOGPROBS:
         raise RequestError(
             f"{of} and up to {answer} tokens in each answer may have {told} log-probabilities, those of the prompts among "
@@ -48,6 +47,12 @@ def _check_lists(job: Job) -> None:
 def _each(rows: int | None) -> int:
     """Log-probabilities at one token: its own, and so many of the most likely. More of them than an engine gives, it refuses."""
     return 0 if rows is None else 1 + min(rows, MAX_LOGPROBS)
+
+
+def _of_prompts(job: Job, served: Served) -> int:
+    """Log-probabilities. The length of a text is looked for only where they are asked for."""
+    each = _each(job.params.get("prompt_logprobs"))
+    return each and each * sum(_longest_prompt(prompt, served) for prompt in job.prompts)
 
 
 def _longest_answer(job: Job, served: Served) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from brigade.engine.constraint.given import checked_constraint
 from brigade.errors import RequestError
 from brigade.serve.answer_reader import AnswerReader
-from brigade.serve.errors import ApiError, as_api_error
+from brigade.serve.errors import ApiError, told_by
 from brigade.serve.messages import normalise_messages, read_template_variables
 from brigade.serve.reasoning import ReasoningMarks, detect_reasoning
 from brigade.serve.template_traits import TemplateTraits
@@ -54,7 +54,7 @@ def traits_of(chat: ChatTemplate, with_tools: bool) -> TemplateTraits:
 
 def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any] | None) -> Turn:
     """`constraint`: what the answer must look like, by the request's own word."""
-    try:
+    with told_by(body.names):
         constraint = None if constraint is None else checked_constraint(constraint)
         use = ToolUse.read(body.tools, body.tool_choice, body.parallel_tool_calls)
         traits, special = traits_of(tokenizer.chat, use.is_on), tokenizer.special_token_ids
@@ -62,8 +62,6 @@ def open_turn(body: ChatBody, tokenizer: Tokenizer, constraint: Mapping[str, Any
         prompt = write_prompt(body.messages, body.chat_template_kwargs, tokenizer, use.for_template, body.reasoning_effort)
         reasoned = None if marks is None else marks.before_constraint(prompt, special)
         forced = None if format is None else format.constraint(use, reasoned)
-    except RequestError as error:
-        raise as_api_error(error, body.names) from error
     if use.is_on and constraint is not None:
         given = "constraint" if body.constraint is not None else "response_format"
         said = f"the answer of a request with tools may be a call, so {given} cannot hold; drop it, or give tool_choice none"

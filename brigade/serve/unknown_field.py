@@ -4,13 +4,11 @@ come first, then those of other servers, then the field whose name is nearest.""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
+from brigade.errors import nearest
 from brigade.errors import shown_as_json as shown
 from brigade.serve.errors import ApiError
 from brigade.serve.other_servers import hint
-
-NEAR = 0.75  # of difflib's likeness: a slip of the pen is above it, another word is below
 
 
 def unknown_field(name: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> ApiError:
@@ -24,5 +22,5 @@ def unknown_field(name: str, known: Sequence[str], elsewhere: Mapping[str, str])
 
 
 def _remedy(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name.lower().replace("-", "_"), known, 1, NEAR)
-    return f"give {near[0]}, if that is meant, or drop it" if near else "drop it"
+    near = nearest(name.lower().replace("-", "_"), known)
+    return f"give {near}, if that is meant, or drop it" if near else "drop it"
