@@ -39,8 +39,8 @@ def replicas(*identities: Any) -> Any:
     return SimpleNamespace(replicas=[SimpleNamespace(model="model", identity=one) for one in identities], running=0, waiting=0)
 
 
-def threads() -> int:
-    return sum(one.name == "brigade-health" for one in threading.enumerate())
+def threads() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name == "brigade-health"}
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_it_is_well_again_when_a_coordinator_comes_back_after_a_long_outage() ->
 def test_it_asks_no_more_when_its_client_is_closed() -> None:
     before = threads()
     FleetHealth(Client(replicas("a"), replicas("a"), EngineStopped("the client was closed")), "model")
-    assert becomes(lambda: threads() == before)
+    assert becomes(lambda: threads() <= before)  # of those before, one may end meanwhile
 
 
 def test_a_terminal_that_is_gone_ends_nothing(monkeypatch) -> None:
