@@ -103,6 +103,7 @@ struct Products {
     TimesProduct w4a8;  // likewise
     bool wide_rows;     // bf16 rows lie as floats: see `Rows`
     bool i8_biased;     // the int8 product takes its left operand with 128 added, and returns as many times the columns' sums too much
+    NibbleProduct w4_one = nullptr;  // w4 of one row, where a path has better for it
 };
 
 // What attention does at once: rows first .. first + count of one span, for each of `heads` key-value heads from `head` on; a row is a
@@ -148,7 +149,7 @@ struct Path {
 
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them
 extern const TileProduct amx_bf16, amx_i8, avx512_bf16, avx512_i8, avx2_i8;
-extern const NibbleProduct avx512_w4;
+extern const NibbleProduct avx512_w4, avx2_w4_one;
 extern const TimesProduct avx512_w4a8, avx2_w4a8;
 void amx_begin();      // in each thread, before its first product
 bool amx_permitted();  // asks the kernel once

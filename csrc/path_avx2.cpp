@@ -6,6 +6,7 @@
 #endif
 #define BR_PATH_NAME "avx2"
 #define BR_MOST_ROWS 6
+#define BR_PAIR_ROWS 0
 #define BR_BOTH_ROWS 2
 #if defined(BR_AVX2)
 #include "path.inc"

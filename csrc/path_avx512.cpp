@@ -6,6 +6,7 @@
 #endif
 #define BR_PATH_NAME "avx512"
 #define BR_MOST_ROWS 12
+#define BR_PAIR_ROWS 2
 #define BR_BOTH_ROWS 12
 #if defined(BR_AVX512)
 #include "path.inc"

@@ -3,6 +3,7 @@
 
 #define BR_PATH_NAME "portable"
 #define BR_MOST_ROWS 4
+#define BR_PAIR_ROWS 0
 #define BR_BOTH_ROWS 4
 
 #include "path.inc"

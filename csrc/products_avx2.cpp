@@ -1,5 +1,6 @@
-// Products of int8 rows on AVX2, which has no instruction that multiplies bytes with signs. `vpmaddubsw` multiplies bytes without a sign
-// with bytes that have one, and adds two products in 16 bits, where it must not run over. Whole numbers, so every order gives the same.
+// Products that AVX2 has of its own. Of int8 rows, since no instruction of it multiplies bytes with signs: `vpmaddubsw` multiplies bytes
+// without a sign with bytes that have one, and adds two products in 16 bits, where it must not run over. Whole numbers, so every order
+// gives the same. And of one row with nibbles, which takes every register and every unit.
 #include "path.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -125,13 +126,69 @@ void w4a8_product(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t
         w4a8_rows<decltype(count)::rows>(row_of(a, group_bytes, row), b, groups, group, c + row * PANEL);
     });
 }
+
+// Nibbles that meet one row of floats: `tiles.inc` says how they become floats two at a time. Here half a line goes through all of it
+// before the other half comes, which leaves room in sixteen registers for the sums of two groups.
+struct Nibbles {
+    const __m256i two = _mm256_set1_epi32(0x000f000f), exponent = _mm256_set1_epi32(0x43000000), less = _mm256_set1_epi32(0x43080000);
+    const __m256 up = _mm256_set1_ps(0x1p16f), down = _mm256_set1_ps(-(0x88p16f + 8));
+
+    // Of every word the nibbles J and J + 4, times the row's numbers at two steps of K.
+    template <int J>
+    __m256 meet(const uint8_t* b, __m256 first, __m256 second, __m256 sum) const {
+        const __m256i moved = _mm256_srli_epi16(words(b), 4 * J), bits = J == 3 ? moved : _mm256_and_si256(moved, two);
+        const __m256 lower = _mm256_castsi256_ps(_mm256_blend_epi16(bits, less, 0xaa));
+        const __m256 both = _mm256_castsi256_ps(_mm256_or_si256(bits, exponent));
+        sum = _mm256_fmadd_ps(first, _mm256_fmadd_ps(lower, up, down), sum);
+        return _mm256_fmadd_ps(second, _mm256_sub_ps(both, lower), sum);
+    }
+};
+
+template <int GROUPS>
+inline void w4_groups(const uint8_t* a, const uint8_t* b, int steps, const float* scale, float* c, bool carry) {
+    const int64_t row_bytes = (int64_t)steps * 2 * TILE, bytes = (int64_t)steps * (TILE / 2);  // of a group
+    const Nibbles nibbles;
+    __m256 sum[GROUPS][4];
+    for (int g = 0; g < GROUPS; g++)
+        for (int j = 0; j < 4; j++) sum[g][j] = _mm256_setzero_ps();
+    for (int s = 0; s < 2 * steps; s++, a += TILE)
+#pragma GCC unroll 1
+        for (int i = 0; i < 4; i++, b += LINE)
+            for (int g = 0; g < GROUPS; g++) {
+                const float* row = (const float*)(a + g * row_bytes) + 4 * i;
+                const uint8_t* from = b + g * bytes;
+                __builtin_prefetch(from + AHEAD);
+                const __m256 v0 = _mm256_set1_ps(row[0]), v1 = _mm256_set1_ps(row[1]);
+                for (int h = 0; h < 2; h++) sum[g][h] = nibbles.meet<0>(from + h * HALF, v0, v1, sum[g][h]);
+                for (int h = 0; h < 2; h++) sum[g][2 + h] = nibbles.meet<1>(from + h * HALF, v0, v1, sum[g][2 + h]);
+                const __m256 v2 = _mm256_set1_ps(row[2]), v3 = _mm256_set1_ps(row[3]);
+                for (int h = 0; h < 2; h++) sum[g][h] = nibbles.meet<2>(from + h * HALF, v2, v3, sum[g][h]);
+                for (int h = 0; h < 2; h++) sum[g][2 + h] = nibbles.meet<3>(from + h * HALF, v2, v3, sum[g][2 + h]);
+            }
+    for (int j = 0; j < 4; j++) {
+        __m256 whole = carry ? _mm256_loadu_ps(c + j * 8) : _mm256_setzero_ps();
+        for (int g = 0; g < GROUPS; g++) whole = _mm256_fmadd_ps(sum[g][j], _mm256_loadu_ps(scale + g * PANEL + j * 8), whole);
+        _mm256_storeu_ps(c + j * 8, whole);
+    }
+}
+
+void w4_one(const uint8_t* a, int64_t, int, const uint8_t* b, int groups, int steps, const float* scale, float* c) {
+    for (int g = 0, now; g < groups; g += now) {
+        const uint8_t *row = a + (int64_t)g * steps * 2 * TILE, *from = b + (int64_t)g * steps * (TILE / 2);
+        now = groups - g < 2 ? 1 : 2;
+        if (now == 2) w4_groups<2>(row, from, steps, scale + g * PANEL, c, g > 0);
+        else w4_groups<1>(row, from, steps, scale + g * PANEL, c, g > 0);
+    }
+}
 }  // namespace
 const TileProduct avx2_i8 = i8_product;
+const NibbleProduct avx2_w4_one = w4_one;
 const TimesProduct avx2_w4a8 = w4a8_product;
 }  // namespace brigade
 #else
 namespace brigade {
 const TileProduct avx2_i8 = nullptr;
+const NibbleProduct avx2_w4_one = nullptr;
 const TimesProduct avx2_w4a8 = nullptr;
 }
 #endif

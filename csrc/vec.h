@@ -45,7 +45,8 @@ static inline W subw(W a, W b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline W andw(W a, W b) { return {_mm512_and_si512(a.v, b.v)}; }
 static inline W orw(W a, W b) { return {_mm512_or_si512(a.v, b.v)}; }
 static inline W xorw(W a, W b) { return {_mm512_xor_si512(a.v, b.v)}; }
-template <int N> static inline W shr(W a) { return {_mm512_srli_epi32(a.v, N)}; }
+static inline W halves(W low, W high) { return {_mm512_mask_blend_epi16(0xaaaaaaaa, low.v, high.v)}; }  // of each word
+template <int N> static inline W shr16(W a) { return {_mm512_srli_epi16(a.v, N)}; }  // each half
 template <int N> static inline W shl(W a) { return {_mm512_slli_epi32(a.v, N)}; }
 template <int N> static inline W sra(W a) { return {_mm512_srai_epi32(a.v, N)}; }
 static inline W ld_i16(const void* p) { return {_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }  // sixteen with a sign
@@ -102,7 +103,8 @@ static inline W zerow() { return set1w(0); }
 static inline W andw(W x, W y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 static inline W orw(W x, W y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 static inline W xorw(W x, W y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
-template <int N> static inline W shr(W x) { return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)}; }
+static inline W halves(W low, W high) { return {_mm256_blend_epi16(low.a, high.a, 0xaa), _mm256_blend_epi16(low.b, high.b, 0xaa)}; }  // of each word
+template <int N> static inline W shr16(W x) { return {_mm256_srli_epi16(x.a, N), _mm256_srli_epi16(x.b, N)}; }  // each half
 template <int N> static inline W shl(W x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
 template <int N> static inline W sra(W x) { return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)}; }
 static inline W ld_i16(const void* p) {  // sixteen with a sign
@@ -187,7 +189,8 @@ static inline W subw(W a, W b) { BR_EACH a.x[i] -= b.x[i]; return a; }
 static inline W andw(W a, W b) { BR_EACH a.x[i] &= b.x[i]; return a; }
 static inline W orw(W a, W b) { BR_EACH a.x[i] |= b.x[i]; return a; }
 static inline W xorw(W a, W b) { BR_EACH a.x[i] ^= b.x[i]; return a; }
-template <int N> static inline W shr(W a) { BR_EACH a.x[i] = (int32_t)((uint32_t)a.x[i] >> N); return a; }
+static inline W halves(W low, W high) { BR_EACH low.x[i] = (int32_t)(((uint32_t)low.x[i] & 0xffff) | ((uint32_t)high.x[i] & 0xffff0000u)); return low; }
+template <int N> static inline W shr16(W a) { BR_EACH a.x[i] = (int32_t)((uint32_t)a.x[i] >> N & (0xffffu >> N) * 0x10001u); return a; }  // each half
 template <int N> static inline W shl(W a) { BR_EACH a.x[i] = (int32_t)((uint32_t)a.x[i] << N); return a; }
 template <int N> static inline W sra(W a) { BR_EACH a.x[i] >>= N; return a; }
 static inline W ld_i16(const void* p) { int16_t w[16]; __builtin_memcpy(w, p, 32); W r; BR_EACH r.x[i] = w[i]; return r; }  // with a sign
