@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,8 +57,12 @@ class KVCache:
 
     def address(self, layer: int) -> tuple[int, int]:
         """Where a layer's keys and values begin, for native code."""
-        keys, values = self.of(layer)
-        return keys.data_ptr(), values.data_ptr()
+        return self._addresses[layer - self.first_layer]
+
+    @cached_property
+    def _addresses(self) -> tuple[tuple[int, int], ...]:
+        """Asked for once: every layer wants its own at every step."""
+        return tuple((keys.data_ptr(), values.data_ptr()) for keys, values in zip(self.keys, self.values, strict=True))
 
     @property
     def nbytes(self) -> int:

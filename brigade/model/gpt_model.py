@@ -85,8 +85,9 @@ class GPTModel(nn.Module):
 
     def through(self, x_TH: Tensor, step: Step, tick: Callable[[], None] | None = None) -> Tensor:
         """The layers that are here; `tick` is called after each."""
-        rotary = self._rotary(step)
-        for layer in self.own_layers:
+        layers = self.own_layers
+        rotary = self._rotary(step) if any(layer.reads_rotary for layer in layers) else {}
+        for layer in layers:
             x_TH = layer(x_TH, step, rotary)
             self.finished.layers += 1
             if tick is not None:
@@ -95,7 +96,8 @@ class GPTModel(nn.Module):
 
     @property
     def own_layers(self) -> list[nn.Module]:
-        return [self.layers[i] for i in self.held.layers]
+        layers = list(self.layers)
+        return [layers[i] for i in self.held.layers]
 
     def logits(self, x_TH: Tensor, step: Step) -> Tensor:
         if step.logit_rows is not None and x_TH.shape[0] == step.token_ids_T.shape[0]:  # else the last layer chose them already
@@ -110,8 +112,6 @@ class GPTModel(nn.Module):
 
     def _rotary(self, step: Step) -> dict:
         """cos and sin of this step's positions, for each distinct rope of the model."""
-        if not any(layer.reads_rotary for layer in self.own_layers):
-            return {}
         tables = self.rope_tables().items()
         return {rope: (table.cos[step.positions_T], table.sin[step.positions_T]) for rope, table in tables}
 
