@@ -15,6 +15,7 @@ MORE = {
     "path_avx2.cpp": [["-mavx2", "-mfma"]],
     "products_avx2.cpp": [["-mavx2", "-mfma"]],
     "path_avx512.cpp": [AVX512],
+    "nibbles_avx512.cpp": [AVX512],
     "products_avx512.cpp": [[*AVX512, "-mavx512vnni", "-mavx512bf16"], [*AVX512, "-mavx512vnni"]],
     "products_amx.cpp": [[*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"]],
     "peak_avx2.cpp": [["-mavx2", "-mfma"]],
@@ -28,11 +29,11 @@ COMMON += ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
 SANITIZE = [f"-fsanitize={os.environ['BRIGADE_SANITIZE']}"] if os.environ.get("BRIGADE_SANITIZE") else []
 COMMON += [*SANITIZE, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g", "-Wno-uninitialized"] if SANITIZE else []
 SOURCES = ["isa", "pool", "read", "hold", "pack", "fill", "checksum", "sums", "matmul", "attention", "layer", "sample", "exchange"]
-SOURCES += ["path_portable", "path_avx2", "path_avx512", "products_avx2", "products_avx512", "products_amx"]
+SOURCES += ["path_portable", "path_avx2", "path_avx512", "products_avx2", "nibbles_avx512", "products_avx512", "products_amx"]
 SOURCES += ["peak", "peak_portable", "peak_avx2", "peak_avx512", "peak_products", "peak_amx"]
 
 HEADERS = ["brigade.h", "path.h", "kernels.h", "fill.h", "pool.h", "vec.h", "turn.h", "peak.h"]
-HEADERS += ["path.inc", "rows.inc", "tiles.inc", "product.inc", "attention.inc", "sums.inc", "peak.inc"]
+HEADERS += ["path.inc", "rows.inc", "tiles.inc", "nibbles.inc", "product.inc", "attention.inc", "sums.inc", "peak.inc"]
 
 
 class BuildKernels(build_ext):

@@ -60,8 +60,10 @@ bool find(const char* name, Choice& found) {
         p.name = "avx512-vnni";
         p.products.i8 = avx512_i8, p.products.w4a8 = avx512_w4a8, p.products.i8_biased = true;
         k.i8 = avx512_i8_peak;
-    } else if (is("avx512")) return f.avx512 && take(avx512_path, avx512_peaks);
-    else if (is("avx2")) {
+    } else if (is("avx512")) {
+        if (!f.avx512 || !take(avx512_path, avx512_peaks)) return false;
+        p.products.w4a8 = avx512_bytes_w4a8;
+    } else if (is("avx2")) {
         if (!f.avx2 || !avx2_i8 || !take(avx2_path, avx2_peaks)) return false;
         p.products.i8 = avx2_i8, p.products.w4a8 = avx2_w4a8, p.products.w4_one = avx2_w4_one;
     }

@@ -150,7 +150,7 @@ struct Path {
 extern const Path *portable_path, *avx2_path, *avx512_path;  // null where the compiler could not build them
 extern const TileProduct amx_bf16, amx_i8, avx512_bf16, avx512_i8, avx2_i8;
 extern const NibbleProduct avx512_w4, avx2_w4_one;
-extern const TimesProduct avx512_w4a8, avx2_w4a8;
+extern const TimesProduct avx512_w4a8, avx512_bytes_w4a8, avx2_w4a8;
 void amx_begin();      // in each thread, before its first product
 bool amx_permitted();  // asks the kernel once
 

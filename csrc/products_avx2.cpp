@@ -11,8 +11,6 @@ constexpr int HALF = 32;         // bytes of a register: 8 outputs of a line's 1
 constexpr int BOTH_ROWS = 1;     // rows whose sums of a whole panel lie in registers; of more, those of one line after the other
 constexpr int MOST_ROWS = 6;
 constexpr int PART = 4;          // tiles of K that one line is walked along before the other is
-constexpr int AHEAD = 4 * TILE;  // how far the lines of nibbles are fetched
-constexpr int NIBBLE_ROWS = 3;   // of nibbles, likewise
 
 inline __m256i words(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 inline __m256i word(const uint8_t* row, int i) { return _mm256_set1_epi32(((const int*)row)[i]); }
@@ -55,77 +53,23 @@ void i8_product(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* 
     }
 }
 
-// 8 times the row's numbers of each pair of bytes, added over a run of `lines` words (8 or 16), and taken from 0: what a nibble stands
-// for is 8 less than it is. Two sums of 16 bits.
-inline int less_of(const uint8_t* row, int lines) {
-    const __m256i eights = _mm256_set1_epi8(8);
-    __m256i eight = _mm256_maddubs_epi16(eights, words(row));
-    if (lines == 16) eight = _mm256_add_epi16(eight, _mm256_maddubs_epi16(eights, words(row + HALF)));
-    __m128i sum = _mm_add_epi16(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0xb1));
-    return _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), sum));
+using Bytes = __m256i;
+constexpr int REGISTER = HALF, WHOLE_ROWS = 3;
+inline Bytes bytes(const void* p) { return words(p); }
+inline void put_bytes(void* p, Bytes x) { _mm256_storeu_si256((Bytes*)p, x); }
+inline Bytes each_byte(int x) { return _mm256_set1_epi8((char)x); }
+inline Bytes each_word(int x) { return _mm256_set1_epi32(x); }
+inline Bytes both_bits(Bytes x, Bytes y) { return _mm256_and_si256(x, y); }
+inline Bytes upper_nibbles(Bytes x) { return _mm256_srli_epi16(x, 4); }
+inline Bytes add_16(Bytes x, Bytes y) { return _mm256_add_epi16(x, y); }
+inline Bytes add_32(Bytes x, Bytes y) { return _mm256_add_epi32(x, y); }
+inline Bytes times_signed(Bytes x, Bytes y) { return _mm256_maddubs_epi16(x, y); }
+inline Bytes times_16(Bytes x, Bytes y) { return _mm256_madd_epi16(x, y); }
+inline Bytes twice_16(const void* p) {  // each of eight numbers of 16 bits, twice
+    const Bytes once = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+    return _mm256_or_si256(once, _mm256_slli_epi32(once, 16));
 }
-
-// A run of nibbles of one group, of HALVES registers of each line. Of `lines` pairs at most 8 x 127 x 2 lines come together, which is
-// below 32,768 at 16 lines; what runs over on the way comes back. Then times what the group's numbers are multiplied by.
-template <int R, int HALVES>
-inline void nibble_run(const uint8_t* a, const uint8_t* b, int lines, const __m256i (*times)[2], const int* less, int32_t* c, bool first) {
-    const __m256i low = _mm256_set1_epi8(15);
-    __m256i sum[R][HALVES][2];
-    for (int r = 0; r < R; r++)
-        for (int h = 0; h < HALVES; h++) sum[r][h][0] = sum[r][h][1] = _mm256_set1_epi32(less[r]);
-    for (int i = 0; i < lines; i++, b += LINE) {
-        __builtin_prefetch(b + AHEAD);
-        for (int h = 0; h < HALVES; h++) {
-            const __m256i w = words(b + h * HALF), w0 = _mm256_and_si256(w, low), w1 = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-            for (int r = 0; r < R; r++) {
-                const __m256i v = word(a + r * LINE, i);
-                sum[r][h][0] = _mm256_add_epi16(sum[r][h][0], _mm256_maddubs_epi16(w0, v));
-                sum[r][h][1] = _mm256_add_epi16(sum[r][h][1], _mm256_maddubs_epi16(w1, v));
-            }
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int h = 0; h < HALVES; h++)
-            for (int j = 0; j < 2; j++) {
-                int32_t* at = c + r * PANEL + j * 16 + h * 8;
-                const __m256i now = _mm256_madd_epi16(sum[r][h][j], times[h][j]);
-                _mm256_storeu_si256((__m256i*)at, first ? now : _mm256_add_epi32(now, words(at)));
-            }
-}
-
-template <int R>
-inline void w4a8_rows(const uint8_t* a, const uint8_t* b, int groups, int group, int32_t* c) {
-    const int all = group / 4;  // lines of a group
-    bool first = true;
-    for (int g = 0, at = 0; g < groups; g++) {
-        __m256i times[2][2];  // of each half of the outputs' lines: twice 16 bits
-        for (int h = 0; h < 2; h++)
-            for (int j = 0; j < 2; j++) {
-                const __m256i t = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(b + j * HALF + h * 16)));
-                times[h][j] = _mm256_or_si256(t, _mm256_slli_epi32(t, 16));
-            }
-        b += LINE;
-        for (int done = 0, lines; done < all; done += lines, at += lines, b += lines * LINE, first = false) {
-            lines = at % 16 ? 8 : all - done < 16 ? all - done : 16;  // within a tile of the rows
-            const uint8_t* left = a + at / 16 * TILE + at % 16 * 4;
-            int less[R];
-            for (int r = 0; r < R; r++) less[r] = less_of(left + r * LINE, lines);
-            if constexpr (R <= NIBBLE_ROWS) nibble_run<R, 2>(left, b, lines, times, less, c, first);
-            else {
-                nibble_run<R, 1>(left, b, lines, times, less, c, first);
-                nibble_run<R, 1>(left, b + HALF, lines, times + 1, less, c + 8, first);
-            }
-        }
-    }
-}
-
-void w4a8_product(const uint8_t* a, int64_t group_bytes, int rows, const uint8_t* b, int groups, int group, int32_t* c) {
-    in_passes<MOST_ROWS>(rows, [&](int row, auto count, int) {
-        w4a8_rows<decltype(count)::rows>(row_of(a, group_bytes, row), b, groups, group, c + row * PANEL);
-    });
-}
+#include "nibbles.inc"
 
 // Nibbles that meet one row of floats: `tiles.inc` says how they become floats two at a time. Here half a line goes through all of it
 // before the other half comes, which leaves room in sixteen registers for the sums of two groups.
