@@ -19,6 +19,7 @@ from benchmarks.peers.choice import choose, listing
 from benchmarks.peers.figures import Figures
 from benchmarks.peers.fleet import Fleet, Harbour
 from benchmarks.peers.limits import words
+from benchmarks.peers.picture import draw
 from benchmarks.peers.report import as_json, grids
 from benchmarks.peers.works import Cell, cells
 from brigade.backends.cpu.threads import check_threads
@@ -117,6 +118,11 @@ def _write(args: argparse.Namespace, figures: Figures, fleet: Fleet, cells: Sequ
     if args.markdown is not None:
         tables = ("\n".join(grid.markdown()) for grid in grids(figures, fleet, cells))
         write_file(args.markdown, "\n\n".join([_headline(facts, figures), *tables]) + "\n")
+    if args.svg is not None:
+        title = f"{facts['model']} on {facts['threads']} threads, {facts['date']}, medians of {facts['repeats']}"
+        state = "" if facts["finished"] else "NOT FINISHED; "
+        note = f"{state}{facts['processor'].split(', ')[1]}{'; AVX2 alone' if words() else ''}; shorter is faster"
+        write_file(args.svg, draw(figures, cells, title, note))
     if args.json is not None:
         write_json(args.json, as_json(figures, fleet, cells, facts))
 
@@ -142,7 +148,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--work {args.work} is a file; give a folder")
     folder, checkpoint = _places(args)
     reads = [find_recipe(args.model), checkpoint, *(folder / name for name in (BRIGADE.name, *PEERS))]
-    check_outputs({"--json": args.json, "--markdown": args.markdown}, reads)
+    check_outputs({"--json": args.json, "--markdown": args.markdown, "--svg": args.svg}, reads)
 
 
 def _places(args: argparse.Namespace) -> tuple[Path, Path]:

@@ -32,6 +32,7 @@ def add_arguments(kinds: Any) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/peers"), metavar="DIR", help="environments, models, logs")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="a picture of the table of medians")
 
 
 def run(args: argparse.Namespace) -> int:

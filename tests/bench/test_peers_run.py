@@ -128,6 +128,7 @@ def one_peer(tmp_path: Path, monkeypatch, fakes) -> list[str]:
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("max_positions: 64", "max_positions: 256"))
     argv = ["bench", "peers", "--model", str(tmp_path / "tiny.yaml"), "--work", str(tmp_path / "work"), "--works", "latency"]
     argv += ["--batch-sizes", "1", "--repeats", "5", "--json", str(tmp_path / "o.json"), "--markdown", str(tmp_path / "o.md")]
+    argv += ["--svg", str(tmp_path / "o.svg")]
     return argv
 
 
@@ -168,7 +169,8 @@ def test_an_interrupted_run_keeps_every_finished_round_of_its_heat(tmp_path: Pat
     kept = {one["engine"]: len(one["heats"]["works"]["cells"][0]["seconds"]) for one in facts["engines"]}
     assert kept == {"brigade/bf16": 2, "works/bf16": 2}
     assert "NOT FINISHED" in (tmp_path / "o.md").read_text() and "| works/bf16 |" in (tmp_path / "o.md").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {"o.json", "o.md", "tiny.yaml", "work"}
+    assert "NOT FINISHED" in (tmp_path / "o.svg").read_text() and ">works/bf16<" in (tmp_path / "o.svg").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"o.json", "o.md", "o.svg", "tiny.yaml", "work"}
 
 
 def test_the_files_are_there_after_each_round_whatever_ends_the_run(tmp_path: Path, one_peer, monkeypatch, capsys) -> None:
