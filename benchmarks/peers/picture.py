@@ -29,10 +29,8 @@ def draw(figures: Figures, cells: Sequence[Cell], title: str, note: str) -> str:
         for place, (cell, times) in enumerate(pair):
             _lane(sheet, 12 + place * WIDTH / 2, top, cell, times, figures.bits)
         top += height
-    words = "; ".join(
-        f"{cell.name}: " + ", ".join(f"{label} {cell.figure(seconds)}" for label, seconds in times) for cell, times in shown
-    )
-    return sheet.svg(title, words)
+    told = [f"{cell.name}: " + ", ".join(f"{label} {cell.figure(time)}" for label, time in times) for cell, times in shown]
+    return sheet.svg(title, "; ".join(told))
 
 
 def _times(figures: Figures, cell: Cell) -> list[tuple[str, float]]:
