@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from benchmarks.peers.catalogue import Peer
+from brigade.bench.opinion import HELD_TO
 
-TORCH = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+TORCH = HELD_TO["avx2"]
 
 
 @dataclass(frozen=True)

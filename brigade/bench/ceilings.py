@@ -1,9 +1,11 @@
 """What this machine can do at most: bytes read from memory a second, and operations a second in each arithmetic.
 
 The arithmetic of the kernels' path is measured by loops of their own that multiply and add in registers alone (`csrc/peak.inc`), so
-that a product can come close to it and never pass it. A loop that is slow would flatter every share, so the multiply-adds a clock
-stand beside each rate, to be held against what the processor's documents say. Where stock torch's products are faster they count;
-slower ones are named and left out.
+that a product can come close to it and not pass it. There is one exception: on processors without an instruction for four products
+of bytes (AVX2, AVX-512 without VNNI), few rows of `int4-int8` need about half the multiplications that `int8` needs, and it is the
+loop of `int8` that is measured. A loop that is slow would flatter every share, so the multiply-adds a clock stand beside each rate,
+to be held against what the processor's documents say. Where stock torch's products are faster they count; slower ones are named and
+left out.
 """
 
 from __future__ import annotations

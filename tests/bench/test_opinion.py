@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
+
+import pytest
 
 from brigade.bench import opinion
 
@@ -37,3 +40,20 @@ def test_the_process_that_asks_torch(monkeypatch, capsys) -> None:
     for line in capsys.readouterr().out.splitlines():
         found |= json.loads(line)
     assert set(found) >= {"float32", "bfloat16"} and min(found.values()) > 1e6
+
+
+@pytest.mark.parametrize("path", ["", "portable", *opinion.HELD_TO])
+def test_torch_is_held_to_the_path_that_this_process_was_told_to_take(path: str, monkeypatch) -> None:
+    asked = {}
+
+    def run(command, env, **settings) -> subprocess.CompletedProcess:
+        asked.update(env)
+        return subprocess.CompletedProcess(command, 0, b'{"float32": 1.0}\n', b"")
+
+    monkeypatch.setattr(opinion.subprocess, "run", run)
+    names = {name for held in opinion.HELD_TO.values() for name in held}
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BRIGADE_PATH", path)
+    assert opinion.ask_torch(1, "cpu", {}, 5.0) == {"float32": 1.0}
+    assert {name: asked[name] for name in names & set(asked)} == opinion.HELD_TO.get(path, {})
