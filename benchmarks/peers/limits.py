@@ -22,7 +22,7 @@ class Switches:
 
 ON_AVX2: Mapping[str, Switches] = {
     "transformers": Switches(run=TORCH),
-    "openvino-genai": Switches(run=TORCH),  # its products are oneDNN's
+    "openvino-genai": Switches(run=TORCH),  # its products are oneDNN's; its worker asks for float32 then
     "ctranslate2": Switches(run=TORCH | {"CT2_FORCE_CPU_ISA": "AVX2"}),
     "llama-cpp-python": Switches(
         build={"CMAKE_ARGS": "-DGGML_NATIVE=off -DGGML_AVX=on -DGGML_AVX2=on -DGGML_FMA=on -DGGML_F16C=on -DGGML_BMI2=on"}
