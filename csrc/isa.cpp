@@ -66,9 +66,11 @@ bool find(const char* name, Choice& found) {
     } else if (is("avx2")) {
         if (!f.avx2 || !avx2_i8 || !take(avx2_path, avx2_peaks)) return false;
         p.products.i8 = avx2_i8, p.products.w4a8 = avx2_w4a8, p.products.w4_one = avx2_w4_one;
+    } else if (is("portable")) {
+        return take(portable_path, portable_peaks);
+    } else {
+        return false;
     }
-    else if (is("portable")) return take(portable_path, portable_peaks);
-    else return false;
     return true;
 }
 

@@ -1,6 +1,6 @@
 // The avx2 path. Compiled with the flags that setup.py gives this file alone.
 #include "path.h"
-#if defined(__AVX2__)
+#if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 #define BR_AVX2
 #endif

@@ -1,8 +1,8 @@
 // Products that AVX2 has of its own. Of int8 rows, since no instruction of it multiplies bytes with signs: `vpmaddubsw` multiplies bytes
 // without a sign with bytes that have one, and adds two products in 16 bits, where it must not run over. Whole numbers, so every order
-// gives the same. And of one row with nibbles, which takes every register and every unit.
+// gives the same. And of one row of floats with nibbles, which needs all sixteen registers and is therefore written by hand.
 #include "path.h"
-#if defined(__AVX2__)
+#if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 
 namespace brigade {
@@ -96,7 +96,7 @@ inline void w4_groups(const uint8_t* a, const uint8_t* b, int steps, const float
     for (int g = 0; g < GROUPS; g++)
         for (int j = 0; j < 4; j++) sum[g][j] = _mm256_setzero_ps();
     for (int s = 0; s < 2 * steps; s++, a += TILE)
-#pragma GCC unroll 1
+#pragma GCC unroll 1  // unrolled, sums would be spilled
         for (int i = 0; i < 4; i++, b += LINE)
             for (int g = 0; g < GROUPS; g++) {
                 const float* row = (const float*)(a + g * row_bytes) + 4 * i;

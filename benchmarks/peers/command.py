@@ -121,7 +121,7 @@ def _write(args: argparse.Namespace, figures: Figures, fleet: Fleet, cells: Sequ
     if args.svg is not None:
         title = f"{facts['model']} on {facts['threads']} threads, {facts['date']}, medians of {facts['repeats']}"
         state = "" if facts["finished"] else "NOT FINISHED; "
-        note = f"{state}{facts['processor'].split(', ')[1]}{'; AVX2 alone' if words() else ''}; shorter is faster"
+        note = "\n".join(filter(None, [f"{state}{facts['processor']}; shorter is faster", words()]))
         write_file(args.svg, draw(figures, cells, title, note))
     if args.json is not None:
         write_json(args.json, as_json(figures, fleet, cells, facts))

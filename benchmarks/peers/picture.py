@@ -8,23 +8,26 @@ from benchmarks.peers.figures import Figures, is_ours
 from benchmarks.peers.works import Cell
 from brigade.canvas import Canvas
 
-WIDTH, TOP, ROW, GAP, FOOT = 760, 74, 17, 40, 12
+WIDTH, TOP, NOTE, ROW, GAP, FOOT = 760, 60, 14, 17, 40, 12
 NAME, FIGURE = 190, 56  # room for an engine's name and for its figure
 COLOURS = {16: "#47a", 8: "#3a7", 4: "#c83"}  # of ours, by bits of a weight; wider ones are drawn as 16
 PEER = "#bbb"
 
 
 def draw(figures: Figures, cells: Sequence[Cell], title: str, note: str) -> str:
-    """Two cells side by side. Every bar is a time, whatever unit the figure beside it has; the longest of a cell fills its lane."""
+    """Two cells side by side, below the title and the lines of the note. Every bar is a time, whatever unit the figure beside it
+    has; the longest of a cell fills its lane."""
     shown = [(cell, _times(figures, cell)) for cell in cells]
     shown = [(cell, times) for cell, times in shown if times]
     pairs = [shown[i : i + 2] for i in range(0, len(shown), 2)]
     heights = [GAP + ROW * max(len(times) for _, times in pair) for pair in pairs]
-    sheet = Canvas(WIDTH, TOP + sum(heights) + FOOT)
+    notes = note.split("\n")
+    top = TOP + NOTE * len(notes)
+    sheet = Canvas(WIDTH, top + sum(heights) + FOOT)
     sheet.text(12, 20, title, "start", font_weight="bold")
-    sheet.text(12, 37, note, "start", fill="#666", font_size=11)
-    _legend(sheet)
-    top = TOP
+    for place, line in enumerate(notes):
+        sheet.text(12, 37 + place * NOTE, line, "start", fill="#666", font_size=11)
+    _legend(sheet, top - 30)
     for pair, height in zip(pairs, heights, strict=True):
         for place, (cell, times) in enumerate(pair):
             _lane(sheet, 12 + place * WIDTH / 2, top, cell, times, figures.bits)
@@ -56,9 +59,9 @@ def _heading(cell: Cell) -> str:
     return f"{name}: {cell.prompt} ids in, {cell.new} out, {unit}"
 
 
-def _legend(sheet: Canvas) -> None:
+def _legend(sheet: Canvas, top: float) -> None:
     at = 12.0
     for colour, words in (*((colour, f"ours, {bits} bits") for bits, colour in COLOURS.items()), (PEER, "peers")):
-        sheet.box(at, 46, 10, 10, fill=colour)
-        sheet.text(at + 15, 55, words, "start", font_size=11)
+        sheet.box(at, top, 10, 10, fill=colour)
+        sheet.text(at + 15, top + 9, words, "start", font_size=11)
         at += 36 + 6 * len(words)

@@ -116,7 +116,7 @@ def measure_ceilings(threads: int, device: str = "cpu") -> Ceilings:
     path, own, clock = native_ceilings(threads)
     bandwidth, reader, size = _bandwidth(threads, begun)
     try:
-        asked = ask_torch(threads, device, own, begun + ASK_UNTIL - time.perf_counter())
+        asked = ask_torch(threads, device, own, begun + ASK_UNTIL - time.perf_counter(), path)
     except ConfigError:
         if not own:
             raise

@@ -22,8 +22,8 @@ from brigade.errors import ConfigError
 SIZES = {"cpu": (256, 2048), "cuda": (1024, 8192)}  # of square products: the first decides whether the second is worth its time
 WORTH = 0.25  # of the rate that is known: a small product that is slower than this stays the only one
 RUNS = 3
-# What torch and its libraries read to use no more than a path does: where BRIGADE_PATH names one, ours is held against what its
-# instructions can do.
+# What torch and its libraries read to use no more instructions than a path of the kernels does. On `portable` nothing holds them:
+# its loops are plain C++, far below whatever torch does.
 HELD_TO = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
@@ -33,11 +33,12 @@ HELD_TO = {
 ARITHMETICS = ("float32", "bfloat16", "int8")
 
 
-def ask_torch(threads: int, device: str, known: Mapping[str, float], seconds: float) -> dict[str, Any]:
+def ask_torch(threads: int, device: str, known: Mapping[str, float], seconds: float, path: str = "") -> dict[str, Any]:
     """Operations a second of each arithmetic, as far as `seconds` reach; of a device that is no processor also `bandwidth`,
-    `reader` and `buffer`. `known`: the rates that a product is held against."""
+    `reader` and `buffer`. `known`: the rates that a product is held against; `path`: of the kernels, whose
+    instructions alone count."""
     environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
-    environment |= HELD_TO.get(environment.get("BRIGADE_PATH", ""), {})
+    environment |= HELD_TO.get(path, {})
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "brigade.bench.opinion", "--threads", str(threads), "--device", device]

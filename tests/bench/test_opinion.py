@@ -43,7 +43,7 @@ def test_the_process_that_asks_torch(monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "portable", *opinion.HELD_TO])
-def test_torch_is_held_to_the_path_that_this_process_was_told_to_take(path: str, monkeypatch) -> None:
+def test_torch_is_held_to_the_instructions_of_the_path_in_force(path: str, monkeypatch) -> None:
     asked = {}
 
     def run(command, env, **settings) -> subprocess.CompletedProcess:
@@ -54,6 +54,5 @@ def test_torch_is_held_to_the_path_that_this_process_was_told_to_take(path: str,
     names = {name for held in opinion.HELD_TO.values() for name in held}
     for name in names:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("BRIGADE_PATH", path)
-    assert opinion.ask_torch(1, "cpu", {}, 5.0) == {"float32": 1.0}
+    assert opinion.ask_torch(1, "cpu", {}, 5.0, path) == {"float32": 1.0}
     assert {name: asked[name] for name in names & set(asked)} == opinion.HELD_TO.get(path, {})

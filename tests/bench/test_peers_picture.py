@@ -31,7 +31,7 @@ def measured(times: tuple[float, ...]) -> Measured:
 @pytest.fixture
 def drawing() -> ElementTree.Element:
     figures = Figures({"peer": {label: measured(times) for label, times in SECONDS.items()}}, BITS)
-    return ElementTree.fromstring(draw(figures, CELLS, "a model & its peers", "shorter is faster"))
+    return ElementTree.fromstring(draw(figures, CELLS, "a model & its peers", "a processor\nshorter is faster"))
 
 
 def elements(drawing: ElementTree.Element, tag: str) -> list[ElementTree.Element]:
@@ -57,6 +57,7 @@ def test_ours_have_the_colour_of_their_bits_and_peers_none(drawing) -> None:
 def test_the_figures_stand_beside_the_bars_in_their_unit_and_for_those_who_see_no_picture(drawing) -> None:
     words = [text.text for text in elements(drawing, "text")]
     assert {"200", "300", "400", "800", "1.00", "4.00"} <= set(words)
+    assert {"a processor", "shorter is faster"} <= set(words), "a line of the note each"
     assert "one stream: 128 ids in, 128 out, seconds" in words and "a model & its peers" in words
     told = elements(drawing, "desc")[0].text
     assert "batch 1: brigade/int4 200, peer/q4 300, brigade/bf16 400, peer/bf16 800" in told
@@ -66,4 +67,5 @@ def test_an_engine_that_has_no_figure_has_no_bar() -> None:
     heat = {label: measured(times) for label, times in SECONDS.items()}
     heat["peer/q4"].samples.clear()
     picture = ElementTree.fromstring(draw(Figures({"peer": heat}, BITS), CELLS, "t", "n"))
-    assert "peer/q4" not in {text.text for text in elements(picture, "text")}
+    names = {text.text for text in elements(picture, "text")}
+    assert "peer/q4" not in names and {"peer/bf16", "brigade/bf16", "brigade/int4"} <= names

@@ -12,10 +12,11 @@ import openvino_genai as genai
 from benchmarks.peers.protocol import Answer, Setup, serve
 
 MOST, PROMPT = 32, 128  # requests at once, ids of a prompt
-# Held to AVX2 on a processor that has more it would still choose bf16 kernels, and quantize rows for products that are not there then,
-# and end in an error. A processor that has AVX2 alone computes in float32, and quantizes no rows.
+# Held to AVX2 on a processor that has more it would still choose bf16 kernels, and quantize rows for products that are not there
+# then, and end in an error. A processor that has AVX2 alone computes in float32, and quantizes no rows.
 HELD = os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2"
 HINT = "f32" if HELD else "bf16"
+TOLD = "f32 hint, rows not quantized" if HELD else "bf16 hint"
 
 
 def greedy(new_tokens: int) -> genai.GenerationConfig:
@@ -35,7 +36,7 @@ class Static:
 
     def __init__(self, setup: Setup) -> None:
         self._pipe = genai.LLMPipeline(setup.folder, "CPU", ATTENTION_BACKEND="SDPA", **properties(setup))
-        self.about = f"openvino-genai {genai.__version__}, LLMPipeline, ATTENTION_BACKEND=SDPA, {HINT} hint"
+        self.about = f"openvino-genai {genai.__version__}, LLMPipeline, ATTENTION_BACKEND=SDPA, {TOLD}"
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Answer:
         ids = np.array(prompts, dtype=np.int64)
@@ -53,7 +54,7 @@ class Batching:
         scheduler.max_num_batched_tokens, scheduler.max_num_seqs = MOST * PROMPT, MOST
         scheduler.enable_prefix_caching = False
         self._pipe = genai.ContinuousBatchingPipeline(setup.folder, scheduler, "CPU", properties(setup))
-        self.about = f"openvino-genai {genai.__version__}, ContinuousBatchingPipeline, {HINT} hint"
+        self.about = f"openvino-genai {genai.__version__}, ContinuousBatchingPipeline, {TOLD}"
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Answer:
         begun, first = time.perf_counter(), None

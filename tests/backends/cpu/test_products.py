@@ -108,6 +108,39 @@ def test_paths_whose_arithmetic_has_one_name_have_the_same_bits(scheme, n, k, ro
         choose_path("")
 
 
+@pytest.mark.parametrize("scheme", ["int8-weight", "int4", "int4-int8"])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("tree", [False, True])
+def test_few_rows_that_meet_few_bits_have_the_same_bits_on_every_path(scheme: str, group: int, tree: bool) -> None:
+    """Each path unpacks these in registers in its own way, some of them two groups at once; odd numbers of groups are left over."""
+    generator = torch.Generator().manual_seed(11)
+    for groups in (1, 2, 3, 5, 8, 17):
+        weight = torch.randn(64, groups * group, generator=generator)
+        weight[::3, ::group], weight[1::3, ::group] = 3.0, -3.0  # so that both ends are there
+        packed = pack(weight, None, scheme, tree, group=group)
+        for rows in (1, 2, 3, 4, 8, 9, 16, 17):
+            x = torch.randn(rows, groups * group, generator=generator)
+            x[0, :6] = torch.tensor([-0.0, 1e-40, -1e-40, 1e30, -1e30, 0.0])
+            if rows > 2:
+                x[1, 5], x[2, 7] = float("inf"), float("nan")
+            assert_same_on_every_path(packed, x, whole=scheme == "int4-int8")
+
+
+def assert_same_on_every_path(packed, x: torch.Tensor, whole: bool) -> None:
+    """Bit for bit where a result is finite, and not finite in the same places; `whole`: of sums of whole numbers, on all paths."""
+    found: dict[str, torch.Tensor] = {}
+    try:
+        for name, arithmetic in bf16_names().items():
+            choose_path(name)
+            y = packed(x)
+            first = found.setdefault("whole" if whole else arithmetic, y)
+            finite = first.isfinite()
+            assert torch.equal(finite, y.isfinite()) and torch.equal(first[finite], y[finite]), (name, x.shape)
+            assert finite[0].all(), "a row that is finite stays so beside others"
+    finally:
+        choose_path("")
+
+
 def test_a_tree_product_is_the_tree_of_its_blocks() -> None:
     """What lets a later layout give each rank its blocks: leaves are products of their own, added pair by pair."""
     torch.manual_seed(3)
