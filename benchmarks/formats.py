@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from brigade import LLM, SamplingParams
 from brigade.checkpoint.recipes import find_recipe
+from brigade.errors import ConfigError
 
 LLAMA_1B = """
 num_layers: 16
@@ -83,4 +85,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f"formats: {error}")

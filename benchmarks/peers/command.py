@@ -44,6 +44,9 @@ def run(args: argparse.Namespace, processor: Callable[[], str], progress: Callab
     """`processor()` describes the machine in a line; `progress(what)` begins to show how far something is."""
     if args.list and args.peers:
         raise ConfigError(f"--list names all peers, {' '.join(args.peers)} or not; drop one of both")
+    useless = [name for name in ("--json", "--markdown", "--svg") if args.list and getattr(args, name[2:]) is not None]
+    if useless:
+        raise ConfigError(f"--list writes no files; drop {' and '.join(useless)}")
     if args.list:
         print("\n".join(listing()))
         return 0

@@ -240,6 +240,7 @@ BAD = {
     "negative seed": (["--seed", "-1"], "seed is -1; it must be 0 or more"),
     "too many threads": (["--threads", "4096"], "threads is 4096; this process may use"),
     "a list of one": (["transformers", "--list"], "--list names all peers"),
+    "a picture of a list": (["--list", "--svg", "list.svg"], "--list writes no files; drop --svg"),
     "unwritable": (["--markdown", "nowhere/at/all.md"], "cannot write"),
     "unknown recipe": (["--model", "gpt-9"], "no model 'gpt-9'"),
 }
