@@ -45,7 +45,7 @@ struct Rows {
     int64_t group_bytes() const { return (int64_t)blocks * block_k / tile() * TILE; }
 };
 
-// Passes over a run of weights: at most `MOST` rows in each, and of sixteen about as many in each as in the others, whatever their
+// Passes over a run of weights (or over groups of it): at most `MOST` rows in each, and of sixteen about as many in each as in the others, whatever their
 // number. Calls f(first row, how many of them as a constant, which pass).
 template <int R> struct Count { static constexpr int rows = R; };
 template <int MOST, class F>
@@ -55,9 +55,9 @@ static inline void in_passes(int rows, F f) {
         const int left = (rows < 16 || row >= 16 ? rows : 16) - row, passes = (left + MOST - 1) / MOST, now = (left + passes - 1) / passes;
         switch (now) {
             case 1: f(row, Count<1>(), pass); break;
-            case 2: f(row, Count<2>(), pass); break;
-            case 3: f(row, Count<3>(), pass); break;
-            case 4: f(row, Count<4>(), pass); break;
+            case 2: f(row, Count<MOST < 2 ? MOST : 2>(), pass); break;
+            case 3: f(row, Count<MOST < 3 ? MOST : 3>(), pass); break;
+            case 4: f(row, Count<MOST < 4 ? MOST : 4>(), pass); break;
             case 5: f(row, Count<MOST < 5 ? MOST : 5>(), pass); break;
             case 6: f(row, Count<MOST < 6 ? MOST : 6>(), pass); break;
             case 7: f(row, Count<MOST < 7 ? MOST : 7>(), pass); break;

@@ -117,12 +117,10 @@ inline void w4_groups(const uint8_t* a, const uint8_t* b, int steps, const float
 }
 
 void w4_one(const uint8_t* a, int64_t, int, const uint8_t* b, int groups, int steps, const float* scale, float* c) {
-    for (int g = 0, now; g < groups; g += now) {
+    in_passes<2>(groups, [&](int g, auto count, int) {
         const uint8_t *row = a + (int64_t)g * steps * 2 * TILE, *from = b + (int64_t)g * steps * (TILE / 2);
-        now = groups - g < 2 ? 1 : 2;
-        if (now == 2) w4_groups<2>(row, from, steps, scale + g * PANEL, c, g > 0);
-        else w4_groups<1>(row, from, steps, scale + g * PANEL, c, g > 0);
-    }
+        w4_groups<decltype(count)::rows>(row, from, steps, scale + g * PANEL, c, g > 0);
+    });
 }
 }  // namespace
 const TileProduct avx2_i8 = i8_product;
