@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 
 
@@ -27,6 +28,13 @@ class Canvas:
         """A closed area."""
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._body.append(f'<polygon points="{corners}"{_attributes(more)}/>')
+
+    def legend(self, x: float, y: float, entries: Iterable[tuple[str, str]], letter: float = 6.0) -> None:
+        """Colours and what they stand for, side by side; `letter`: about how wide one is."""
+        for colour, words in entries:
+            self.box(x, y, 10, 10, fill=colour)
+            self.text(x + 15, y + 9, words, "start", font_size=11)
+            x += 40 + letter * len(words)
 
     def svg(self, title: str = "", description: str = "", **more: object) -> str:
         """`title` and `description` are for readers who do not see it; `more` are attributes of the whole."""

@@ -38,3 +38,11 @@ def test_who_does_not_see_it_is_told_what_it_is() -> None:
     assert (title.tag, title.text) == (f"{SVG}title", "a & b")
     assert (description.tag, description.text) == (f"{SVG}desc", "<two> boxes")
     assert root.get("role") == "img" and root.get("width") == "8"
+
+
+def test_a_legend_has_a_box_of_each_colour_and_its_words_beside_it() -> None:
+    sheet = Canvas(200, 40)
+    sheet.legend(10, 20, [("#123", "one"), ("#456", "another")])
+    assert '<rect x="10.0" y="20.0" width="10.0" height="10.0" fill="#123"/>' in sheet.svg()
+    assert '<rect x="68.0" y="20.0" width="10.0" height="10.0" fill="#456"/>' in sheet.svg(), "after three letters and a gap"
+    assert ">one</text>" in sheet.svg() and '<text x="83.0" y="29.0"' in sheet.svg()

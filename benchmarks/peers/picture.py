@@ -27,7 +27,7 @@ def draw(figures: Figures, cells: Sequence[Cell], title: str, note: str) -> str:
     sheet.text(12, 20, title, "start", font_weight="bold")
     for place, line in enumerate(notes):
         sheet.text(12, 37 + place * NOTE, line, "start", fill="#666", font_size=11)
-    _legend(sheet, top - 30)
+    sheet.legend(12, top - 30, [*((colour, f"ours, {bits} bits") for bits, colour in COLOURS.items()), (PEER, "peers")])
     for pair, height in zip(pairs, heights, strict=True):
         for place, (cell, times) in enumerate(pair):
             _lane(sheet, 12 + place * WIDTH / 2, top, cell, times, figures.bits)
@@ -57,11 +57,3 @@ def _heading(cell: Cell) -> str:
     unit = {"latency": "milliseconds", "throughput": "tokens a second", "stream": "seconds"}[cell.work]
     name = {"latency": f"batch {cell.batch}", "throughput": f"{cell.batch} requests", "stream": "one stream"}[cell.work]
     return f"{name}: {cell.prompt} ids in, {cell.new} out, {unit}"
-
-
-def _legend(sheet: Canvas, top: float) -> None:
-    at = 12.0
-    for colour, words in (*((colour, f"ours, {bits} bits") for bits, colour in COLOURS.items()), (PEER, "peers")):
-        sheet.box(at, top, 10, 10, fill=colour)
-        sheet.text(at + 15, top + 9, words, "start", font_size=11)
-        at += 36 + 6 * len(words)

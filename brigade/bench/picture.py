@@ -48,13 +48,6 @@ def draw(rows: Sequence[Row], title: str, note: str) -> str:
     sheet.text(WIDTH / 2, HEIGHT - 8, "batch size; milliseconds for the whole batch, median")
     sheet.text(LEFT, 18, title, "start", font_weight="bold")
     sheet.text(LEFT, 35, note, "start", fill="#666", font_size=11)
-    at = LEFT
-    for colour, text in (
-        (FIRST, "until every first token"),
-        (REST, "the tokens after it"),
-        (FLOOR, "floor of this machine, and its share"),
-    ):
-        sheet.box(at, 44, 10, 10, fill=colour)
-        sheet.text(at + 15, 53, text, "start", font_size=11)
-        at += 40 + 6 * len(text)
+    parts = ((FIRST, "until every first token"), (REST, "the tokens after it"), (FLOOR, "floor of this machine, and its share"))
+    sheet.legend(LEFT, 44, parts)
     return sheet.svg()

@@ -16,11 +16,8 @@ def draw(all_served: Sequence[Served], title: str) -> str:
     width = LEFT + len(KINDS) * (PANEL + GAP)
     sheet = Canvas(width, HEIGHT)
     sheet.text(LEFT, 20, title, "start", font_weight="bold")
-    at = LEFT
-    for number, served in enumerate(all_served):
-        sheet.box(at, 32, 10, 10, fill=COLOURS[number % len(COLOURS)])
-        sheet.text(at + 15, 41, str(served.load), "start", font_size=11)
-        at += 40 + 6.5 * len(str(served.load))
+    loads = ((COLOURS[number % len(COLOURS)], str(served.load)) for number, served in enumerate(all_served))
+    sheet.legend(LEFT, 32, loads, letter=6.5)
     for place, kind in enumerate(KINDS):
         _panel(sheet, LEFT + place * (PANEL + GAP), kind, [served.values(kind) for served in all_served])
     for share in (0, 50, 90, 100):
