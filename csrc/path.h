@@ -45,8 +45,8 @@ struct Rows {
     int64_t group_bytes() const { return (int64_t)blocks * block_k / tile() * TILE; }
 };
 
-// Passes over a run of weights (or over groups of it): at most `MOST` rows in each, and of sixteen about as many in each as in the others, whatever their
-// number. Calls f(first row, how many of them as a constant, which pass).
+// Passes over a run of weights (or over groups of it): at most `MOST` rows in each, and of sixteen about as many in each as in the
+// others, whatever their number. Calls f(first row, how many of them as a constant, which pass).
 template <int R> struct Count { static constexpr int rows = R; };
 template <int MOST, class F>
 static inline void in_passes(int rows, F f) {
