@@ -29,6 +29,7 @@ inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, i
             __m256i w[N], size[N];
             for (int j = 0; j < N; j++) w[j] = words(b + 2 * i * LINE + j * HALF), size[j] = _mm256_abs_epi8(w[j]);
             for (int j = 0; j < LINES; j++) __builtin_prefetch(b + PART * 2 * TILE + (2 * i + j) * LINE);
+            if (R == MOST_ROWS) __builtin_prefetch(a + PART * TILE + i * LINE);  // rows that come from further away than a core's own cache
             for (int r = 0; r < R; r++) {
                 const __m256i v = word(a + r * LINE, i);
                 for (int j = 0; j < N; j++) {
