@@ -103,7 +103,8 @@ static inline W zerow() { return set1w(0); }
 static inline W andw(W x, W y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 static inline W orw(W x, W y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 static inline W xorw(W x, W y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
-static inline W halves(W low, W high) { return {_mm256_blend_epi16(low.a, high.a, 0xaa), _mm256_blend_epi16(low.b, high.b, 0xaa)}; }  // of each word; AVX-512 alone uses it and `shr16`
+// Of each word; AVX-512 alone uses it and `shr16`.
+static inline W halves(W low, W high) { return {_mm256_blend_epi16(low.a, high.a, 0xaa), _mm256_blend_epi16(low.b, high.b, 0xaa)}; }
 template <int N> static inline W shr16(W x) { return {_mm256_srli_epi16(x.a, N), _mm256_srli_epi16(x.b, N)}; }  // each half
 template <int N> static inline W shl(W x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
 template <int N> static inline W sra(W x) { return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)}; }
