@@ -16,7 +16,7 @@ alignas(64) constexpr uint16_t NIBBLES[32] = {
     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
 
-// `static`: each path compiles its own, with its own instructions.
+// `static`, and members `always_inline`: each path compiles its own, with its own instructions.
 static inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 static inline int64_t mass_of(float weight) { return (int64_t)(weight * 0x1p44f); }  // of a sampler's token
@@ -41,8 +41,8 @@ struct Rows {
     int flip;      // I8: what every byte is turned by; 0x80 makes it unsigned, 128 more than it was
     bool wide;     // BF16: rounded numbers that lie as floats, for products that have no instruction for two of them
     const float* most = nullptr;  // I8: each row's greatest number without its sign, where that is not of this part of it alone
-    int tile() const { return wide ? 16 : tile_k(kind); }  // elements of K in a tile
-    int64_t group_bytes() const { return (int64_t)blocks * block_k / tile() * TILE; }
+    [[gnu::always_inline]] int tile() const { return wide ? 16 : tile_k(kind); }  // elements of K in a tile
+    [[gnu::always_inline]] int64_t group_bytes() const { return (int64_t)blocks * block_k / tile() * TILE; }
 };
 
 // Passes over a run of weights (or over groups of it): at most `MOST` rows in each, and of sixteen about as many in each as in the

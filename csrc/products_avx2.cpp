@@ -15,8 +15,8 @@ constexpr int PART = 4;          // tiles of K that one line is walked along bef
 inline __m256i words(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 inline __m256i word(const uint8_t* row, int i) { return _mm256_set1_epi32(((const int*)row)[i]); }
 
-// The weight without its sign times the row's number with the weight's sign. Either may be as far from 0 as 127, so two products are at
-// most 32,258. Only a row that is not finite holds -128, which has no opposite: its scale is NaN, and so are its products.
+// The weight without its sign times the row's number with the weight's sign. A weight of `int4-int8` may be -128, whose size fits a byte
+// without a sign. No row holds -128 (`put_row`), which has no opposite. So two products are at most 2 * 128 * 127 = 32,512.
 template <int R, int LINES>
 inline void i8_rows(const uint8_t* a, const uint8_t* b, int steps, int32_t* c, int carry) {
     constexpr int N = 2 * LINES;

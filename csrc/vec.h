@@ -125,12 +125,6 @@ static inline F bf_hi(W w) { return {upper(w.a), upper(w.b)}; }
 static inline F as_float(W w) { return {_mm256_castsi256_ps(w.a), _mm256_castsi256_ps(w.b)}; }
 static inline F to_float(W w) { return {_mm256_cvtepi32_ps(w.a), _mm256_cvtepi32_ps(w.b)}; }
 static inline W to_int(F v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
-static inline __m256i dot8_half(__m256i acc, __m256i a, __m256i b) {
-    const __m256i al = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), ah = _mm256_srai_epi16(a, 8);
-    const __m256i bl = _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8), bh = _mm256_srai_epi16(b, 8);
-    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(al, bl), _mm256_madd_epi16(ah, bh)));
-}
-static inline W dot8(W acc, W a, W b) { return {dot8_half(acc.a, a.a, b.a), dot8_half(acc.b, a.b, b.b)}; }
 static inline __m256i rounded_half(__m256 x) {
     const __m256i u = _mm256_castps_si256(x);
     const __m256i up = _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));

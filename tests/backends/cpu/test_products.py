@@ -75,14 +75,15 @@ def test_fp32_and_int8_have_the_same_bits_on_every_path(scheme: str) -> None:
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_sums_of_the_largest_numbers_do_not_run_over(path: str, scheme: str, group: int, sign: float) -> None:
-    """Kernels add products in 16 bits where they may: here every product is the largest there is, and all have one sign."""
+    """Kernels add products in 16 bits where they may: here most products are the largest there are, and have one sign."""
     k = 1024
-    weight = torch.full((64, k), -1.0)  # the lowest nibble stands for -8, the highest for 7
-    weight[:, ::group] = 1.0  # so that a group's scale is made for both ends
-    weight[32:] *= -1.0
+    weight = torch.full((64, k), -8.0)  # the lowest nibble, which stands for -8; times its group's 16 it is -128
+    weight[:, ::group] = 7.0  # so that the scale of a group is 1
     packed = pack(weight, None, scheme, tree=False, group=group)
     held = packed.unpack()
-    for rows in (1, 2, 3, 5, 8, 16, 33):
+    if scheme == "int4-int8":
+        assert torch.equal(held, weight)
+    for rows in (1, 2, 3, 5, 8, 16, 17, 33):
         x = torch.full((rows, k), sign)
         expected = x.double() @ held.double().T
         assert (packed(x) - expected).abs().max() <= 1e-6 * expected.abs().max()
@@ -124,6 +125,32 @@ def test_few_rows_that_meet_few_bits_have_the_same_bits_on_every_path(scheme: st
             if rows > 2:
                 x[1, 5], x[2, 7] = float("inf"), float("nan")
             assert_same_on_every_path(packed, x, whole=scheme == "int4-int8")
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4-int8"])
+def test_rows_without_a_finite_scale_have_one_result_on_every_path(scheme: str) -> None:
+    """Their numbers cannot be held in int8: of a number that is not finite all products are NaN, and numbers too near 0 are 0."""
+    near, broken = [0.0, -0.0, 1e-45, -1e-40, 1e-37, -3.7e-37], [float("inf"), -float("inf"), float("nan")]
+    generator = torch.Generator().manual_seed(5)
+    packed = pack(torch.randn(70, 200, generator=generator), None, scheme, tree=True)
+    x = torch.randn(15, 200, generator=generator)
+    for row, number in enumerate(near):
+        x[row] = number
+    for row, number in enumerate(broken, len(near)):
+        x[row, 9] = number
+    x[9], x[10] = 3.8e-37, torch.finfo(torch.float32).max / 200  # the least and the greatest that are as any other row
+    found = []
+    try:
+        for name in available_paths():
+            choose_path(name)
+            for rows in (1, 11, 15):
+                y = torch.cat([packed(part) for part in x.split(rows)])
+                assert not y[: len(near)].any() and y[len(near) : 9].isnan().all(), name
+                assert y[9:].isfinite().all() and y[9:].any(1).all(), name
+                found.append(y[9:])
+        assert all(torch.equal(found[0], y) for y in found)
+    finally:
+        choose_path("")
 
 
 def assert_same_on_every_path(packed, x: torch.Tensor, whole: bool) -> None:
