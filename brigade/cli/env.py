@@ -81,11 +81,11 @@ def computing_threads() -> dict[str, str]:
     try:
         built = find_kernels() is not None
         pool = f"{describe_pool()} (the kernels' own pool)" if built else "none (its kernels were not built)"
+        default = "the cpu backend" if built else "the reference backend"
     except UserError as error:
-        built, pool = False, f"refused: {error}"
+        pool, default = f"refused: {error}", "nothing, since this is refused"
     return {
-        "cpu backend": pool, "reference backend": f"{torch.get_num_threads()} of torch",
-        "computing by default": "the cpu backend" if built else "the reference backend",
+        "cpu backend": pool, "reference backend": f"{torch.get_num_threads()} of torch", "computing by default": default,
     }  # fmt: skip
 
 

@@ -15,6 +15,13 @@ def is_there() -> bool:
     return find_kernels() is not None
 
 
+def begin() -> None:
+    """Load them where they are, so that a BRIGADE_PATH that is refused is refused before the first request. The draws of every
+    backend use them."""
+    if is_there():
+        kernels()
+
+
 def weigh(logits: np.ndarray, greatest: np.ndarray, temperature: np.ndarray) -> np.ndarray:
     weights = np.empty_like(logits)
     _weigh(logits, greatest, temperature, weights.ctypes.data)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brigade.engine.sampling import native
 from brigade.engine.sampling.draw import draw, pick, uniform_bits
 from brigade.engine.sampling.filters import kept_weights
 from brigade.engine.sampling.history import Histories
@@ -56,6 +57,7 @@ class Sampler:
     """Greedy rows take the lowest id of the largest logits. The others are drawn by `rule`, or by inverse CDF."""
 
     def __init__(self, rule: SamplingRule | None = None) -> None:
+        native.begin()
         self.rule = None if isinstance(rule, InverseCDF) else rule
         self._histories = Histories()
 

@@ -32,10 +32,21 @@ def test_the_variable_names_a_path_and_env_shows_it_and_who_computes() -> None:
     assert "(the kernels' own pool), reference backend " in done.stdout
 
 
-def test_a_command_refuses_a_name_that_is_none_in_one_line() -> None:
-    done = brigade("generate", "x", "--max-tokens", "1", BRIGADE_PATH="avx3")
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert "BRIGADE_PATH is 'avx3', which is no path; there are " in done.stderr
+@pytest.mark.parametrize(
+    "command", ["generate x --max-tokens 1", "generate x --max-tokens 1 --backend reference", "serve --port 0 --backend reference",
+                "bench overhead"],
+)  # fmt: skip
+def test_a_command_refuses_a_name_that_is_none_in_one_line(command: str) -> None:
+    """The reference backend too, since ids are drawn with the kernels whoever computes the logits."""
+    done = brigade(*command.split(), BRIGADE_PATH="avx3")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("brigade: error: BRIGADE_PATH is 'avx3', which is no path; there are ")
+
+
+def test_env_says_that_nothing_computes_with_a_name_that_is_none() -> None:
+    done = brigade("env", BRIGADE_PATH="avx3")
+    assert done.returncode == 0 and "cpu backend refused: BRIGADE_PATH is 'avx3'" in done.stdout
+    assert "computing by default nothing, since this is refused" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["avx3", "AVX2", *LACKING])
