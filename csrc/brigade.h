@@ -98,6 +98,16 @@ struct BrLayer {
     const BrExchange* exchange;  // of the ranks among whom `out` and `down` are cut along K; null: they are whole
 };
 
+// All that follows the embedding, where no other rank and nothing in Python takes part.
+struct BrStack {
+    const BrLayer* const* layers;
+    int64_t count;
+    BrNorm norm;  // before the head, if `has_norm`
+    BrMatrix head;
+    int64_t has_norm;
+    int64_t finished;  // one more for each layer, while others look
+};
+
 // Shared memory between the ranks of one host (exchange.cpp).
 enum BrRankState : int32_t { BR_WAITING = 3 };  // of brigade/parallel/board.py
 
@@ -199,6 +209,12 @@ int32_t br_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_
 // Of rows that nothing reads afterwards only keys and values are made. `wanted` [count] in order, out [count, H].
 int32_t br_last_layer(const BrLayer* layer, const BrStep* step, uint8_t* keys, uint8_t* values, const float* x, const int32_t* wanted,
                       int count, float* out);
+// x [rows, H], which is changed; `keys` and `values`: for each layer its part of the cache. Logits [count, head.n] of the rows `wanted`
+// [count], in order; null: of all.
+void br_stack(BrStack* stack, const BrStep* step, uint8_t* const* keys, uint8_t* const* values, float* x, const int32_t* wanted, int count,
+              float* logits);
+// The lowest id of each row's greatest logit, and that logit; of a row with a NaN the first NaN. Returns how many of these are not finite.
+int br_best(const float* logits, int rows, int width, int64_t* tokens, float* greatest);
 // Rows of logits to weights, and each row's total mass; `weights` may be null.
 void br_weigh(const float* logits, int rows, int width, const float* greatest, const float* temperature, float* weights, int64_t* totals);
 // One token a row. `bits`: the row's uniform number, in units of 2^-53. top_k 0, top_p 1 and min_p 0 are off.

@@ -6,8 +6,9 @@
 
 namespace brigade {
 namespace {
-constexpr int FEW_ROWS = 16;             // that wait for weights
-constexpr int64_t LEFT_BYTES = 1 << 18;  // of a left operand that is walked for each panel: what a core's own cache holds
+constexpr int FEW_ROWS = 16;                 // that wait for weights
+constexpr int64_t LEFT_BYTES = 1 << 18;      // of a left operand that is walked for each panel: what a core's own cache holds
+constexpr int64_t EXPANDED_BYTES = 1 << 22;  // the same of panels that are expanded: once more for each chunk of rows
 }  // namespace
 
 bool takes_packed(const BrMatrix& next) { return row_kind(next.kind) != BR_I8 && next.k == next.blocks * next.block_k; }
@@ -26,9 +27,13 @@ Rows make_rows(const BrMatrix& m, int rows, Scratch& data, Scratch& scale) {
 void multiply(const BrMatrix& m, const Rows& a, const Finish& f) {
     const Path& p = path();
     const int64_t panels = padded_columns(m) / PANEL;
-    const int64_t chunk = std::max<int64_t>(LEFT_BYTES / a.group_bytes() * GROUP_ROWS / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);
-    const int64_t chunks = (a.rows + chunk - 1) / chunk, tiles = (int64_t)m.blocks * m.block_k / tile_k(a.kind);
     const bool expands = m.kind == BR_W8 || is_nibbles(m.kind);
+    const int64_t own = round_up((a.rows + pool_size() - 1) / pool_size(), BLOCK_ROWS);  // of each thread, which made them
+    const auto rows_in = [&](int64_t bytes) {
+        return std::max<int64_t>(bytes / a.group_bytes() * GROUP_ROWS / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);
+    };
+    const int64_t chunk = std::max(rows_in(LEFT_BYTES), expands ? std::min(rows_in(EXPANDED_BYTES), own) : 0);
+    const int64_t chunks = (a.rows + chunk - 1) / chunk, tiles = (int64_t)m.blocks * m.block_k / tile_k(a.kind);
     const int64_t piece = a.rows > BLOCK_ROWS ? 1 : std::max<int64_t>(panels / (pool_size() * 8), 1);
     parallel(chunks * panels, piece, [&](int64_t first, int64_t last) {
         thread_local Scratch whole;

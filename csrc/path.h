@@ -140,6 +140,7 @@ struct Path {
     void (*softmax_row)(const float* x, int width, float* out);
     int64_t (*weigh)(const float* x, int count, float greatest, float temperature, float* weights);
     int (*find)(const float* x, int count, float least, int32_t* found);
+    int (*best_of)(const float* x, int count);  // the first place of the greatest number, or of the first NaN
     void (*add)(const float* a, const float* b, int64_t count, float* out);
     void (*store_kv)(const BrAttention&, const BrStep&, const Heads&, int row, int block, int offset, int count, int head);
     void (*attend)(const Products&, const BrAttention&, const BrStep&, const Portion&, const Portion* next, const Heads&);

@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -12,12 +13,28 @@
 
 namespace brigade {
 namespace {
-constexpr int SPINS = 4000;  // some tens of microseconds: layers follow each other faster than a thread falls asleep
+// A thread that sleeps is woken in 50 to 100 us, many times as long as a layer's norm takes. Between two steps Python needs some 0.3 ms.
+constexpr std::chrono::microseconds AWAKE{1000};
 
-// A thread's part of the items: what it has begun is what lies below `next`. On a line of its own, since only thieves share it.
+// A thread's part of the items, of which first .. end are left: first in the upper half of `left`, end in the lower. The owner takes from
+// the front, in one long run, and helpers take from the back. Both take half of what is left at most, so all are done at the same time.
+// On a line of its own, since only helpers share it.
 struct alignas(64) Share {
-    std::atomic<int64_t> next{0};
-    int64_t end = 0;
+    std::atomic<uint64_t> left{0};
+
+    void fill(int64_t first, int64_t end) { left.store((uint64_t)first << 32 | (uint64_t)end, std::memory_order_relaxed); }
+    bool take(int64_t piece, bool own, int64_t& first, int64_t& last) {
+        uint64_t now = left.load(std::memory_order_relaxed), then;
+        do {
+            const int64_t begin = (int64_t)(now >> 32), end = (int64_t)(now & UINT32_MAX), half = (end - begin + 1) / 2;
+            if (begin >= end) return false;
+            const int64_t count = half < piece ? half : piece;
+            first = own ? begin : end - count;
+            last = first + count;
+            then = own ? (uint64_t)last << 32 | (uint64_t)end : (uint64_t)begin << 32 | (uint64_t)first;
+        } while (!left.compare_exchange_weak(now, then));
+        return true;
+    }
 };
 
 struct Pool {
@@ -28,7 +45,7 @@ struct Pool {
     std::vector<Share> shares;  // of the work in hand, one for each thread
     std::atomic<int> busy{0}, size{1};  // size: the caller too
     std::atomic<bool> stop{false};
-    int64_t items = 0, piece = 1;
+    int64_t piece = 1;
     Work work = nullptr;
     void* context = nullptr;
     BrAhead ahead{};
@@ -37,13 +54,12 @@ struct Pool {
     void take(int self) {
         for (int i = 0, who = self; i < size; i++, who = who + 1 < size ? who + 1 : 0) {
             Share& from = shares[(size_t)who];
-            if (i && from.next.load(std::memory_order_relaxed) >= from.end) continue;
-            for (int64_t first; (first = from.next.fetch_add(piece)) < from.end;) work(context, first, first + piece < from.end ? first + piece : from.end);
+            for (int64_t first, last; from.take(piece, i == 0, first, last);) work(context, first, last);
         }
     }
     void live(int self, uint64_t seen) {
         for (;;) {
-            for (int i = 0; i < SPINS && round.load(std::memory_order_acquire) == seen; i++) pause();
+            spin(seen);
             if (round.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock(mutex);
                 wake.wait(lock, [&] { return round.load() != seen; });
@@ -55,6 +71,16 @@ struct Pool {
             busy.fetch_sub(1, std::memory_order_release);
             fetch(self, soon, seen);
         }
+    }
+    // Until there is work, or for a while; the clock is read once in many looks.
+    void spin(uint64_t seen) {
+        const auto until = std::chrono::steady_clock::now() + AWAKE;
+        do {
+            for (int i = 0; i < 64; i++) {
+                if (round.load(std::memory_order_acquire) != seen) return;
+                pause();
+            }
+        } while (std::chrono::steady_clock::now() < until);
     }
     // The memory would rest while a caller decides what comes next.
     void fetch(int self, const BrAhead& soon, uint64_t seen) {
@@ -135,14 +161,12 @@ void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAh
     Pool& p = pool();
     if (p.size == 1 || items <= piece) return work(context, 0, items);
     std::lock_guard<std::mutex> guard(p.running);
-    p.items = items;
     p.piece = piece;
     p.work = work;
     p.context = context;
     p.ahead = ahead ? *ahead : BrAhead{};
     for (int i = 0; i < p.size; i++) {
-        p.shares[(size_t)i].next.store(items * i / p.size, std::memory_order_relaxed);
-        p.shares[(size_t)i].end = items * (i + 1) / p.size;
+        p.shares[(size_t)i].fill(items * i / p.size, items * (i + 1) / p.size);
     }
     p.busy = (int)p.threads.size();
     p.announce();

@@ -1,6 +1,6 @@
 // One pool of threads for the process. Of the items of a piece of work each thread has a share, always the same part in their order, so
 // that rows which one thread made are read by it again: cores need not share a cache. It is taken in small pieces, and who is done
-// helps the others, so a slow core does less.
+// helps the others, so a slow core does less. There are fewer than 2^32 items.
 #pragma once
 #include <cstdint>
 

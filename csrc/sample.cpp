@@ -152,6 +152,18 @@ private:
 using namespace brigade;
 
 extern "C" {
+int br_best(const float* logits, int rows, int width, int64_t* tokens, float* greatest) {
+    parallel(rows, 2, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) {
+            tokens[r] = path().best_of(logits + r * width, width);
+            greatest[r] = logits[r * width + tokens[r]];
+        }
+    });
+    int bad = 0;
+    for (int r = 0; r < rows; r++) bad += !(greatest[r] - greatest[r] == 0.0f);
+    return bad;
+}
+
 void br_weigh(const float* logits, int rows, int width, const float* greatest, const float* temperature, float* weights, int64_t* totals) {
     parallel(rows, 4, [&](int64_t first, int64_t last) {
         thread_local Scratch scratch;

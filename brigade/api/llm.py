@@ -127,7 +127,7 @@ class LLM(BlockingFace):
     def layers_finished(self) -> int:
         """By all ranks since they were loaded: a step that takes long goes on counting, and one that hangs does not."""
         leader = self._parts.leader
-        return self.model.finished.layers if leader is None else leader.ranks.layers()
+        return self.model.layers_finished if leader is None else leader.ranks.layers()
 
     @property
     def failure(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +64,13 @@ class KVCache:
     def _addresses(self) -> tuple[tuple[int, int], ...]:
         """Asked for once: every layer wants its own at every step."""
         return tuple((keys.data_ptr(), values.data_ptr()) for keys, values in zip(self.keys, self.values, strict=True))
+
+    @cached_property
+    def address_lists(self) -> tuple[ctypes.Array, ctypes.Array]:
+        """The same of all layers here: of keys, and of values."""
+        keys, values = zip(*self._addresses, strict=True)
+        list_of_all = ctypes.c_void_p * len(keys)
+        return list_of_all(*keys), list_of_all(*values)
 
     @property
     def nbytes(self) -> int:

@@ -69,8 +69,8 @@ class TextGenerationController:
     def finish(self, batch: Batch, owners: Sequence[Request | None]) -> list[Delta]:
         """Receive the oldest step, which is this batch, and return what it adds. `owners` of the batch's spans, in the same order;
         None where a span's answer is not for anybody any more."""
-        answer = self.runner.receive()
         with torch.inference_mode():
+            answer = self.runner.receive()
             read = self._read(batch, owners, answer)
             logits, sampled = answer.logits_RV, []
             if read.readers:

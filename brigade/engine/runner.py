@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 from brigade.batch import Batch
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class Runner(Protocol):
         """Begin a step."""
 
     def receive(self) -> Answer:
-        """Wait for the answer to the oldest step under way."""
+        """Wait for the answer to the oldest step under way. The caller is in inference mode."""
 
     def close(self) -> None:
         """Give back the cache. It is called once; nothing is sent afterwards, and steps under way are not received. A garbage
@@ -62,8 +60,7 @@ class LocalRunner:
         self._sent.append(batch)
 
     def receive(self) -> Answer:
-        with torch.inference_mode():
-            return Answer(self.model(self._sent.popleft(), self.cache))
+        return Answer(self.model(self._sent.popleft(), self.cache))
 
     def close(self) -> None:
         self.cache = None

@@ -38,7 +38,8 @@ class Embedding(CutModule):
         if self.project is not None:
             x_TH = self.project(x_TH)
         if self.position is not None:
-            x_TH = self.backend.embed(step.positions_T + self.offset, self.position, x_TH)
+            places_T = step.positions_T + self.offset if self.offset else step.positions_T
+            x_TH = self.backend.embed(places_T, self.position, x_TH)
         return x_TH
 
     def _words(self, ids_T: Tensor) -> Tensor:

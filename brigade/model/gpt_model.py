@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,18 @@ class Elsewhere(nn.Module):
 
 @dataclass(slots=True)
 class Finished:
-    """What was computed since the model was made: it grows as long as a step does not hang."""
+    """What was computed layer by layer since the model was made."""
 
     layers: int = 0
+
+
+class AtOnce(Protocol):
+    """All that follows the embedding in one call: a backend's own way for steps that are short. The same bits as layer by layer."""
+
+    finished: int  # layers, as in `Finished`
+
+    def __call__(self, x_TH: Tensor, step: Step) -> Tensor | None:
+        """Logits of the wanted rows before a softcap; None where the layers have to go one by one. `x_TH` may be written over."""
 
 
 class GPTModel(nn.Module):
@@ -69,6 +79,7 @@ class GPTModel(nn.Module):
             for key, cut in module.cuts.items()
         }
         self.finished = Finished()
+        self.at_once: AtOnce | None = None  # set by a backend that prepares the model
         self._rope_tables: dict | None = None
 
     @property
@@ -78,7 +89,9 @@ class GPTModel(nn.Module):
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
         """Float32 logits [wanted rows, vocabulary] in the order of the batch's spans."""
         step = self.backend.begin_step(batch, cache, self.windows)
-        return self.logits(self.hidden(step), step)
+        x_TH = self.embedding(step)
+        logits = None if self.at_once is None else self.at_once(x_TH, step)
+        return self.logits(self.through(x_TH, step), step) if logits is None else self._capped(logits)
 
     def hidden(self, step: Step) -> Tensor:
         return self.through(self.embedding(step), step)
@@ -107,8 +120,16 @@ class GPTModel(nn.Module):
         if self.project_out is not None:
             x_TH = self.project_out(x_TH)
         logits = self.backend.linear(x_TH, self.embedding.word, None) if self.head is None else self.head(x_TH)
+        return self._capped(logits.float())
+
+    def _capped(self, logits: Tensor) -> Tensor:
         cap = self.config.logit_softcap
-        return logits.float() if cap is None else self.backend.softcap(logits.float(), cap)
+        return logits if cap is None else self.backend.softcap(logits, cap)
+
+    @property
+    def layers_finished(self) -> int:
+        """Since the model was made: it grows as long as a step does not hang."""
+        return self.finished.layers + (0 if self.at_once is None else self.at_once.finished)
 
     def _rotary(self, step: Step) -> dict:
         """cos and sin of this step's positions, for each distinct rope of the model."""

@@ -25,6 +25,7 @@ from brigade.backends.cpu.packed_size import cut_inside_panels, packed_layouts, 
 from brigade.backends.cpu.packer import LINEARS, PackedModel, Packer, plain_tensors
 from brigade.backends.cpu.quant import PRODUCTS, Quant, skip_list
 from brigade.backends.cpu.row_parallel import shared_products
+from brigade.backends.cpu.stack import NativeStack
 from brigade.backends.cpu.step_size import step_bytes
 from brigade.backends.cpu.sums import packed_sums, sums_of_weights
 from brigade.backends.cpu.threads import size_pool
@@ -42,11 +43,12 @@ MOST_DIM = 512  # of a head; what the attention kernel keeps on its stack
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The kernels' view of a batch, and the arrays it points into."""
+    """The kernels' view of a batch, and the array it points into."""
 
     struct: Any
-    arrays: tuple[np.ndarray, ...]
-    wanted: np.ndarray  # rows whose logits are asked for
+    array: np.ndarray
+    wanted: int  # where the rows are whose logits are asked for
+    wanted_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class CpuBackend(Backend):
         chain([matrix for name, matrix in packer.matrices.items() if "experts" not in name])  # of those a step reads only some
         self.arithmetic = PRODUCTS.get(self.quant.scheme, next(iter(packer.matrices.values())).scheme)
         model.packed = PackedModel(plain, packer.matrices)
+        model.at_once = NativeStack.of(model)
 
     @staticmethod
     def _pack_module(module: Any, name: str, packer: Packer) -> None:
@@ -203,15 +206,19 @@ class CpuBackend(Backend):
             tables.append(len(blocks))
             blocks.extend(span.blocks)
             rows.extend(starts[-2] + row for row in span.rows)
-        arrays = tuple(np.array(values, np.int32) for values in (positions, starts, tables, blocks))
+        parts = (positions, starts, tables, blocks, rows)
+        array = np.array([number for part in parts for number in part], np.int32)
+        at = [array.ctypes.data]
+        for part in parts:
+            at.append(at[-1] + 4 * len(part))
         struct = BrStep(
             rows=len(ids), spans=len(tables), block_size=cache.block_size, kv_bf16=cache.keys[0].dtype == torch.bfloat16,
-            positions=arrays[0].ctypes.data, span_row=arrays[1].ctypes.data, span_table=arrays[2].ctypes.data,
-            blocks=arrays[3].ctypes.data,
+            positions=at[0], span_row=at[1], span_table=at[2], blocks=at[3],
         )  # fmt: skip
         wanted = None if len(rows) == len(ids) else torch.tensor(rows, dtype=torch.int64)
-        plan = StepPlan(struct, arrays, np.array(rows, np.int32))
-        return Step(torch.tensor(ids), torch.from_numpy(arrays[0]).long(), wanted, plan, cache)
+        plan = StepPlan(struct, array, at[4], len(rows))
+        tokens_T, positions_T = (torch.from_numpy(np.array(numbers, np.int64)) for numbers in (ids, positions))
+        return Step(tokens_T, positions_T, wanted, plan, cache)
 
     def embed(self, ids_T: Tensor, table_VH: Tensor | PackedTable, onto_TH: Tensor | None = None) -> Tensor:
         table = table_VH.table_VH if isinstance(table_VH, PackedTable) else table_VH

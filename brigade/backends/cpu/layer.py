@@ -99,9 +99,9 @@ class NativeLayer(nn.Module):
         keys, values = step.cache.address(self.params.layer)
         native, plan = ctypes.byref(self.native), ctypes.byref(step.attention.struct)
         if self.last and step.logit_rows is not None:
-            rows, all_TH = step.attention.wanted, x_TH
-            x_TH = torch.empty(rows.size, all_TH.shape[1])
-            wanted = (all_TH.data_ptr(), rows.ctypes.data, rows.size)
+            all_TH, count = x_TH, step.attention.wanted_count
+            x_TH = torch.empty(count, all_TH.shape[1])
+            wanted = (all_TH.data_ptr(), step.attention.wanted, count)
             result = kernels().br_last_layer(native, plan, keys, values, *wanted, x_TH.data_ptr())
         else:
             result = kernels().br_layer(native, plan, keys, values, x_TH.data_ptr())

@@ -54,6 +54,7 @@ BrLayer = _struct(
     "BrNorm:attention_norm,mlp_norm,attention_post,mlp_post i:has_attention_post,has_mlp_post,norm_after,parallel,has_mlp,pad "
     "BrAttention:attention BrMatrix:qkv,out,up,down p:exchange",
 )
+BrStack = _struct("BrStack", "p:layers l:count BrNorm:norm BrMatrix:head l:has_norm,finished")
 BrTree = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_int64, c.c_int64, c.c_int32)
 BrMaximum = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, c.c_int64)
 
@@ -97,6 +98,8 @@ SIGNATURES = {
     "br_attend": ([_P, _P, _P, _P, _P, _P, _P, _P], None),
     "br_layer": ([_P, _P, _P, _P, _P], c.c_int32),
     "br_last_layer": ([_P, _P, _P, _P, _P, _P, _I, _P], c.c_int32),
+    "br_stack": ([_P, _P, _P, _P, _P, _P, _I, _P], None),
+    "br_best": ([_P, _I, _I, _P, _P], _I),
     "br_weigh": ([_P, _I, _I, _P, _P, _P, _P], None),
     "br_draw": ([_P, _I, _I, _P, _P, _P], None),
     "br_embed": ([_P, _P, _I, _P, _I, _I, _P], None),

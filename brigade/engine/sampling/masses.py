@@ -25,7 +25,9 @@ _POLYNOMIAL = [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-
 
 def to_host(logits_RV: Tensor) -> np.ndarray:
     """The same numbers in fp32, rows contiguous; shares memory where it can, so it is only to be read."""
-    array = np.ascontiguousarray(logits_RV.detach().to("cpu", torch.float32).numpy())
+    if logits_RV.device.type != "cpu" or logits_RV.dtype != torch.float32:
+        logits_RV = logits_RV.to("cpu", torch.float32)
+    array = np.ascontiguousarray(logits_RV.detach().numpy())
     assert array.ndim == 2 and array.shape[1] < MOST_TOKENS, f"logits of shape {array.shape}: a row has under {MOST_TOKENS}"
     return array
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from brigade.backends.cpu.library import find_kernels, kernels
 from brigade.engine.sampling.settings import Settings
@@ -20,6 +24,16 @@ def begin() -> None:
     backend use them."""
     if is_there():
         kernels()
+
+
+def best_tokens(logits_RV: Tensor) -> list[int] | None:
+    """The lowest id of each row's greatest logit; None where the kernels cannot read them, or one of these logits is not finite.
+    Most steps ask for no more, so this makes no array."""
+    if not is_there() or logits_RV.device.type != "cpu" or logits_RV.dtype != torch.float32 or not logits_RV.is_contiguous():
+        return None
+    rows, width = logits_RV.shape
+    tokens, greatest = (ctypes.c_int64 * rows)(), (ctypes.c_float * rows)()
+    return None if kernels().br_best(logits_RV.data_ptr(), rows, width, tokens, greatest) else list(tokens)
 
 
 def weigh(logits: np.ndarray, greatest: np.ndarray, temperature: np.ndarray) -> np.ndarray:

@@ -52,6 +52,33 @@ def test_weights_and_totals_have_the_same_bits(path: str, width: int) -> None:
     assert np.array_equal(native.total_masses(logits, greatest), masses(exponential(logits - greatest)).sum(axis=1))
 
 
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 1023, 1024, 1040, 2049, 4099])
+def test_the_best_tokens_are_the_first_of_the_greatest(path: str, width: int) -> None:
+    generator = np.random.default_rng(width)
+    for spread in (0.0, 1.0, 60.0):
+        logits = np.round(generator.normal(size=(5, width)) * spread).astype(np.float32)  # ties, also of 0 and -0
+        logits[1, generator.random(width) < 0.5] = -np.inf
+        logits[:, generator.integers(width)] = logits.max(axis=1).clip(-1e30)
+        assert native.best_tokens(torch.from_numpy(logits)) == logits.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 7, 1500, 2047])
+def test_no_best_tokens_where_one_is_not_finite(path: str, place: int, broken: float) -> None:
+    logits = np.zeros((3, 2048), np.float32)
+    logits[1, :place] = -np.inf if broken == -np.inf else 1e30
+    logits[1, place:] = broken
+    assert native.best_tokens(torch.from_numpy(logits)) is None
+    assert native.best_tokens(torch.from_numpy(logits[::2].copy())) == [0, 0]
+
+
+def test_no_best_tokens_of_logits_that_lie_otherwise() -> None:
+    logits = torch.randn(4, 6)
+    assert native.best_tokens(logits) == logits.argmax(dim=1).tolist()
+    for other in (logits[:, ::2], logits.double(), logits.bfloat16(), logits.T):
+        assert native.best_tokens(other) is None
+
+
 def by_definition(logits: np.ndarray, greatest: np.ndarray, wish: Settings, bits: np.ndarray) -> list[int]:
     weights = exponential((logits - greatest) / wish.temperature)
     weights[(logits < thresholds(logits, weights, wish)[:, None]) | (weights < wish.min_p)] = 0

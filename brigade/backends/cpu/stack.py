@@ -1,0 +1,64 @@
+"""All that follows the embedding as one native call, for steps of few rows.
+
+Such a step takes some milliseconds. Python between its layers would cost 5 us each: its own code and data were driven out of the
+caches by the layer's weights. A longer step goes layer by layer, so that a signal is heard between two of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brigade.backends.base import Step
+from brigade.backends.cpu.layer import NativeLayer, NativeNorm
+from brigade.backends.cpu.library import BrLayer, BrStack, kernels
+from brigade.backends.cpu.matrix import PackedMatrix
+
+FEW_ROWS = 16
+
+
+class NativeStack:
+    """A prepared model's layers, last norm and head. Like a layer it changes nothing but the count of finished layers."""
+
+    def __init__(self, layers: list[NativeLayer], norm: NativeNorm | None, head: PackedMatrix) -> None:
+        self._alive = (layers, norm, head)
+        self._layers = (ctypes.POINTER(BrLayer) * len(layers))(*(ctypes.pointer(layer.native) for layer in layers))
+        self._native = BrStack(
+            layers=ctypes.addressof(self._layers), count=len(layers), head=head.struct, has_norm=norm is not None
+        )
+        if norm is not None:
+            self._native.norm = norm.packed.struct
+        self._columns = head.struct.n
+        self._call, self._here = kernels().br_stack, ctypes.byref(self._native)
+
+    @classmethod
+    def of(cls, model: Any) -> NativeStack | None:
+        """Of a prepared model; None where something between embedding and logits is computed in Python, or by other ranks too."""
+        layers, norm = model.own_layers, model.final_norm
+        head = getattr(model.embedding, "word", None) if model.head is None else model.head.weight
+        packed = head if isinstance(head, PackedMatrix) else getattr(head, "head", None)
+        alone = all(isinstance(layer, NativeLayer) and layer.moe is None and layer.exchange is None for layer in layers)
+        whole = model.held.is_first and model.held.is_last and model.project_out is None
+        return cls(layers, norm, packed) if layers and alone and whole and packed is not None else None
+
+    @property
+    def finished(self) -> int:
+        """Layers so far; a step under way counts on."""
+        return self._native.finished
+
+    def __call__(self, x_TH: Tensor, step: Step) -> Tensor | None:
+        """Logits of the wanted rows, before a softcap; None where the step is too long. `x_TH` is written over."""
+        plan, count = step.attention, x_TH.shape[0]
+        if count > FEW_ROWS:
+            return None
+        assert step.cache is not None
+        wanted = None
+        if step.logit_rows is not None:
+            wanted, count = plan.wanted, plan.wanted_count
+        logits = torch.empty(count, self._columns)
+        keys, values = step.cache.address_lists
+        self._call(self._here, ctypes.byref(plan.struct), keys, values, x_TH.data_ptr(), wanted, count, logits.data_ptr())
+        return logits

@@ -1,0 +1,113 @@
+"""A step of few rows goes through all layers, the last norm and the head in one native call, with the bits of layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+
+from brigade.backends.cpu.library import choose_path, find_kernels
+
+if find_kernels() is None:
+    pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
+
+from brigade.backends.cpu.matrix import KINDS
+from brigade.backends.cpu.stack import FEW_ROWS
+from brigade.backends.kv_cache import KVCache
+from brigade.batch import Batch, Span, Wanted
+from brigade.config import ModelConfig, MoEConfig, RopeConfig
+from brigade.model.gpt_model import GPTModel
+from tests.backends.cpu.paths import PATHS
+from tests.backends.cpu.ranks import in_ranks, make_model, random_weights
+from tests.engine.test_exact_shapes import networks
+
+BASE = ModelConfig(
+    "stack", vocab_size=50, num_layers=3, hidden_size=40, num_heads=6, num_kv_heads=2, head_dim=20, ffn_size=48, max_positions=160,
+    rope=RopeConfig(rotary_dim=20),
+)  # fmt: skip
+VARIANTS = {
+    "plain": {},
+    "tied head": {"tied_head": True},
+    "capped logits": {"logit_softcap": 3.0},
+    "scaled embedding": {"embedding_scale": 6.5},
+    "learned positions": {"position": "learned", "rope": None},
+    "no last norm": {"norm_after": True},
+    "windows": {"sliding_window": 9},
+}
+EXPERTS = MoEConfig(3, 2, 24)
+STEPS = [  # a prompt that is too long, its next token beside a neighbour's first ones, and a chunk of which nobody wants logits
+    Batch((Span(range(40), 0, [2, 0]),)),
+    Batch((Span([7], 40, [2, 0]), Span(range(5), 0, [3]))),
+    Batch((Span([9], 41, [2, 0]), Span(range(6), 5, [3], Wanted.NONE))),
+    Batch((Span([1], 42, [2, 0]), Span(range(4), 11, [3], Wanted.ALL))),
+    Batch((Span([3], 43, [2, 0]),)),
+    Batch((Span([4, 5], 44, [2, 0], Wanted.NONE),)),
+]
+
+
+def logits_of(model: GPTModel, dtype: torch.dtype = torch.bfloat16) -> tuple[list[Tensor], list[int]]:
+    """Of each step, and how many layers were finished when it was."""
+    config = model.config
+    cache = KVCache.allocate(config.num_layers, 4, config.num_kv_heads, 32, model.backend.cache_dim(config.head_dim), dtype)
+    found, layers, before = [], [], model.layers_finished
+    for batch in STEPS:
+        found.append(model(batch, cache))
+        layers.append(model.layers_finished - before)
+    return found, layers
+
+
+def layer_by_layer(model: GPTModel) -> GPTModel:
+    model.at_once = None
+    return model
+
+
+def compare(config: ModelConfig, scheme: str) -> None:
+    weights = random_weights(config, torch.bfloat16)
+    model, other = (make_model(config, weights, scheme) for _ in range(2))
+    assert model.at_once is not None
+    at_once, counts = logits_of(model)
+    one_by_one, others = logits_of(layer_by_layer(other))
+    assert counts == others == [config.num_layers * (i + 1) for i in range(len(STEPS))]
+    for one, two, batch in zip(at_once, one_by_one, STEPS, strict=True):
+        assert one.shape == (batch.num_logits, config.vocab_size) and one.dtype == torch.float32
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("scheme", ["none", *(kind for kind in sorted(KINDS) if kind.startswith("int"))])
+def test_one_call_has_the_bits_of_layer_by_layer(path: str, scheme: str) -> None:
+    choose_path(path)
+    try:
+        compare(BASE, scheme)
+    finally:
+        choose_path("")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_so_it_has_around_the_layers(name: str) -> None:
+    compare(replace(BASE, **VARIANTS[name]), "none")
+
+
+@given(config=networks())
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_so_it_has_for_any_shape(config: ModelConfig) -> None:
+    compare(replace(config, moe=None, vocab_size=config.vocab_size + 40), "int8")
+
+
+def test_only_short_steps_go_at_once() -> None:
+    model = make_model(BASE, random_weights(BASE))
+    cache = KVCache.allocate(BASE.num_layers, 2, BASE.num_kv_heads, 32, model.backend.cache_dim(BASE.head_dim))
+    for rows in (1, FEW_ROWS, FEW_ROWS + 1):
+        step = model.backend.begin_step(Batch((Span(range(rows), 0, [0]),)), cache, model.windows)
+        assert (model.at_once(model.embedding(step), step) is None) == (rows > FEW_ROWS)
+
+
+def test_experts_and_ranks_go_layer_by_layer() -> None:
+    """What computes them, or adds their parts, is in Python."""
+    experts = replace(BASE, moe=EXPERTS)
+    assert make_model(experts, random_weights(experts)).at_once is None
+    weights = random_weights(BASE)
+    assert in_ranks(2, lambda exchange: make_model(BASE, weights, "none", exchange).at_once) == [None, None]
