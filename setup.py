@@ -28,22 +28,8 @@ COMMON += ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
 # BRIGADE_SANITIZE=address,undefined: a build that watches itself, for `make sanitize`.
 SANITIZE = [f"-fsanitize={os.environ['BRIGADE_SANITIZE']}"] if os.environ.get("BRIGADE_SANITIZE") else []
 COMMON += [*SANITIZE, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g", "-Wno-uninitialized"] if SANITIZE else []
-SOURCES = [
-    "isa",
-    "pool",
-    "read",
-    "hold",
-    "pack",
-    "fill",
-    "checksum",
-    "sums",
-    "matmul",
-    "attention",
-    "layer",
-    "stack",
-    "sample",
-    "exchange",
-]
+SOURCES = ["isa", "pool", "read", "hold", "pack", "fill", "checksum", "sums", "matmul", "attention", "layer", "stack"]
+SOURCES += ["sample", "exchange"]
 SOURCES += ["path_portable", "path_avx2", "path_avx512", "products_avx2", "nibbles_avx512", "products_avx512", "products_amx"]
 SOURCES += ["peak", "peak_portable", "peak_avx2", "peak_avx512", "peak_products", "peak_amx"]
 

@@ -29,6 +29,7 @@ class Client:
     address: bytes | None  # None: it is away
     last_word: float  # when it said something last
     away_until: float = 0.0
+    left: bytes | None = None  # the address that it had when it went away
     jobs: dict[int, Job] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)  # of this round
 
@@ -156,7 +157,7 @@ class Books:
         """A client is away: its requests are kept for so long, and run no longer meanwhile."""
         if client.address is not None:
             self._speakers.pop(client.address, None)
-            client.address = None
+            client.address, client.left = None, client.address
         client.pieces = []
         client.away_until = self.now + grace
         for job in list(client.jobs.values()):

@@ -93,7 +93,7 @@ class Coordinator(Books):
             return self._send(address, self.status())
         client = self._speakers.get(address)
         if client is None:
-            return self._send(address, Stranger())
+            return self._bye_of_one_cut_off(address) if isinstance(message, Bye) else self._send(address, Stranger())
         client.last_word = now
         if isinstance(message, Submit):
             self._submit(client, message, entropy)
@@ -113,6 +113,12 @@ class Coordinator(Books):
                     self._forget(client, job, "acknowledged")
                 else:
                     self.counts["ends acknowledged too early"] += 1
+
+    def _bye_of_one_cut_off(self, address: bytes) -> None:
+        """It closed its connection behind the word, and that was found out before the word was read."""
+        for client in list(self._clients.values()):
+            if client.address is None and client.left == address:
+                self._dismiss(client)
 
     def _hello(self, address: bytes, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:

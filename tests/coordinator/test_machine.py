@@ -14,6 +14,7 @@ from brigade.coordinator.messages import (
     Alive,
     Ask,
     Beat,
+    Bye,
     Control,
     Enrolled,
     Frame,
@@ -187,6 +188,30 @@ def test_one_that_does_not_come_back_has_its_requests_aborted() -> None:
     assert made.coordinator.status().waiting == 1
     made.tick(0.2)
     assert made.coordinator.status().waiting == 0 and made.coordinator.status().clients == 0
+
+
+def test_a_farewell_that_is_read_after_the_connection_was_found_gone_counts() -> None:
+    made = world(client_grace=100)
+    client, replica = half_done(made, ask(1000))
+    made.coordinator.cut_off(client.address, made.now)
+    assert made.coordinator.status().clients == 1, "it may come back"
+    client.leave()
+    made.deliver(len(made.to_coordinator))
+    made.receive(replica)
+    assert made.coordinator.status().clients == 0 and replica.works == {}
+
+
+def test_a_farewell_of_an_earlier_connection_ends_nothing() -> None:
+    made = world(client_grace=100)
+    client, _ = half_done(made, ask(12))
+    earlier = client.address
+    made.coordinator.cut_off(earlier, made.now)
+    client.connect()
+    made.deliver(len(made.to_coordinator))
+    made.coordinator.client_says(earlier, Bye(), made.now)
+    assert made.coordinator.status().clients == 1
+    made.settle()
+    check(made)
 
 
 def test_after_a_restart_every_accepted_request_goes_on() -> None:
