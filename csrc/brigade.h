@@ -105,7 +105,7 @@ struct BrStack {
     BrNorm norm;  // before the head, if `has_norm`
     BrMatrix head;
     int64_t has_norm;
-    int64_t finished;  // one more for each layer, while others look
+    int64_t finished;  // one more for each layer: the only thing that a call changes here, while others look
 };
 
 // Shared memory between the ranks of one host (exchange.cpp).

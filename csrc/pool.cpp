@@ -15,6 +15,7 @@ namespace brigade {
 namespace {
 // A thread that sleeps is woken in 50 to 100 us, many times as long as a layer's norm takes. Between two steps Python needs some 0.3 ms.
 constexpr std::chrono::microseconds AWAKE{1000};
+constexpr int LOOKS = 1000;  // before the clock is read: some ten microseconds
 
 // A thread's part of the items, of which first .. end are left: first in the upper half of `left`, end in the lower. The owner takes from
 // the front, in one long run, and helpers take from the back. Both take half of what is left at most, so all are done at the same time.
@@ -72,14 +73,15 @@ struct Pool {
             fetch(self, soon, seen);
         }
     }
-    // Until there is work, or for a while; the clock is read once in many looks.
+    // Until there is work, or for a while. Most work comes at once; later other threads are let in that wait for this processor.
     void spin(uint64_t seen) {
+        for (int i = 0; i < LOOKS; i++, pause())
+            if (round.load(std::memory_order_acquire) != seen) return;
         const auto until = std::chrono::steady_clock::now() + AWAKE;
         do {
-            for (int i = 0; i < 64; i++) {
+            for (int i = 0; i < 64; i++, pause())
                 if (round.load(std::memory_order_acquire) != seen) return;
-                pause();
-            }
+            sched_yield();
         } while (std::chrono::steady_clock::now() < until);
     }
     // The memory would rest while a caller decides what comes next.

@@ -1,5 +1,5 @@
-// All layers, the last norm and the head in one call. A step of few rows is short, and what Python does between its layers would be a
-// part of its time: that code was driven out of the caches by the weights of the layer before.
+// All layers, the last norm and the head in one call, for short steps. What Python does between two layers would be a part of their
+// time: its code was driven out of the caches by the weights of the layer before.
 #include "kernels.h"
 
 using namespace brigade;

@@ -1,6 +1,6 @@
-"""All that follows the embedding as one native call, for steps of few rows.
+"""All that follows the embedding as one native call, for short steps: those of few rows through a model that is not large.
 
-Such a step takes some milliseconds. Python between its layers would cost 5 us each: its own code and data were driven out of the
+They take a few milliseconds. Python between their layers would cost 5 us each time: its own code and data were driven out of the
 caches by the layer's weights. A longer step goes layer by layer, so that a signal is heard between two of them.
 """
 
@@ -16,8 +16,10 @@ from brigade.backends.base import Step
 from brigade.backends.cpu.layer import NativeLayer, NativeNorm
 from brigade.backends.cpu.library import BrLayer, BrStack, kernels
 from brigade.backends.cpu.matrix import PackedMatrix
+from brigade.backends.cpu.packer import LINEARS
 
 FEW_ROWS = 16
+MOST_BYTES = 8 << 30  # of weights: a tenth of a second or two
 
 
 class NativeStack:
@@ -37,12 +39,13 @@ class NativeStack:
     @classmethod
     def of(cls, model: Any) -> NativeStack | None:
         """Of a prepared model; None where something between embedding and logits is computed in Python, or by other ranks too."""
-        layers, norm = model.own_layers, model.final_norm
-        head = getattr(model.embedding, "word", None) if model.head is None else model.head.weight
-        packed = head if isinstance(head, PackedMatrix) else getattr(head, "head", None)
-        alone = all(isinstance(layer, NativeLayer) and layer.moe is None and layer.exchange is None for layer in layers)
+        layers, norm, head = model.own_layers, model.final_norm, _head_of(model)
         whole = model.held.is_first and model.held.is_last and model.project_out is None
-        return cls(layers, norm, packed) if layers and alone and whole and packed is not None else None
+        native = all(isinstance(layer, NativeLayer) and layer.moe is None and layer.exchange is None for layer in layers)
+        short = sum(matrix.nbytes for matrix in model.packed.matrices.values()) <= MOST_BYTES
+        if not (layers and whole and native and short and head is not None and isinstance(norm, NativeNorm | None)):
+            return None
+        return cls(layers, norm, head)
 
     @property
     def finished(self) -> int:
@@ -62,3 +65,11 @@ class NativeStack:
         keys, values = step.cache.address_lists
         self._call(self._here, ctypes.byref(plan.struct), keys, values, x_TH.data_ptr(), wanted, count, logits.data_ptr())
         return logits
+
+
+def _head_of(model: Any) -> PackedMatrix | None:
+    """None where the head is one of somebody's own."""
+    if model.head is None:
+        return getattr(model.embedding.word, "head", None)
+    weight = model.head.weight if type(model.head).__name__ in LINEARS else None
+    return weight if isinstance(weight, PackedMatrix) else None

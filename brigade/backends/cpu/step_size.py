@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from brigade.backends.cpu.library import kernels
 from brigade.backends.cpu.matrix import SUMMED, Layout
+from brigade.backends.cpu.stack import FEW_ROWS
 from brigade.backends.step_size import experts_numbers, logits_numbers
 from brigade.mesh import PANEL
 
@@ -32,8 +33,9 @@ def step_bytes(model: Any, layouts: Mapping[str, Layout], step: LargestStep, thr
             single[is_cut] = max(single[is_cut], _left(layout, rows))
     rows_of = {name: step.requests if name in ENDS else step.tokens for name in layouts}
     expanded = max((_expanded(layout) for name, layout in layouts.items() if rows_of[name] > BLOCK_ROWS), default=0)
+    ends = 2 * _scratch(4 * min(step.tokens, FEW_ROWS) * model.config.hidden_size)  # before and after the last norm (stack.cpp)
     between = max(_rows(model, step), 4 * logits_numbers(model, step.requests))
-    return sum(map(_scratch, [*rooms.values(), *single.values()])) + threads * _scratch(expanded) + between
+    return sum(map(_scratch, [*rooms.values(), *single.values()])) + ends + threads * _scratch(expanded) + between
 
 
 def _native(model: Any, layouts: Mapping[str, Layout], rows: int) -> Iterator[dict[str, int]]:

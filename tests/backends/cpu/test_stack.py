@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,12 +15,14 @@ from brigade.backends.cpu.library import choose_path, find_kernels
 if find_kernels() is None:
     pytest.skip("the C++ kernels are not built: no compiler on this machine", allow_module_level=True)
 
+from brigade.backends.cpu import stack
 from brigade.backends.cpu.matrix import KINDS
 from brigade.backends.cpu.stack import FEW_ROWS
 from brigade.backends.kv_cache import KVCache
+from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Span, Wanted
 from brigade.config import ModelConfig, MoEConfig, RopeConfig
-from brigade.model.gpt_model import GPTModel
+from brigade.model.gpt_model import GPTModel, empty_model
 from tests.backends.cpu.paths import PATHS
 from tests.backends.cpu.ranks import in_ranks, make_model, random_weights
 from tests.engine.test_exact_shapes import networks
@@ -34,7 +37,9 @@ VARIANTS = {
     "capped logits": {"logit_softcap": 3.0},
     "scaled embedding": {"embedding_scale": 6.5},
     "learned positions": {"position": "learned", "rope": None},
-    "no last norm": {"norm_after": True},
+    "norms behind the sums": {"norm_after": True},
+    "no last norm": {"norm_after": True, "final_norm": False},
+    "biased head": {"head_bias": True},
     "windows": {"sliding_window": 9},
 }
 EXPERTS = MoEConfig(3, 2, 24)
@@ -105,9 +110,47 @@ def test_only_short_steps_go_at_once() -> None:
         assert (model.at_once(model.embedding(step), step) is None) == (rows > FEW_ROWS)
 
 
-def test_experts_and_ranks_go_layer_by_layer() -> None:
-    """What computes them, or adds their parts, is in Python."""
-    experts = replace(BASE, moe=EXPERTS)
-    assert make_model(experts, random_weights(experts)).at_once is None
+@pytest.mark.parametrize("changes", [{"moe": EXPERTS}, {"embedding_size": 24}])
+def test_what_is_computed_in_python_goes_layer_by_layer(changes: dict) -> None:
+    config = replace(BASE, **changes)
+    assert make_model(config, random_weights(config)).at_once is None
+
+
+def test_so_do_ranks() -> None:
     weights = random_weights(BASE)
     assert in_ranks(2, lambda exchange: make_model(BASE, weights, "none", exchange).at_once) == [None, None]
+
+
+def test_so_do_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two layers a signal is heard, and of a long step Python is a small part."""
+    monkeypatch.setattr(stack, "MOST_BYTES", 1000)
+    assert make_model(BASE, random_weights(BASE)).at_once is None
+
+
+@pytest.mark.parametrize("place", ["final_norm", "head"])
+def test_so_does_a_model_with_an_end_of_its_own(place: str) -> None:
+    class Own(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    model = empty_model(BASE, get_backend("cpu")).eval().requires_grad_(False)
+    setattr(model, place, Own())
+    model.backend.prepare(model, random_weights(BASE))
+    assert model.at_once is None
+
+
+def test_threads_that_share_a_model_count_together() -> None:
+    model, found = make_model(BASE, random_weights(BASE, torch.bfloat16)), []
+    alone, _ = logits_of(model)
+
+    def live() -> None:
+        with torch.inference_mode():
+            found.extend(logits_of(model)[0] for _ in range(20))
+
+    before, callers = model.layers_finished, [threading.Thread(target=live) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert model.layers_finished - before == 60 * len(STEPS) * BASE.num_layers
+    assert len(found) == 60 and all(torch.equal(x, y) for one in found for x, y in zip(one, alone, strict=True))
