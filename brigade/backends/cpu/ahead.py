@@ -1,7 +1,7 @@
 """Which weights are read after which.
 
 Between two steps Python decides what comes next, and between two products the calling thread; the memory would rest. Threads of the
-pool that have nothing to do then fetch what the next products will read: 1 to 3% of a decode step of gpt-345m, one row in 8 or 4 bits.
+pool that have nothing to do then fetch what the next products read: 1 to 3% of a decode step of gpt-345m, one row in 8 or 4 bits.
 """
 
 from __future__ import annotations

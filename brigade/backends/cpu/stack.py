@@ -39,11 +39,12 @@ class NativeStack:
     @classmethod
     def of(cls, model: Any) -> NativeStack | None:
         """Of a prepared model; None where something between embedding and logits is computed in Python, or by other ranks too."""
+        if not (model.held.is_first and model.held.is_last) or model.project_out is not None:
+            return None
         layers, norm, head = model.own_layers, model.final_norm, _head_of(model)
-        whole = model.held.is_first and model.held.is_last and model.project_out is None
         native = all(isinstance(layer, NativeLayer) and layer.moe is None and layer.exchange is None for layer in layers)
         short = sum(matrix.nbytes for matrix in model.packed.matrices.values()) <= MOST_BYTES
-        if not (layers and whole and native and short and head is not None and isinstance(norm, NativeNorm | None)):
+        if not (layers and native and short and head is not None and isinstance(norm, NativeNorm | None)):
             return None
         return cls(layers, norm, head)
 

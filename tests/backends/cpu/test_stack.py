@@ -22,6 +22,7 @@ from brigade.backends.kv_cache import KVCache
 from brigade.backends.registry import get_backend
 from brigade.batch import Batch, Span, Wanted
 from brigade.config import ModelConfig, MoEConfig, RopeConfig
+from brigade.mesh import Part
 from brigade.model.gpt_model import GPTModel, empty_model
 from tests.backends.cpu.paths import PATHS
 from tests.backends.cpu.ranks import in_ranks, make_model, random_weights
@@ -119,6 +120,15 @@ def test_what_is_computed_in_python_goes_layer_by_layer(changes: dict) -> None:
 def test_so_do_ranks() -> None:
     weights = random_weights(BASE)
     assert in_ranks(2, lambda exchange: make_model(BASE, weights, "none", exchange).at_once) == [None, None]
+
+
+@pytest.mark.parametrize("layer", range(BASE.num_layers))
+def test_so_does_a_stage_of_a_pipeline(layer: int) -> None:
+    """The first has the word table, the last the head, and one between them has neither."""
+    part, backend = Part(layer, layer + 1, BASE.num_layers), get_backend("cpu")
+    model = empty_model(BASE, backend, held=part).eval().requires_grad_(False)
+    backend.prepare(model, random_weights(BASE))
+    assert model.at_once is None
 
 
 def test_so_do_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
