@@ -159,6 +159,7 @@ const char* br_bf16_of(const char* path);  // the same of a path that need not b
 int br_threads(int count, int first_cpu);    // size of the pool; first_cpu >= 0 pins from there on. Returns how many there could be
 int br_pin(const int32_t* cpus, int count);  // one thread a processor; the caller, who works too, is left where it is
 int br_pool_size(void);
+void br_wake(void);  // the pool's threads, since a step begins
 
 // `count` stretches of `length` bytes, from these bytes of an open file on, one after the other into memory. Returns how many bytes were
 // read, which are fewer where the file ends; or an error's number below 0.

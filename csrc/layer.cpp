@@ -203,6 +203,7 @@ int br_threads(int count, int first_cpu) {
 }
 int br_pin(const int32_t* cpus, int count) { return pool_resize(count < 1 ? 1 : count, cpus); }
 int br_pool_size(void) { return pool_size(); }
+void br_wake(void) { pool_wake(); }
 
 int32_t br_layer(const BrLayer* l, const BrStep* s, uint8_t* keys, uint8_t* values, float* x) {
     for (int row = 0; row < s->rows; row += SLICE_ROWS) {

@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -13,9 +12,9 @@
 
 namespace brigade {
 namespace {
-// A thread that sleeps is woken in 50 to 100 us, many times as long as a layer's norm takes. Between two steps Python needs some 0.3 ms.
-constexpr std::chrono::microseconds AWAKE{1000};
-constexpr int LOOKS = 1000;  // before the clock is read: some ten microseconds
+// Some tens of microseconds: layers follow each other faster than a thread falls asleep. No more, since a thread that spins on is
+// made to wait where other processes want its processor, and one that slept is let in at once.
+constexpr int SPINS = 8000;
 
 // A thread's part of the items, of which first .. end are left: first in the upper half of `left`, end in the lower. The owner takes from
 // the front, in one long run, and helpers take from the back. Both take half of what is left at most, so all are done at the same time.
@@ -42,7 +41,7 @@ struct Pool {
     std::vector<std::thread> threads;
     std::mutex mutex, running;
     std::condition_variable wake;
-    std::atomic<uint64_t> round{0};
+    std::atomic<uint64_t> round{0}, calls{0};  // calls: how often work was said to come soon
     std::vector<Share> shares;  // of the work in hand, one for each thread
     std::atomic<int> busy{0}, size{1};  // size: the caller too
     std::atomic<bool> stop{false};
@@ -60,10 +59,12 @@ struct Pool {
     }
     void live(int self, uint64_t seen) {
         for (;;) {
-            spin(seen);
+            const uint64_t heard = calls.load(std::memory_order_relaxed);
+            for (int i = 0; i < SPINS && round.load(std::memory_order_acquire) == seen; i++) pause();
             if (round.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock(mutex);
-                wake.wait(lock, [&] { return round.load() != seen; });
+                wake.wait(lock, [&] { return round.load() != seen || calls.load() != heard; });
+                if (round.load() == seen) continue;
             }
             seen++;
             if (stop.load()) return;
@@ -72,17 +73,6 @@ struct Pool {
             busy.fetch_sub(1, std::memory_order_release);
             fetch(self, soon, seen);
         }
-    }
-    // Until there is work, or for a while. Most work comes at once; later other threads are let in that wait for this processor.
-    void spin(uint64_t seen) {
-        for (int i = 0; i < LOOKS; i++, pause())
-            if (round.load(std::memory_order_acquire) != seen) return;
-        const auto until = std::chrono::steady_clock::now() + AWAKE;
-        do {
-            for (int i = 0; i < 64; i++, pause())
-                if (round.load(std::memory_order_acquire) != seen) return;
-            sched_yield();
-        } while (std::chrono::steady_clock::now() < until);
     }
     // The memory would rest while a caller decides what comes next.
     void fetch(int self, const BrAhead& soon, uint64_t seen) {
@@ -117,6 +107,11 @@ struct Pool {
         for (auto& t : threads) t.join();
         threads.clear();
         stop = false;
+    }
+    void call() {
+        std::lock_guard<std::mutex> lock(mutex);
+        calls.fetch_add(1);
+        wake.notify_all();
     }
     void announce() {
         std::lock_guard<std::mutex> lock(mutex);
@@ -157,6 +152,8 @@ int pool_resize(int threads, const int32_t* cpus) {
 }
 
 int pool_size() { return pool().size; }
+
+void pool_wake() { pool().call(); }
 
 void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAhead* ahead) {
     if (items <= 0) return;

@@ -13,6 +13,7 @@ using Work = void (*)(void* context, int64_t first, int64_t last);
 // is less than was asked for, the pool has one.
 int pool_resize(int threads, const int32_t* cpus);
 int pool_size();
+void pool_wake();  // work comes within some tens of microseconds: a thread that sleeps takes 50 to 100 to wake
 // `ahead`, or null: while a thread waits after this work, it fetches its share of it.
 void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAhead* ahead);
 

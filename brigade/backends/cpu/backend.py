@@ -198,6 +198,7 @@ class CpuBackend(Backend):
 
     def begin_step(self, batch: Batch, cache: KVCache | None, windows: Iterable[int | None]) -> Step:
         assert cache is not None
+        kernels().br_wake()
         ids, positions, starts, tables, blocks, rows = [], [], [0], [], [], []
         for span in batch.spans:
             ids.extend(span.token_ids)

@@ -73,6 +73,7 @@ SIGNATURES = {
     "br_threads": ([_I, _I], _I),
     "br_pin": ([_P, _I], _I),
     "br_pool_size": ([], _I),
+    "br_wake": ([], None),
     "br_read": ([_I, _P, _L, _L, _P], _L),
     "br_hold": ([_P, _I, _P, _I, _L, _L, _I], _I),
     "br_pack_size": ([_P, _P, _P], None),
