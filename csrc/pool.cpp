@@ -103,19 +103,14 @@ struct Pool {
     void shut() {
         if (threads.empty()) return;
         stop = true;
-        announce();
+        announce(round);
         for (auto& t : threads) t.join();
         threads.clear();
         stop = false;
     }
-    void call() {
+    void announce(std::atomic<uint64_t>& what) {  // `round` or `calls`
         std::lock_guard<std::mutex> lock(mutex);
-        calls.fetch_add(1);
-        wake.notify_all();
-    }
-    void announce() {
-        std::lock_guard<std::mutex> lock(mutex);
-        round.fetch_add(1, std::memory_order_release);
+        what.fetch_add(1, std::memory_order_release);
         wake.notify_all();
     }
 };
@@ -153,7 +148,10 @@ int pool_resize(int threads, const int32_t* cpus) {
 
 int pool_size() { return pool().size; }
 
-void pool_wake() { pool().call(); }
+void pool_wake() {
+    Pool& p = pool();
+    p.announce(p.calls);
+}
 
 void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAhead* ahead) {
     if (items <= 0) return;
@@ -168,7 +166,7 @@ void pool_run(int64_t items, int64_t piece, Work work, void* context, const BrAh
         p.shares[(size_t)i].fill(items * i / p.size, items * (i + 1) / p.size);
     }
     p.busy = (int)p.threads.size();
-    p.announce();
+    p.announce(p.round);
     p.take(0);
     while (p.busy.load(std::memory_order_acquire)) Pool::pause();
 }

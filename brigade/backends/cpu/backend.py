@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -208,10 +209,8 @@ class CpuBackend(Backend):
             blocks.extend(span.blocks)
             rows.extend(starts[-2] + row for row in span.rows)
         parts = (positions, starts, tables, blocks, rows)
-        array = np.array([number for part in parts for number in part], np.int32)
-        at = [array.ctypes.data]
-        for part in parts:
-            at.append(at[-1] + 4 * len(part))
+        array = np.array(sum(parts, []), np.int32)
+        at = [array.ctypes.data + 4 * before for before in accumulate(map(len, parts), initial=0)]
         struct = BrStep(
             rows=len(ids), spans=len(tables), block_size=cache.block_size, kv_bf16=cache.keys[0].dtype == torch.bfloat16,
             positions=at[0], span_row=at[1], span_table=at[2], blocks=at[3],

@@ -205,7 +205,7 @@ def test_the_pool_has_no_races(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(len(threads.usable()) < 2, reason="needs two processors")
 def test_a_pool_without_work_sleeps_after_a_while() -> None:
-    """It looks for work for a millisecond, so that the next layer need not wake it, and then lets others have the processor."""
+    """It looks for work for a while, so that the next layer need not wake it, and then lets others have the processor."""
     spent = in_a_process(
         "import time, torch; from brigade.backends.cpu.matrix import pack; from brigade.backends.cpu.threads import size_pool\n"
         "size_pool(2, None); m = pack(torch.randn(256, 64), None, 'float32', tree=False); x = torch.randn(1, 64)\n"
