@@ -12,8 +12,8 @@
 
 namespace brigade {
 namespace {
-// Some tens of microseconds: layers follow each other faster than a thread falls asleep. No more, since a thread that spins on is
-// made to wait where other processes want its processor, and one that slept is let in at once.
+// Some 0.2 ms on Zen 5, and longer where `pause` takes longer. Layers follow each other faster than a thread falls asleep. No more,
+// since a thread that spins on is made to wait where other processes want its processor, and one that slept is let in at once.
 constexpr int SPINS = 8000;
 
 // A thread's part of the items, of which first .. end are left: first in the upper half of `left`, end in the lower. The owner takes from
