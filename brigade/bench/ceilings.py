@@ -34,7 +34,8 @@ KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}  # as `csrc/brigade.h` numbers 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Bytes a second, and for each arithmetic the operations a second (a multiplication and an addition are two)."""
+    """Bytes a second, and for each arithmetic the operations a second (a multiplication and an addition are two): what the path's
+    own loop reached, or torch's products, whichever was more."""
 
     bandwidth: float
     rates: Mapping[str, float]
@@ -44,6 +45,7 @@ class Ceilings:
     path: str = ""  # whose loops were measured; empty: torch's products alone
     clock: float | None = None  # cycles a second of one core
     torch: Mapping[str, float] = field(default_factory=dict)  # what its products reached in time
+    loops: Mapping[str, float] = field(default_factory=dict)  # what those of the path reached
 
     def __post_init__(self) -> None:
         for name, value in {"bandwidth": self.bandwidth, **self.rates}.items():
@@ -56,9 +58,14 @@ class Ceilings:
             raise ConfigError(f"no ceiling of {arithmetic} arithmetic was measured, only of {measured}; choose another dtype")
         return self.rates[arithmetic]
 
+    def beyond_loop(self, arithmetic: str) -> float:
+        """How many times as fast as the path's loop anything was: more than 1 where torch's products were faster."""
+        return self.rate(arithmetic) / self.loops.get(arithmetic, self.rate(arithmetic))
+
     def a_clock(self, arithmetic: str) -> float | None:
-        """Multiply-adds of one core in a cycle."""
-        return None if self.clock is None else self.rates[arithmetic] / 2 / self.threads / self.clock
+        """Multiply-adds of one core in a cycle, in the path's loop."""
+        loop = self.loops.get(arithmetic)
+        return None if self.clock is None or loop is None else loop / 2 / self.threads / self.clock
 
     def better(self, other: Ceilings) -> Ceilings:
         """A ceiling is the most that was ever seen."""
@@ -66,7 +73,7 @@ class Ceilings:
         clock = max(filter(None, (self.clock, other.clock)), default=None)
         return Ceilings(
             best.bandwidth, _most(self.rates, other.rates), best.threads, best.reader, best.buffer, best.path, clock,
-            _most(self.torch, other.torch),
+            _most(self.torch, other.torch), _most(self.loops, other.loops),
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -75,7 +82,7 @@ class Ceilings:
 
     def _arithmetic(self) -> str:
         shown = []
-        for name, rate in self.rates.items():
+        for name, rate in (self.loops or self.rates).items():
             a_clock = self.a_clock(name)
             beside = "" if a_clock is None else f" ({a_clock:.3g})"
             shown.append(f"{name} {_giga(rate)}{beside}")
@@ -86,8 +93,8 @@ class Ceilings:
     def _opinion(self) -> list[str]:
         if self.clock is None:
             return []
-        faster = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if rate >= self.rates[name]]
-        slower = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if rate < self.rates[name]]
+        faster = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if self.beyond_loop(name) > 1]
+        slower = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if self.beyond_loop(name) == 1]
         late = [name for name in self.rates if name not in self.torch]
         parts = [f"{', '.join(faster)} faster, and counted"] if faster else []
         parts += [f"{', '.join(slower)} slower, and left out"] if slower else []
@@ -121,7 +128,7 @@ def measure_ceilings(threads: int, device: str = "cpu") -> Ceilings:
         if not own:
             raise
         asked = {}  # a second opinion only: shown as what was not there in time
-    return Ceilings(bandwidth, _most(own, asked), threads, reader, size, path, clock, asked)
+    return Ceilings(bandwidth, _most(own, asked), threads, reader, size, path, clock, asked, own)
 
 
 def native_ceilings(threads: int) -> tuple[str, dict[str, float], float | None]:

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from brigade.bench.gauge import Reading
 from brigade.bench.others import Others
@@ -77,6 +77,10 @@ class Latency:
     samples: tuple[Sample, ...]
     readings: tuple[Reading, ...] = ()
     others: float | None = None
+
+    def against(self, factor: float) -> Latency:
+        """The same beside a machine whose arithmetic is so many times as fast as was read of it."""
+        return replace(self, readings=tuple(reading.times(factor) for reading in self.readings))
 
     @property
     def total(self) -> Spread:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     rate = ceilings.rate(weights.arithmetic)
     lengths = config.prompt_length, config.output_length
     rows = []
-    for one in found:
+    for one in (latency.against(ceilings.beyond_loop(weights.arithmetic)) for latency in found):
         readings = one.readings or (Reading(ceilings.bandwidth),) * config.repeats
         floors = [floor(llm.config, weights, one.batch, *lengths, has.bandwidth, has.rate or rate) for has in readings]
         rows.append(Row(one, tuple(floors)))

@@ -20,7 +20,8 @@ ONE = Ceilings(2e9, {"float32": 3e9, "int8": 9e9}, 2, "torch sum", 1 << 20)
 @pytest.fixture
 def loops() -> Ceilings:
     rates, torch = {"float32": 64e9, "bfloat16": 70e9, "int8": 128e9}, {"float32": 60e9, "bfloat16": 70e9}
-    return Ceilings(2e9, rates, 2, "kernels", 1 << 20, path="avx2", clock=1e9, torch=torch)
+    own = {"float32": 64e9, "bfloat16": 64e9, "int8": 128e9}
+    return Ceilings(2e9, rates, 2, "kernels", 1 << 20, path="avx2", clock=1e9, torch=torch, loops=own)
 
 
 def test_the_better_of_two_is_taken_figure_by_figure() -> None:
@@ -31,21 +32,30 @@ def test_the_better_of_two_is_taken_figure_by_figure() -> None:
 
 
 def test_of_loops_and_torch_too(loops: Ceilings) -> None:
-    slower = Ceilings(1e9, {"float32": 65e9}, 2, "kernels", 1 << 20, "avx2", 0.9e9, {"float32": 61e9, "int8": 1e9})
+    slower = Ceilings(
+        1e9, {"float32": 65e9}, 2, "kernels", 1 << 20, "avx2", 0.9e9, {"float32": 61e9, "int8": 1e9}, {"float32": 65e9}
+    )
     both = loops.better(slower)
     assert both.clock == 1e9 and both.rate("float32") == 65e9
     assert both.torch == {"float32": 61e9, "bfloat16": 70e9, "int8": 1e9}
+    assert both.loops == {"float32": 65e9, "bfloat16": 64e9, "int8": 128e9}
 
 
 def test_multiply_adds_a_clock_stand_beside_each_rate(loops: Ceilings) -> None:
     assert loops.a_clock("float32") == 16 and loops.a_clock("int8") == 32 and ONE.a_clock("int8") is None
-    assert "path avx2" in str(loops) and "at 1.00 GHz" in str(loops) and "float32 64 (16)" in str(loops)
+    assert "path avx2" in str(loops) and "at 1.00 GHz" in str(loops)
+    assert "float32 64 (16), bfloat16 64 (16), int8 128 (32)" in str(loops), "what the loops reached, whatever torch did"
 
 
 def test_torchs_products_that_are_slower_are_left_out_and_said(loops: Ceilings) -> None:
     assert str(loops).splitlines()[-1].strip() == (
         "torch's products: bfloat16 70 faster, and counted; float32 60 slower, and left out; int8 not there in time"
     )
+
+
+def test_the_highest_rate_stands_beside_what_the_loop_reached(loops: Ceilings) -> None:
+    assert loops.rate("bfloat16") == 70e9 and loops.beyond_loop("bfloat16") == 70 / 64
+    assert loops.beyond_loop("float32") == 1 and ONE.beyond_loop("float32") == 1, "torch was slower; no loop was measured"
 
 
 def test_an_arithmetic_without_a_ceiling_is_refused() -> None:

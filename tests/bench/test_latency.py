@@ -190,6 +190,19 @@ def test_the_command(capsys, tmp_path: Path, ceilings: Ceilings, engine: str) ->
     ElementTree.fromstring(picture.read_text())
 
 
+def test_a_share_is_one_of_what_was_fastest_though_the_loop_is_read_beside_each_run(capsys, tmp_path: Path, monkeypatch) -> None:
+    rates, loops = dict.fromkeys(("float32", "bfloat16"), 1e11), dict.fromkeys(("float32", "bfloat16"), 4e10)
+    found = Ceilings(1e9, rates, 1, "kernels", 1 << 20, "avx2", 1e9, rates, loops)
+    monkeypatch.setattr("brigade.bench.ceilings.measure_ceilings", lambda threads, device: found)
+    monkeypatch.setattr("brigade.bench.gauge.make_gauge", lambda *rest: lambda: Reading(1e15, 2e10))
+    out = tmp_path / "out.json"
+    sizes = ["--prompt-length", "24", "--output-length", "1", "--batch-sizes", "1", "--repeats", "1", "--backend", "cpu"]
+    assert main(["bench", "latency", *sizes, "--json", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["readings"] == [{"bandwidth": 1e15, "rate": 5e10}], "torch had 2.5 times what the loop had"
+    assert "float32 100, bfloat16 100 faster, and counted" in capsys.readouterr().out
+
+
 BAD = {
     "no batch": (["--batch-sizes", "0"], "each 1 or more"),
     "too long": (["--prompt-length", "1020"], "are 1028 positions; mini was made for 1024"),
