@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -73,13 +74,17 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+    with ExitStack() as after:  # what is done once the command has said its last word
+        return _main(sys.argv[1:] if argv is None else argv, after)
+
+
+def _main(argv: list[str], after: ExitStack) -> int:
     debug = "--debug" in argv
     args = None
     try:
         given = argparse.Namespace(argv=argv)  # for a page that says how it was made
         args = make_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv, given)
-        code = _run(args)
+        code = _run(args, after)
         sys.stdout.flush()  # what cannot be written is said here, and not by Python at its end
         return code
     except (UserError, EngineStopped, RankFailed, OSError) as error:
@@ -89,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         if debug:
             raise
-        print(f"brigade: error: {with_options(' '.join(_words(error).split()), getattr(args, 'options', {}))}", file=sys.stderr)
+        said = with_options(" ".join(_words(error).split()), getattr(args, "options", {}))
+        print(f"brigade: error: {said}\n", end="", file=sys.stderr)  # in one piece: other ranks may write to the same place
         return 2
     except KeyboardInterrupt:
         print("brigade: interrupted", file=sys.stderr)
@@ -99,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.code
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, after: ExitStack) -> int:
     """Under torchrun or srun every rank is given the same command. Rank 0 alone does it: reads prompts, writes files, answers. The
     others serve it; whatever becomes of rank 0's command, none of them is left waiting."""
     if not hasattr(args, "import_modules"):  # a command that has no use for ranks
@@ -120,7 +126,8 @@ def _run(args: argparse.Namespace) -> int:
     try:
         code = _do(args)
     except BaseException as error:
-        refuse_world(world, error)
+        # Not yet: once another rank has left, torchrun ends this one, which has to say why.
+        after.callback(refuse_world, world, error)
         raise
     refuse_world(world, ConfigError("its command ended without them"))
     return code

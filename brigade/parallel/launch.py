@@ -324,7 +324,8 @@ def _enter_world() -> Given:
     text = store.get("setup")
     if b"refused" in text[:12]:
         store.set(f"heard/{world.rank}", "")
-        print(f"brigade: rank {world.rank} leaves, since rank 0 refused: {json.loads(text)['refused']}", file=sys.stderr)
+        said = f"brigade: rank {world.rank} leaves, since rank 0 refused: {json.loads(text)['refused']}\n"
+        print(said, end="", file=sys.stderr)  # in one piece: other ranks may write to the same place
         sys.exit(2)
     setup = Setup.from_json(text)
     return world.rank, setup, _memory_of_host(setup, world.rank, store), store, open_store(world, again=True)
