@@ -2,7 +2,8 @@
 //
 // Letters: T rows (tokens), K summed axis, N outputs, H width of the residual stream, D head dimension.
 // One rule holds everywhere: row t of a result depends on row t of the arguments alone, bit for bit. Calls read what describes a
-// model and never write to it (but for `BrStack::finished`), so any number of threads may compute with one model, each with a cache of its own.
+// model and never write to it (but for `BrStack::finished`), so any number of threads may compute with one model, each with a cache of
+// its own.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -93,8 +93,8 @@ class Ceilings:
     def _opinion(self) -> list[str]:
         if self.clock is None:
             return []
-        faster = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if self.beyond_loop(name) > 1]
-        slower = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if self.beyond_loop(name) == 1]
+        faster = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if rate > self.loops.get(name, 0.0)]
+        slower = [f"{name} {_giga(rate)}" for name, rate in self.torch.items() if rate <= self.loops.get(name, 0.0)]
         late = [name for name in self.rates if name not in self.torch]
         parts = [f"{', '.join(faster)} faster, and counted"] if faster else []
         parts += [f"{', '.join(slower)} slower, and left out"] if slower else []
